@@ -346,7 +346,7 @@ def _from_manifest(run: Run) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     config = run.config
     try:
         values = {f.name: config[f.name] for f in fields(Audit)}
-        plan = Audit(**{**values, "phases": tuple(values["phases"])})
+        plan = Audit(**{**values, "phases": tuple(values["phases"]), "noise": tuple(values["noise"])})
         options = ModelOptions(**config["load"])
         prompts = Prompts.from_json(config["prompts"])
         name, version = config["judge"]["name"], config["judge"]["version"]

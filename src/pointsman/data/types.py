@@ -19,6 +19,7 @@ class Behaviour:
         category: Free text; rates are also reported per category.
         source: The source question. Rows that share it are one cluster in every interval (METHODS section 0).
         split: Discovery ranks and trains, validation chooses, test reports. Assigned by source.
+        targets: Other targets, for example one that begins with content instead of "Sure".
     """
 
     id: str
@@ -27,6 +28,7 @@ class Behaviour:
     category: str = ""
     source: str = ""
     split: Split | None = None
+    targets: tuple[str, ...] = ()
 
     @property
     def turns(self) -> tuple[str, ...]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-import numpy as np
 
 from pointsman.data.splits import SPLITS, assign_splits, by_split, take
 from pointsman.data.types import Behaviour, Conversation, Suite
@@ -19,23 +17,20 @@ from pointsman.engine.types import Engine
 from pointsman.errors import DataError, PromptTooLong, UsageError
 from pointsman.experiment.findings import (
     attempt_rates,
-    fsour_section,
     headline,
-    masking_entry,
     model_section,
-    rosais_section,
 )
+from pointsman.experiment.masked import mask
 from pointsman.experiment.play import Played, play
-from pointsman.experiment.progress import NullProgress, ProgressLike, Stage
+from pointsman.experiment.progress import NullProgress, ProgressLike
 from pointsman.experiment.provenance import provenance, without_home
+from pointsman.experiment.ranking import rank
 from pointsman.experiment.rates import Rate
+from pointsman.experiment.routes import search
 from pointsman.experiment.run import Run
+from pointsman.experiment.work import Asked, Work
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
-from pointsman.methods.fsour import FSour, FSourResult
-from pointsman.methods.masking import Masking, MaskingResult
-from pointsman.methods.rosais import RoSais, RoSaisResult
-from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
 
 SCHEMA = "pointsman.audit/1"
@@ -57,6 +52,13 @@ class Audit:
         candidates, restarts, min_gain: Of F-SOUR (N, R).
         searches: Behaviours that F-SOUR attacks; None for all tested.
         together: Behaviours that F-SOUR searches side by side.
+        method_seeds: Repeat ranking, masking and search with this many seeds, reported apart from n.
+        placebo: Rank the routers on benign prompts too, by the rise of the refusal.
+        utility_prompts: Benign requests asked under every mask; 0 for none.
+        noise: Standard deviations of Gaussian noise on all router logits, in units of sigma_l; empty for none.
+        route_controls: Random routes and the natural top-k at the pairs of every route found.
+        other_targets: Behaviours whose routes are searched again with each of their other targets; 0 for none.
+        transfer: Routes replayed on as many behaviours; 0 for none.
         max_new_tokens: Answer length; None for the suite's.
     """
 
@@ -72,15 +74,35 @@ class Audit:
     min_gain: float = 1e-9
     searches: int | None = None
     together: int = 8
+    method_seeds: int = 1
+    placebo: bool = True
+    utility_prompts: int = 40
+    noise: tuple[float, ...] = (0.1, 0.3, 1.0)
+    route_controls: bool = True
+    other_targets: int = 40
+    transfer: int = 12
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "rank_prompts", "samples", "routers", "candidates", "restarts", "searches", "together"):
+        for name in (
+            "limit",
+            "rank_prompts",
+            "samples",
+            "routers",
+            "candidates",
+            "restarts",
+            "searches",
+            "together",
+            "method_seeds",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}", f"Give {name.replace('_', '-')} of at least 1, or leave it out")
-        if self.random_draws < 0:
-            raise UsageError(f"random-draws is {self.random_draws}", "Give 0 or more")
+        for name in ("random_draws", "utility_prompts", "other_targets", "transfer"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
+        if any(not 0 < level < float("inf") for level in self.noise):
+            raise UsageError(f"A noise of {self.noise}", "Give positive multiples of sigma, such as 0.1, 0.3, 1")
 
     def perform(
         self,
@@ -97,7 +119,7 @@ class Audit:
         Returns:
             The results.
         """
-        work = _Work(self, engine, suite, judge, run, progress or NullProgress())
+        work = _Stages(self, engine, suite, judge, run, progress or NullProgress())
         results = work.results()
         results["provenance"]["command"] = without_home(command)
         run.write_results(results)
@@ -105,29 +127,8 @@ class Audit:
         return results
 
 
-@dataclass
-class _Asked:
-    """What this audit asks, after splitting and limiting."""
-
-    discovery: tuple[Behaviour, ...]
-    test: tuple[Behaviour, ...]
-    benign: tuple[Behaviour, ...]
-    borderline: tuple[Behaviour, ...]
-    sizes: dict[str, int]
-
-
-@dataclass
-class _Work:
-    """One audit under way: the stages in order, each remembered by the run."""
-
-    audit: Audit
-    engine: Engine
-    suite: Suite
-    judge: Judge
-    run: Run
-    progress: ProgressLike
-    completions: list[dict[str, Any]] = field(default_factory=list)
-    costs: list[dict[str, Any]] = field(default_factory=list)
+class _Stages(Work):
+    """The stages of an audit in order, each remembered by the run."""
 
     def results(self) -> dict[str, Any]:
         asked = self._choose()
@@ -136,10 +137,9 @@ class _Work:
         benign = self._ask("benign", asked.benign) if asked.benign else None
         borderline = self._ask("borderline", asked.borderline) if asked.borderline else []
         played = self._play()
-        ranked = self._rank(asked.discovery)
-        masking = self._mask(asked.test, ranked, base)
-        searched = self._search(asked.test)
-        fsour = fsour_section(searched, self.engine, self._fsour(), {b.id: b for b in asked.test})
+        ranked, ranking = rank(self, asked)
+        masking = mask(self, asked, ranked, base)
+        routes = search(self, asked)
         harmless = [*(benign or []), *borderline]
         results: dict[str, Any] = {
             "schema": SCHEMA,
@@ -157,9 +157,9 @@ class _Work:
             "utility": None if benign is None else _utility(benign, self.judge).to_json(),
             "over_refusal": _rate([a.verdict.refused for a in harmless], harmless) if harmless else None,
             "multi_turn": _multi_turn(played, self._conversations()),
-            **rosais_section(ranked, self._rosais(), self.engine),
-            "masking": masking,
-            "fsour": fsour,
+            **ranking,
+            **masking,
+            **routes,
             "cost": self._cost(),
             "provenance": {**provenance(), "created": datetime.now(UTC).isoformat(timespec="seconds")},
         }  # fmt: skip
@@ -168,7 +168,7 @@ class _Work:
 
     # -- stages ------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> _Asked:
+    def _choose(self) -> Asked:
         audit, seed = self.audit, self.audit.seed
         restricted = self.suite.restricted
         if any(b.split is None for b in restricted):
@@ -181,14 +181,15 @@ class _Work:
             )
         sizes: dict[str, int] = {name: len(by_split(restricted, name)) for name in SPLITS}
         limit = audit.limit or len(test)
-        chosen = _Asked(
+        chosen = Asked(
             take(discovery, audit.rank_prompts or audit.limit or len(discovery), seed),
             take(test, limit, seed),
             take(_tested(self.suite.benign), audit.limit or len(self.suite.benign), seed),
             take(_tested(self.suite.borderline), audit.limit or len(self.suite.borderline), seed),
+            take(by_split(self.suite.benign, "discovery"), audit.rank_prompts or audit.limit or len(discovery), seed),
             sizes,
         )
-        chosen.sizes |= {"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)}
+        chosen.sizes.update({"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)})
         return chosen
 
     def _check_lengths(self, behaviours: Sequence[Behaviour]) -> None:
@@ -203,23 +204,21 @@ class _Work:
                 )
 
     def _ask(self, stage: str, behaviours: Sequence[Behaviour]) -> list[Attempt]:
-        with self._stage(stage, stage.capitalize(), len(behaviours)) as steps:
+        with self.stage(stage, stage.capitalize(), len(behaviours)) as steps:
             attempts = ask_in_steps(
-                self.engine, behaviours, self.judge, key=stage, steps=steps, max_new_tokens=self._answer_tokens()
+                self.engine, behaviours, self.judge, key=stage, steps=steps, max_new_tokens=self.answer_tokens
             )
-        self._note_cost(stage, steps.cost())
-        self._note(stage, behaviours, attempts)
+        self.note(stage, behaviours, attempts)
         return attempts
 
     def _play(self) -> list[Played]:
         chosen = self._conversations()
         if not chosen:
             return []
-        with self._stage("multi_turn", "Conversations", len(chosen)) as steps:
+        with self.stage("multi_turn", "Conversations", len(chosen)) as steps:
             played = play(
-                self.engine, chosen, self.judge, key="multi_turn", steps=steps, max_new_tokens=self._answer_tokens()
+                self.engine, chosen, self.judge, key="multi_turn", steps=steps, max_new_tokens=self.answer_tokens
             )
-        self._note_cost("multi_turn", steps.cost())
         for conversation, p in zip(chosen, played, strict=True):
             turn = len(p.responses) - 1 if p.fallen is None else p.fallen
             verdict = p.verdicts[turn]
@@ -234,109 +233,12 @@ class _Work:
         tested = _tested(self.suite.conversations)
         return take(tested, self.audit.limit or len(tested), self.audit.seed)
 
-    def _rank(self, behaviours: Sequence[Behaviour]) -> RoSaisResult:
-        with self._stage("rosais", "RoSais", len(behaviours)) as steps:
-            ranked = self._rosais().rank(self.engine, behaviours, steps=steps)
-        self._note_cost("rosais", steps.cost())
-        return ranked
-
-    def _mask(self, behaviours: Sequence[Behaviour], ranked: RoSaisResult, base: list[Attempt]) -> list[dict[str, Any]]:
-        layers = len(self.engine.routers)
-        most = min(self.audit.routers or max(1, min(5, layers // 4)), layers)
-        order = ranked.ranking
-        entries = [masking_entry(MaskingResult((), tuple(base), (), ()), self.audit.phases[0])]
-        plan: list[tuple[Phase, int, str, tuple[int, ...]]] = []
-        for number in range(1, most + 1):
-            for phase in self.audit.phases:
-                plan.append((phase, number, "top", order[:number]))
-            first, rest = self.audit.phases[0], order[number:]
-            if len(rest) >= number:
-                plan.append((first, number, "lowest", order[-number:]))
-                for draw in range(self.audit.random_draws):
-                    rng = stream(self.audit.seed, "random routers", number, draw)
-                    chosen = rng.choice(np.array(rest), size=number, replace=False)
-                    plan.append((first, number, "random", tuple(sorted(int(c) for c in chosen))))
-        done: dict[tuple[Phase, int, str], list[MaskingResult]] = {}
-        with self._stage("masking", "Masking", len(plan) * len(behaviours)) as steps:
-            for phase, number, role, chosen_layers in plan:
-                method = Masking(self.audit.samples, phase, max_new_tokens=self._answer_tokens(), seed=self.audit.seed)
-                result = method.search(self.engine, behaviours, self.judge, chosen_layers, steps=steps)
-                done.setdefault((phase, number, role), []).append(result)
-        for number in range(1, most + 1):
-            for phase in self.audit.phases:
-                top = done[phase, number, "top"][0]
-                random, lowest = done.get((phase, number, "random"), []), done.get((phase, number, "lowest"), [])
-                entries.append(masking_entry(top, phase, random, lowest[0] if lowest else None, seed=self.audit.seed))
-                self._note(f"masking-{number}-{phase}", behaviours, top.attempts)
-        self._note_cost("masking", steps.cost())
-        return entries
-
-    def _search(self, behaviours: Sequence[Behaviour]) -> list[FSourResult]:
-        chosen = behaviours[: self.audit.searches]
-        with self._stage("fsour", "F-SOUR", len(chosen)) as steps:
-            searched = self._fsour().search(self.engine, chosen, self.judge, steps=steps)
-        self._note_cost("fsour", steps.cost())
-        self._note("fsour", chosen, [r.best.attempt for r in searched])
-        return searched
-
     # -- small things ------------------------------------------------------------------------------------------
-
-    def _rosais(self) -> RoSais:
-        return RoSais(samples=self.audit.samples, seed=self.audit.seed)
-
-    def _fsour(self) -> FSour:
-        audit = self.audit
-        return FSour(
-            candidates=audit.candidates, restarts=audit.restarts, min_gain=audit.min_gain,
-            max_new_tokens=self._answer_tokens(), together=audit.together, seed=audit.seed,
-        )  # fmt: skip
-
-    def _answer_tokens(self) -> int:
-        return self.audit.max_new_tokens or self.suite.max_new_tokens
-
-    def _stage(self, key: str, name: str, total: int) -> _StageSteps:
-        return _StageSteps(self.run, self.progress, name, total)
-
-    def _note(self, stage: str, behaviours: Sequence[Behaviour], attempts: Sequence[Attempt]) -> None:
-        for b, a in zip(behaviours, attempts, strict=True):
-            self.completions.append(
-                {"stage": stage, "id": b.id, "category": b.category, "prompt": b.goal, "response": a.response,
-                 "label": a.verdict.label, "reason": a.verdict.reason}
-            )  # fmt: skip
-
-    def _note_cost(self, stage: str, cost: dict[str, float]) -> None:
-        self.costs.append({"stage": stage, **cost, "seconds": round(cost["seconds"], 1)})
 
     def _cost(self) -> dict[str, Any]:
         total = {name: sum(c[name] for c in self.costs) for name in ("forwards", "tokens", "seconds")}
         total["seconds"] = round(total["seconds"], 1)
         return {**total, "stages": self.costs, "predicted": None}
-
-
-class _StageSteps:
-    """A stage of the progress display as the `Steps` of a method; what the run remembers counts as skipped."""
-
-    def __init__(self, run: Run, progress: ProgressLike, name: str, total: int) -> None:
-        self._run = run
-        self._context = progress.stage(name, total)
-        self._fresh = False
-
-    def __enter__(self) -> Steps:
-        stage: Stage = self._context.__enter__()
-
-        def remember(key: str, compute: Any) -> Any:
-            self._fresh = self._fresh or key not in self._run
-            return self._run.remember(key, compute)
-
-        def advance(units: int) -> None:
-            if units:
-                (stage.advance if self._fresh else stage.skip)(units)
-                self._fresh = False
-
-        return Steps(remember, advance)
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
 
 
 def _tested(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -378,4 +280,4 @@ def _multi_turn(played: Sequence[Played], conversations: Sequence[Conversation])
 
 def audit_config(audit: Audit, **options: Any) -> dict[str, Any]:
     """Everything that decides the results, as JSON, for the run's manifest."""
-    return {**options, **asdict(audit), "phases": list(audit.phases)}
+    return {**options, **asdict(audit), "phases": list(audit.phases), "noise": list(audit.noise)}
