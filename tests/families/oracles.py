@@ -22,6 +22,10 @@ def _softmax(values: dict[int, float]) -> Weights:
     return {e: v / total for e, v in raised.items()}
 
 
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
 def _top(values: dict[int, float], k: int) -> list[int]:
     return sorted(values, key=lambda e: -values[e])[:k]
 
@@ -46,7 +50,7 @@ def grouped_softmax(r: dict[int, float], router: Router, module: Any) -> Weights
 
 
 def grouped_sigmoid(r: dict[int, float], router: Router, module: Any) -> Weights:
-    s, size = {e: 1 / (1 + math.exp(-v)) for e, v in r.items()}, router.experts // router.groups
+    s, size = {e: _sigmoid(v) for e, v in r.items()}, router.experts // router.groups
     choice = {e: v + float(module.e_score_correction_bias[e]) for e, v in s.items()}
 
     def rank(group: int) -> tuple[int, float]:  # a group that offers two experts comes before one that offers one
@@ -70,6 +74,25 @@ def sparsemixer(r: dict[int, float], router: Router, module: Any) -> Weights:
     return used
 
 
+def biased(r: dict[int, float], router: Router, owner: Any, p: Weights, bias: Tensor) -> Weights:
+    """Chosen by score plus bias, weighted by score alone, adding up to one."""
+    chosen = _top({e: v + float(bias.flatten()[e]) for e, v in p.items()}, router.top_k)
+    total = sum(p[e] for e in chosen)
+    return {e: p[e] / total for e in chosen}
+
+
+def softmax_biased(r: dict[int, float], router: Router, owner: Any) -> Weights:
+    return biased(r, router, owner, _softmax(r), owner.moe_statics.e_score_correction_bias)
+
+
+def sigmoid_biased(r: dict[int, float], router: Router, owner: Any) -> Weights:
+    return biased(r, router, owner, {e: _sigmoid(v) for e, v in r.items()}, owner.e_score_correction_bias)
+
+
+def topk_sigmoid(r: dict[int, float], router: Router, owner: Any) -> Weights:
+    return {e: _sigmoid(r[e]) for e in _top(r, router.top_k)}
+
+
 CONTRACTS: dict[str, Callable[[dict[int, float], Router, Any], Weights]] = {
     "olmoe": lambda r, router, m: softmax_topk(r, router, m, m.norm_topk_prob),
     "qwen2_moe": lambda r, router, m: softmax_topk(r, router, m, m.norm_topk_prob),
@@ -79,22 +102,40 @@ CONTRACTS: dict[str, Callable[[dict[int, float], Router, Any], Weights]] = {
     "deepseek_v2": grouped_softmax,
     "deepseek_v3": grouped_sigmoid,
     "phimoe": sparsemixer,
+    "qwen3_next": lambda r, router, m: softmax_topk(r, router, m, m.norm_topk_prob),
+    "hunyuan_v1_moe": lambda r, router, m: softmax_topk(r, router, m, True),
+    "granitemoe": topk_softmax,
+    "llama4_text": topk_sigmoid,
+    "jamba": lambda r, router, m: softmax_topk(r, router, m, False),
+    "glm4_moe": grouped_sigmoid,
+    "dots1": grouped_sigmoid,
+    "ernie4_5_moe": softmax_biased,
+    "minimax_m2": sigmoid_biased,
 }
 
 
 @contextmanager
 def spied(model: nn.Module) -> Iterator[list[tuple[Router, Any, Tensor, Tensor, Tensor]]]:
-    """Every router call inside: router, module, its own raw logits (recomputed), weights and experts it returned."""
+    """Every router call inside: router, the module that owns its constants, raw logits, weights and experts.
+
+    The raw logits are computed here from the router's input and weight. The owner is the router, or its block where
+    the block hands the router its correction bias.
+    """
     seen: list[tuple[Router, Any, Tensor, Tensor, Tensor]] = []
     hooks = []
     for router in find_routers(model):
+        block = model.get_submodule(router.path.rpartition(".")[0])
 
-        def note(module: Any, args: Any, output: Any, router: Router = router) -> None:
+        def note(module: Any, args: Any, output: Any, router: Router = router, block: nn.Module = block) -> None:
+            product = module if hasattr(module, "weight") else module.wg
             x = args[0].detach().reshape(-1, args[0].shape[-1]).double()
-            raw = x @ module.weight.detach().double().T
-            if getattr(module, "bias", None) is not None:
-                raw = raw + module.bias.detach().double()
-            seen.append((router, module, raw, output[1].detach(), output[2].detach()))
+            raw = x @ product.weight.detach().double().T
+            if getattr(product, "bias", None) is not None:
+                raw = raw + product.bias.detach().double()
+            weights, experts = output[1].detach(), output[-1].detach()
+            if experts.is_floating_point():  # a score for every expert, zero where it is not used
+                weights, experts = output[0].detach().topk(router.top_k)
+            seen.append((router, block if len(args) > 1 else module, raw, weights, experts))
 
         hooks.append(model.get_submodule(router.path).register_forward_hook(note))
     try:

@@ -34,6 +34,18 @@ _MLA: dict[str, Any] = dict(
     routed_scaling_factor=1.0,
 )
 
+_GROUPED: dict[str, Any] = dict(
+    n_routed_experts=16,
+    num_experts_per_tok=3,
+    n_group=4,
+    topk_group=2,
+    moe_intermediate_size=16,
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+    norm_topk_prob=True,
+    routed_scaling_factor=1.5,
+)
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "olmoe": dict(num_experts=8, num_experts_per_tok=2),
     "mixtral": dict(num_local_experts=8, num_experts_per_tok=2, sliding_window=None),
@@ -49,11 +61,43 @@ FAMILIES: dict[str, dict[str, Any]] = {
     ),
     "gpt_oss": dict(num_local_experts=8, num_experts_per_tok=2, head_dim=8, sliding_window=16),
     "phimoe": dict(num_local_experts=8, num_experts_per_tok=2, router_jitter_noise=0.01, sliding_window=None),
+    "qwen3_next": dict(
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        head_dim=8,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        full_attention_interval=2,
+    ),
+    "hunyuan_v1_moe": dict(num_experts=8, moe_topk=2, head_dim=8),
+    "granitemoe": dict(num_local_experts=8, num_experts_per_tok=2),
+    "llama4_text": dict(num_local_experts=8, num_experts_per_tok=2, intermediate_size_mlp=32, head_dim=8),
+    "jamba": dict(
+        num_experts=8,
+        num_experts_per_tok=2,
+        expert_layer_period=1,
+        expert_layer_offset=0,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=8,
+        mamba_dt_rank=4,
+        use_mamba_kernels=False,
+    ),
+    "glm4_moe": dict(**_GROUPED, head_dim=8),
+    "dots1": dict(**_GROUPED, head_dim=8),
+    "ernie4_5_moe": dict(
+        moe_num_experts=8, moe_k=2, moe_intermediate_size=16, moe_num_shared_experts=1, moe_layer_start_index=1
+    ),
+    "minimax_m2": dict(num_local_experts=8, num_experts_per_tok=2, head_dim=8),
 }
 
 
 def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """A random model of `family`. DeepSeek-V3 gets a correction bias that is not zero, as real checkpoints have."""
+    """A random model of `family`. Correction biases are not zero, as in real checkpoints."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **changes})
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

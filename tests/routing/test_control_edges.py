@@ -261,7 +261,7 @@ def hidden_product(self: Any, x: Tensor, original: Any) -> Any:
     [
         (dead, ControlFailed, "was told to use"),
         (two_products, UncontrollableRouter, "more than one product"),
-        (hidden_product, UncontrollableRouter, "not recognised"),
+        (hidden_product, UncontrollableRouter, "no matrix product"),
         (lambda m, x, own: own(m, x)[:2], UncontrollableRouter, "does not say which experts"),
         (lambda m, x, own: own(m, x)[0], UncontrollableRouter, "does not say which experts"),
     ],

@@ -17,9 +17,9 @@ from pointsman.routing.routers import Router, find_routers
 
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22], [7, 12, 60, 3, 28, 50]])
 MASK = torch.ones_like(IDS)
-# DeepSeek's routers compute in float32 whatever the model's dtype, and matrix products of other shapes round
-# apart.
-TOLERANCE = {"deepseek_v2": 1e-5, "deepseek_v3": 1e-5}
+# Some routers compute in float32 whatever the model's dtype, and matrix products of other shapes round apart. So does
+# Qwen3-Next's linear attention, which sums over chunks of tokens in a forward and token by token with a cache.
+TOLERANCE = {"deepseek_v2": 1e-5, "deepseek_v3": 1e-5, "minimax_m2": 1e-5, "qwen3_next": 1e-4}
 
 
 def logits(model: Any, ids: Tensor = IDS, mask: Tensor | None = MASK, **kwargs: Any) -> Tensor:
@@ -270,7 +270,8 @@ def test_phases_mean_the_same_cached_and_in_one_forward(family: str, model: Any,
     with control(model, routing, trace=True, prompt_lengths=[4, 2]) as controller:
         joint = logits(model, full, mask, position_ids=positions)
     for step, values in enumerate(answer.logits):
-        assert torch.allclose(values, joint[:, 3 + step].float(), rtol=0, atol=1e-5)  # generate returns float32
+        near = max(TOLERANCE.get(family, 0), 1e-5)  # generate returns float32
+        assert torch.allclose(values, joint[:, 3 + step].float(), rtol=0, atol=near)
     for one, other in zip(cached.layers, controller.trace().layers, strict=True):
         assert np.array_equal(one.decode, other.decode)
         assert np.array_equal(one.position, other.position)

@@ -17,12 +17,21 @@ EXPECTED = {
     "phimoe": Router(1, 1, "model.layers.1.mlp.router", 8, 2),
     "deepseek_v2": Router(1, 2, "model.layers.2.mlp.gate", 16, 2, 4, 2),  # the first layer is dense
     "deepseek_v3": Router(1, 2, "model.layers.2.mlp.gate", 16, 3, 4, 2),
+    "qwen3_next": Router(1, 1, "model.layers.1.mlp.gate", 8, 2),
+    "hunyuan_v1_moe": Router(1, 1, "model.layers.1.mlp.gate", 8, 2),
+    "granitemoe": Router(1, 1, "model.layers.1.block_sparse_moe.router", 8, 2),
+    "llama4_text": Router(1, 1, "model.layers.1.feed_forward.router", 8, 2),
+    "jamba": Router(1, 1, "model.layers.1.feed_forward.router", 8, 2),
+    "glm4_moe": Router(1, 2, "model.layers.2.mlp.gate", 16, 3, 4, 2),
+    "dots1": Router(1, 2, "model.layers.2.mlp.gate", 16, 3, 4, 2),
+    "ernie4_5_moe": Router(1, 2, "model.layers.2.mlp.gate", 8, 2),
+    "minimax_m2": Router(1, 1, "model.layers.1.mlp.gate", 8, 2),
 }
 
 
 def test_every_router_is_found(family: str, model: Any) -> None:
     routers = find_routers(model)
-    assert len(routers) == (2 if "deepseek" in family else 3)
+    assert len(routers) == 4 - EXPECTED[family].decoder_layer
     assert routers[1] == EXPECTED[family]
     assert [r.layer for r in routers] == list(range(len(routers)))
 

@@ -52,6 +52,12 @@ _rules = st.one_of(
         st.floats(0.001, 100),
         _where,
     ),
+    st.builds(
+        lambda stds, seed, w: Intervention.noise(stds, seed=seed, **w),
+        st.dictionaries(_layers, st.floats(1e-6, 1e6), min_size=1),
+        st.integers(0, 2**64 - 1),
+        _where,
+    ),
 )
 interventions = st.builds(
     lambda parts, notes, made_for: Intervention(sum(parts, Intervention()).rules, made_for, notes),

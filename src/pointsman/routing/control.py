@@ -20,34 +20,17 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pointsman.errors import BadLogits, ControlFailed, InterventionError, UncontrollableRouter
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Layout, read_layout
-from pointsman.routing.plan import Edits, Plan
+from pointsman.routing.plan import Forced, Plan
 from pointsman.routing.routers import Router, find_routers, fingerprint, weights_token
+from pointsman.routing.tap import WHOLE, Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
 
 __all__ = ["Controller", "Layout", "Proof", "control", "prove"]
-
-_PRODUCTS = frozenset(
-    {F.linear, torch.matmul, torch.mm, torch.addmm, torch.einsum, torch.bmm, torch.baddbmm}
-    | {
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-        torch.Tensor.mm,
-        torch.Tensor.addmm,
-        torch.Tensor.__rmatmul__,
-    }
-)
-_TOP_K = frozenset({torch.topk, torch.Tensor.topk})
-_MAXIMA = frozenset({torch.max, torch.Tensor.max, torch.amax, torch.Tensor.amax})
-
-_SELECTIONS = _TOP_K | _MAXIMA
-_WATCHED = _PRODUCTS | _SELECTIONS
 
 _attached: WeakSet[nn.Module] = WeakSet()  # router modules under control now
 
@@ -124,7 +107,8 @@ def prove(model: nn.Module) -> Proof:
     Four short forwards (two rows of six tokens, one left-padded): untouched; under control doing nothing, which must
     be bit-identical with every router firing once; with a random set forced at every router, different in the two
     rows, which must be realised exactly. In the last, every block that holds a router is run once more with the
-    forced set, and must give something else: a router that its block does not listen to is refused.
+    forced set, and must give something else, by exactly these experts wherever the block lets that be seen: a router
+    that its block does not listen to is refused.
 
     The proof is remembered for as long as the model and its router modules live. Its fingerprint is computed again
     when the weights of a router have changed.
@@ -228,25 +212,44 @@ def _prove_blocks(
     ids: Tensor,
     mask: Tensor,
 ) -> None:
-    """Run every block that holds a router twice on the same input, free and forced: the outputs must differ."""
+    """Run every block that holds a router twice on the same input, free and forced: the outputs must differ.
+
+    The block is the innermost module around the router that is called as a module.
+    """
     controller = Controller(model, routers, print_)
     controller.strict = False
+    compared: set[int] = set()
     hooks = []
     for router in routers:
         path = router.path.rpartition(".")[0]
-        if router.top_k < router.experts and path:
-            hooks.append(_compare_block(model.get_submodule(path), router, controller, forcing))
+        while router.top_k < router.experts and path:
+            block = model.get_submodule(path)
+            hooks.append(_compare_block(block, router, controller, forcing, compared))
+            path = path.rpartition(".")[0]
     try:
         with controller.attached():
             _probe(model, ids, mask)
     finally:
         for hook in hooks:
             hook.remove()
+    for router in routers:
+        if router.top_k < router.experts and router.layer not in compared and "." in router.path:
+            raise ControlFailed(
+                f"No module around router {router.path} was called, so that its use could not be checked",
+                "This model runs its blocks in an unusual way; please report this architecture",
+            )
 
 
-def _compare_block(block: nn.Module, router: Router, controller: Controller, forcing: Sequence[Intervention]) -> Any:
+def _compare_block(
+    block: nn.Module, router: Router, controller: Controller, forcing: Sequence[Intervention], compared: set[int]
+) -> Any:
     def compare(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        with controller.instead(forcing, router):
+        if router.layer in compared:
+            return
+        compared.add(router.layer)
+        one_set = [forcing[0]] * len(forcing)  # the same at every token, padding included
+        (forced_set,) = [s.experts for s in forcing[0].rules[0].selections if s.layer == router.layer]
+        with controller.instead(one_set, router), _experts_heard(block, router, set(forced_set)):
             forced = block.forward(*args, **kwargs)
         free, forced = (part[0] if isinstance(part, tuple | list) else part for part in (output, forced))
         if isinstance(free, Tensor) and torch.equal(free, forced):
@@ -258,6 +261,49 @@ def _compare_block(block: nn.Module, router: Router, controller: Controller, for
     return block.register_forward_hook(compare, with_kwargs=True)
 
 
+@contextmanager
+def _experts_heard(block: nn.Module, router: Router, forced: set[int]) -> Iterator[None]:
+    """Check that the experts of a block run as forced, wherever that can be seen from what they are given.
+
+    Stacked experts are given the chosen numbers, [tokens, k]; experts that are modules are called with their tokens.
+    """
+    called: dict[int, int] = {}  # expert -> tokens
+    others: list[list[int]] = []
+
+    def count(number: int) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            tokens = args[0].shape[:-1].numel() if args and isinstance(args[0], Tensor) else 0
+            called[number] = called.get(number, 0) + tokens
+
+        return note
+
+    def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for given in (*args, *kwargs.values()):
+            if isinstance(given, Tensor) and given.dtype in WHOLE and given.shape[1:] == (router.top_k,):
+                rows = {tuple(row) for row in given.tolist()}
+                others.extend(sorted(row) for row in rows if set(row) != forced)
+
+    hooks = []
+    for path, module in block.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == router.experts:
+            hooks += [expert.register_forward_pre_hook(count(n)) for n, expert in enumerate(module)]
+        elif any(p.dim() == 3 and len(p) == router.experts for p in module.parameters(recurse=False)) and path:
+            hooks.append(module.register_forward_pre_hook(read, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    used = {expert for expert, tokens in called.items() if tokens}
+    everywhere = len(used) == router.experts and len(set(called.values())) == 1  # run on all tokens, weighted by zero
+    if others or (used and used != forced and not everywhere):
+        raise ControlFailed(
+            f"Router {router.path} was told to use experts {sorted(forced)}, said so, and its block runs "
+            f"{others[0] if others else sorted(used)}",
+            "The block does not use what its router returns; please report this architecture",
+        )
+
+
 class Controller:
     """Control attached to one model: holds the current routing, and the trace if one is wanted.
 
@@ -266,6 +312,8 @@ class Controller:
         recorder: Where router calls are recorded; None records nothing.
         forwards: Forwards of the model seen so far.
         strict: Raise at the end of a forward in which an expert outside a mask was used.
+        overlay: A set forced in each row at one layer and token, on top of the routing.
+        first_layer, last_layer: Decoder layers that compute; routers in others are not expected to fire.
     """
 
     def __init__(self, model: nn.Module, routers: tuple[Router, ...], fingerprint: str) -> None:
@@ -273,6 +321,9 @@ class Controller:
         self.recorder: Recorder | None = None
         self.forwards = 0
         self.strict = True
+        self.overlay: Forced | None = None
+        self.first_layer = 0
+        self.last_layer: int | None = None
         self._model = model
         self._fingerprint = fingerprint
         self._plan: Plan | None = None
@@ -387,7 +438,11 @@ class Controller:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self._layout = None
-        silent = [r.path for r, fired in zip(self.routers, self._fired, strict=True) if fired != 1]
+        silent = [
+            router.path
+            for router, fired in zip(self.routers, self._fired, strict=True)
+            if fired != 1 and self._computes(router)
+        ]
         if silent:
             raise ControlFailed(
                 f"{len(silent)} of {len(self.routers)} routers did not fire exactly once in a forward, such as "
@@ -405,6 +460,10 @@ class Controller:
                     "Allow a set that the architecture can select (at least top-k experts within its groups)",
                 )
 
+    def _computes(self, router: Router) -> bool:
+        last = self.last_layer
+        return router.decoder_layer >= self.first_layer and (last is None or router.decoder_layer <= last)
+
     def _route(self, router: Router, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         layout = self._layout
         if layout is None:
@@ -414,19 +473,22 @@ class Controller:
             )
         self._fired[router.layer] += 1
         edits = self._plan.edits(router.layer) if self._plan is not None else None
+        if self.overlay is not None and self.overlay.layer == router.layer:
+            edits = self.overlay.join(edits, layout, router)
         if edits is None and self.recorder is None:
             return original(*args, **kwargs)
         tokens = layout.position.numel()
-        with _Tap(router, edits, tokens) as tap:
+        with Tap(router, edits, tokens) as tap:
             output = original(*args, **kwargs)
         if tap.raw is None:
             raise UncontrollableRouter(
-                f"Router {router.path} computes its logits in a way that was not recognised",
-                "Please report this architecture; Pointsman does not guess",
+                f"Router {router.path} has no matrix product with a column for each of its {router.experts} experts"
+                + (f" (its products have {', '.join(map(str, tap.widths))} columns)" if tap.widths else ""),
+                "Please report this architecture; Pointsman does not guess which numbers are the logits",
             )
         if self.recorder is None and (edits is None or edits.outside is None):
             return output
-        realised = _realised(output, router, tokens)  # shape: [B * T, k]
+        realised = chosen_experts(output, router, tokens, tap.chosen)  # shape: [B * T, k]
         if edits is not None and edits.outside is not None:
             outside = edits.outside.to(realised.device)
             used = outside[realised] if outside.dim() == 1 else outside.gather(-1, realised)
@@ -434,88 +496,6 @@ class Controller:
         if self.recorder is not None:
             self.recorder.add(router.layer, layout, tap.raw.reshape(-1, router.experts), realised)
         return output
-
-
-class _Tap(TorchFunctionMode):
-    """Sees the operations of one router's forward: keeps the raw logits, applies the edits."""
-
-    def __init__(self, router: Router, edits: Edits | None, tokens: int) -> None:
-        self.raw: Tensor | None = None
-        self._router = router
-        self._edits = edits
-        self._tokens = tokens
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func not in _WATCHED:
-            return func(*args, **kwargs) if kwargs else func(*args)
-        kwargs = kwargs or {}
-        router, edits = self._router, self._edits
-        if func in _SELECTIONS:
-            if edits is not None and edits.outside is not None and self.raw is not None:
-                if not args and isinstance(kwargs.get("input"), Tensor):
-                    args = (kwargs.pop("input"),)
-                args = self._choose_within(func, args, edits.outside)
-            return func(*args, **kwargs)
-        output = func(*args, **kwargs)
-        if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[-1] != router.experts:
-            return output
-        if self.raw is not None or output.numel() != self._tokens * router.experts:
-            raise UncontrollableRouter(
-                f"Router {router.path} computes more than one product with {router.experts} columns, or not one "
-                "row for each token",
-                "Please report this architecture; Pointsman does not guess which are the logits",
-            )
-        self.raw = output
-        if edits is None:
-            return output
-        if output.dim() == 2:
-            return edits.apply(output)
-        return edits.apply(output.reshape(-1, router.experts)).reshape(output.shape)
-
-    def _choose_within(self, func: Callable[..., Any], args: tuple[Any, ...], outside: Tensor) -> tuple[Any, ...]:
-        """Carry the mask out on the operand of a selection: the final top-k, or the scores of expert groups."""
-        router = self._router
-        operand = args[0] if args else None
-        if not isinstance(operand, Tensor) or operand.dim() < 2 or operand.numel() != self._tokens * router.experts:
-            return args
-        closed = outside.to(operand.device)  # shape: [B * T, E] or [E]
-        if operand.shape[-1] == router.experts:
-            if func in _TOP_K:
-                if closed.dim() == 2 and operand.dim() != 2:
-                    closed = closed.reshape(operand.shape)
-                return (operand.masked_fill(closed, float("-inf")), *args[1:])
-        elif operand.shape[-1] * operand.shape[-2] == router.experts:
-            # Groups rank by how many allowed experts they offer, then by score: every masked expert gets a finite
-            # floor, so far below the others of its token that no allowed score makes up for it.
-            finite = operand.masked_fill(~torch.isfinite(operand), 0.0)
-            low, high = finite.amin((-1, -2), keepdim=True), finite.amax((-1, -2), keepdim=True)
-            closed = closed.expand(self._tokens, -1).reshape(operand.shape)
-            return (torch.where(closed, low - 2 * (high - low) - 1, operand), *args[1:])
-        return args
-
-
-def _realised(output: Any, router: Router, tokens: int) -> Tensor:
-    """The experts that a router says the model uses, from the integer tensor of its output. Shape: [tokens, k]."""
-    found = [
-        part
-        for part in (output if isinstance(output, tuple | list) else (output,))
-        if isinstance(part, Tensor)
-        and part.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-        and part.shape[-1:] == (router.top_k,)
-        and part.numel() == tokens * router.top_k
-    ]
-    if len(found) == 1:
-        return found[0].reshape(-1, router.top_k).long()
-    raise UncontrollableRouter(
-        f"Router {router.path} does not say which experts it chose",
-        "Please report this architecture; without that, control cannot be checked",
-    )
 
 
 def _probe_input(model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ mask   r[e] = -inf for every expert e outside an allowed set  arXiv 2602.08621
 force  mask with exactly top-k experts allowed                arXiv 2602.08621
 bias   r + vector[l]                                          arXiv 2604.27818
 pin    r[e] = max(r) + eps to activate, min(r) - eps to stop  arXiv 2509.09660
+noise  r + std[l] * z, z standard normal                      METHODS section 2
 ====== ====================================================== =====================
 
-`mask` and `force` promise the *selection*. Biases and pins are applied first, in the order of the rules; then all
-masks (their intersection), so no bias can bring a masked expert back. This file is data and arithmetic on it;
+`mask` and `force` promise the *selection*. Biases, pins and noise are applied first, in the order of the rules; then
+all masks (their intersection), so no bias can bring a masked expert back. This file is data and arithmetic on it;
 `control.py` carries it out.
 """
 
@@ -31,12 +32,12 @@ import numpy as np
 from pointsman.errors import InterventionError, WrongModel
 from pointsman.routing.routers import Router
 
-Kind = Literal["mask", "force", "bias", "pin"]
+Kind = Literal["mask", "force", "bias", "pin", "noise"]
 Phase = Literal["prefill", "decode", "both"]
 Layers = int | Iterable[int]
 
 SCHEMA = "pointsman.intervention/1"
-_KINDS = ("mask", "force", "bias", "pin")
+_KINDS = ("mask", "force", "bias", "pin", "noise")
 _PHASES = ("prefill", "decode", "both")
 _Built = TypeVar("_Built")
 
@@ -84,12 +85,14 @@ class Rule:
     """One rule. Made by the constructors of `Intervention`, which check it.
 
     Attributes:
-        kind: mask, force, bias or pin.
+        kind: mask, force, bias, pin or noise.
         where: The tokens it applies to.
         selections: For mask and force the allowed experts; for pin those to activate.
         stopped: For pin, the experts to deactivate.
         vectors: For bias, one vector per layer: (layer, values of shape [E]), in logit units.
         eps: For pin, the margin in logit units.
+        stds: For noise, (layer, standard deviation in logit units).
+        seed: For noise.
     """
 
     kind: Kind
@@ -98,12 +101,14 @@ class Rule:
     stopped: tuple[Selection, ...] = ()
     vectors: tuple[tuple[int, tuple[float, ...]], ...] = ()
     eps: float = 1.0
+    stds: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """MoE layers that the rule touches, ascending."""
         touched = {s.layer for s in self.selections} | {s.layer for s in self.stopped}
-        return tuple(sorted(touched | {layer for layer, _ in self.vectors}))
+        return tuple(sorted(touched | {layer for layer, _ in self.vectors} | {layer for layer, _ in self.stds}))
 
     @cached_property
     def placed(self) -> dict[tuple[int, int | None], frozenset[int]]:
@@ -119,6 +124,11 @@ class Rule:
     def vector_of(self) -> dict[int, tuple[float, ...]]:
         """For bias, the vector of each layer."""
         return dict(self.vectors)
+
+    @cached_property
+    def std_of(self) -> dict[int, float]:
+        """For noise, the standard deviation of each layer, in logit units."""
+        return dict(self.stds)
 
     @cached_property
     def positions(self) -> frozenset[int]:
@@ -250,6 +260,41 @@ class Intervention:
         if not isinstance(eps, int | float | np.number) or not 0 < eps <= float(np.finfo(np.float32).max):
             raise InterventionError(f"eps {eps!r} is not a positive, finite number", "Use for example eps=1.0")
         rule = Rule("pin", _where(phase, positions, rows), selections=on, stopped=off, eps=float(eps))
+        return Intervention((rule,))
+
+    @staticmethod
+    def noise(
+        stds: Mapping[int, float],
+        *,
+        seed: int,
+        phase: Phase = "both",
+        positions: Iterable[int] | None = None,
+        rows: Iterable[int] | None = None,
+    ) -> Intervention:
+        """Add Gaussian noise to the raw logits: ``stds[layer] * z``, independent for every expert.
+
+        z is a pure function of seed, layer, position and expert. So rows with the same seed get the same noise,
+        whatever is beside them: give each row an intervention with a seed of its own for independent noise.
+
+        Args:
+            stds: Standard deviation for each layer, in logit units (sigma already multiplied in).
+            seed: From 0 to 2^64 - 1.
+            phase, positions, rows: See `Where`.
+        """
+        built: list[tuple[int, float]] = []
+        for layer, std in sorted((_natural(key, "layer"), value) for key, value in stds.items()):
+            number = isinstance(std, int | float | np.number) and not isinstance(std, bool)
+            if not number or not 0 < std <= float(np.finfo(np.float32).max):
+                raise InterventionError(
+                    f"The noise of layer {layer} has a standard deviation of {std!r}",
+                    "Give a positive, finite number, or leave the layer out",
+                )
+            built.append((layer, float(std)))
+        if not built:
+            raise InterventionError("A noise without layers", "Give at least one {layer: standard deviation}")
+        if _natural(seed, "seed") >= 1 << 64:
+            raise InterventionError(f"A seed of {seed}", "Give one from 0 to 2^64 - 1")
+        rule = Rule("noise", _where(phase, positions, rows), stds=tuple(built), seed=int(seed))
         return Intervention((rule,))
 
     def __add__(self, other: Intervention) -> Intervention:
@@ -481,6 +526,8 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         data["rows"] = list(rule.where.rows)
     if rule.kind == "pin":
         data |= {"activate": rows(rule.selections), "deactivate": rows(rule.stopped), "eps": rule.eps}
+    elif rule.kind == "noise":
+        data |= {"std": {str(layer): std for layer, std in rule.stds}, "seed": rule.seed}
     elif rule.kind != "bias":
         data["experts"] = rows(rule.selections)
     return data
@@ -508,4 +555,7 @@ def _rule_from_json(data: Mapping[str, Any]) -> Intervention:
     if kind == "pin":
         on, off = table(data["activate"]), table(data["deactivate"])
         return Intervention.pin(on, off, eps=data["eps"], **where)
+    if kind == "noise":
+        stds = {int(layer): std for layer, std in data["std"].items()}
+        return Intervention.noise(stds, seed=data["seed"], **where)
     raise InterventionError(f"Unknown rule {kind!r}", f"Use one of {', '.join(_KINDS)}")

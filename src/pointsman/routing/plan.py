@@ -8,7 +8,7 @@ to entry. The cost of a forward does not grow with the number of rules or rows t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Layout
+from pointsman.routing.noise import NoiseStep
 from pointsman.routing.routers import Router
 
 _PAD, _OTHER, _NAMED = (
@@ -38,35 +39,69 @@ class Edits:
     """
 
     outside: Tensor | None
-    _table: _Table
-    _entry: Tensor | int
+    _table: _Table | None = None
+    _entry: Tensor | int = 0
+    _position: Tensor | None = None  # of every token, only if there is noise. Shape: [B * T]
 
     def apply(self, logits: Tensor) -> Tensor:
         """The edited logits, a new tensor. Shape: [B * T, E] -> [B * T, E]."""
-        if isinstance(self._entry, int):
+        steps: list[_Step] = []
+        if self._table is None:
+            pass
+        elif isinstance(self._entry, int):
             steps = self._table.steps_on(logits, self._entry)
         else:
             entry = self._entry.to(logits.device)
             steps = [step.at(entry) for step in self._table.steps_on(logits)]
         for step in steps:
             logits = step.apply(logits)
+            if step.noise is not None and self._position is not None:
+                logits = step.noise.apply(logits, self._entry, self._position)
         if self.outside is not None:
             logits = logits.masked_fill(self.outside.to(logits.device), float("-inf"))
         return logits
 
 
+@dataclass(frozen=True)
+class Forced:
+    """A set forced in each row at one layer and one token, on top of a plan: the quick way for route searches.
+
+    Attributes:
+        layer: MoE layer.
+        token: Position.
+        experts: The set of each row. Shape: [B, k], int64.
+    """
+
+    layer: int
+    token: int
+    experts: Tensor
+
+    def join(self, edits: Edits | None, layout: Layout, router: Router) -> Edits:
+        """These sets, and what the plan does at this router."""
+        here = layout.position == self.token  # shape: [B, T]
+        closed = torch.ones(len(self.experts), router.experts, dtype=torch.bool, device=here.device)
+        closed.scatter_(1, self.experts.to(here.device), False)
+        outside = (here[..., None] & closed[:, None]).reshape(-1, router.experts)  # shape: [B * T, E]
+        if edits is None:
+            return Edits(outside)
+        before = edits.outside
+        return replace(edits, outside=outside if before is None else outside | before.to(outside.device))
+
+
 @dataclass
 class _Step:
-    """One bias and one pin for every entry (S of them); zeros where an entry has none."""
+    """One bias, one pin and one noise for every entry (S of them); zeros where an entry has none."""
 
     bias: Tensor | None = None  # shape: [S, E]
     on: Tensor | None = None  # shape: [S, E], bool
     off: Tensor | None = None  # shape: [S, E], bool
     eps: Tensor | None = None  # shape: [S, 1]
+    noise: NoiseStep | None = None
 
     def at(self, entry: Tensor | int) -> _Step:
         """The rows of these entries: S becomes B * T, or is gone for a single entry."""
-        return _Step(*(None if t is None else t[entry] for t in (self.bias, self.on, self.off, self.eps)))
+        bias, on, off, eps = (None if t is None else t[entry] for t in (self.bias, self.on, self.off, self.eps))
+        return _Step(bias, on, off, eps, self.noise)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Shape: [B * T, E] -> [B * T, E]."""
@@ -91,7 +126,7 @@ class _Step:
                 )
             return cast_to.to(logits.device)
 
-        return _Step(cast(self.bias), cast(self.on), cast(self.off), cast(self.eps))
+        return _Step(cast(self.bias), cast(self.on), cast(self.off), cast(self.eps), self.noise)
 
 
 @dataclass
@@ -105,6 +140,7 @@ class _Table:
     _steps_on: dict[tuple[torch.dtype, torch.device, int | None], list[_Step]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.noisy = any(step.noise is not None for step in self.steps)
         real = self.lookup[:, :, _OTHER:]
         self.constant: list[int | None] = [  # of each phase: the entry of every real token, if there is only one
             int(real[0, phase, 0]) if (real[:, phase] == real[0, phase, 0]).all() else None for phase in (0, 1)
@@ -198,13 +234,14 @@ class Plan:
         if before == 0 == after:
             return None
         device = layout.position.device
+        position = layout.position.reshape(-1) if table.noisy else None
         if before is not None and before == after:  # padding gets it too, which no real token can see
-            return Edits(table.outside_of(before, device), table, before)
+            return Edits(table.outside_of(before, device), table, before, position)
         if self._index is None:
             self._index = self._index_of(layout)
         entry = table.lookup_on(device)[self._index]  # shape: [B * T]
         outside = table.outside_on(device)
-        return Edits(None if outside is None else outside[entry], table, entry)
+        return Edits(None if outside is None else outside[entry], table, entry, position)
 
     def _index_of(self, layout: Layout) -> Tensor:
         """Of every token, its place in a flat lookup. Shape: [B * T], int64."""
@@ -257,6 +294,9 @@ def _entry(rules: Sequence[Rule], router: Router, place: int | None) -> _Entry:
             earlier = shifts.pop()[1] if shifts and shifts[-1][0] == "bias" else ()
             shifts.append(("bias", (*earlier, rule), frozenset(), frozenset()))
             continue
+        if rule.kind == "noise":
+            shifts.append(("noise", (rule,), frozenset(), frozenset()))
+            continue
         here = {None, place}
         sets = [rule.placed[layer, p] for p in here if (layer, p) in rule.placed]
         if rule.kind == "pin":
@@ -303,6 +343,10 @@ def _steps(entries: dict[_Entry, int], router: Router) -> list[_Step]:
                     step.bias = torch.zeros(size, dtype=torch.float64)
                 for rule in rules:
                     step.bias[n] += torch.tensor(rule.vector_of[router.layer], dtype=torch.float64)
+            elif kind == "noise":
+                if step.noise is None:
+                    step.noise = NoiseStep(router.layer, router.experts, [None] * len(entries))
+                step.noise.rules[n] = rules[0]
             else:
                 if step.on is None or step.off is None or step.eps is None:
                     step.on, step.off = (

@@ -1,7 +1,9 @@
 """`Router`, and `find_routers`: every router of any MoE model that transformers loads, without a table of model names.
 
 transformers models say themselves where their routers are: a class attribute ``_can_record_outputs`` names the
-module class whose output carries ``router_logits``. Pointsman reads that declaration and finds the instances.
+module class whose output carries ``router_logits``. Pointsman reads that declaration and finds the instances. Code
+that comes with a checkpoint declares nothing: there, a router is the one module beside a block's experts that holds
+a single matrix with a row for each of them. Either way `control.prove` has the last word.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from torch import nn
 from pointsman.errors import NoRouters, UncontrollableRouter
 
 _EXPERT_COUNT_NAMES = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
-_TOP_K_NAMES = ("top_k", "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k", "moe_topk")
+_TOP_K_NAMES = (
+    *("top_k", "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k", "moe_topk"),
+    "top_k_experts",
+)
+_COUNTS_EXPERTS = re.compile(r"(?:^|_)(?:num|n)_(?!shared_)(?:\w+_)?experts$")
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,13 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
         )
     classes = _declared_router_classes(model)
     found: dict[str, nn.Module] = {path: m for path, m in model.named_modules() if isinstance(m, classes)}
-    if not found:
-        if _looks_like_moe(config):
-            raise UncontrollableRouter(
-                f"{type(model).__name__} has experts but declares no router to transformers",
-                "Use a transformers version (or a native model class) that declares `router_logits` for it",
-            )
+    holders = {path for path in found if any(other.startswith(f"{path}.") for other in found)}
+    found = {path: module for path, module in found.items() if path not in holders}
+    if found:
+        _refuse_blocks_without_router(model, found, config)
+    elif _looks_like_moe(model, config):
+        found = _undeclared_routers(model, config)
+    else:
         raise NoRouters(
             f"{type(model).__name__} is a dense model: it has no routers",
             "Give a Mixture-of-Experts model, such as allenai/OLMoE-1B-7B-0125-Instruct, or `testbed`",
@@ -182,9 +189,72 @@ def _declared_router_classes(model: nn.Module) -> tuple[type[nn.Module], ...]:
     return tuple(classes)
 
 
-def _looks_like_moe(config: object) -> bool:
-    text = _text_config(config)
-    return any((getattr(text, name, None) or 0) > 1 for name in _EXPERT_COUNT_NAMES)
+def _refuse_blocks_without_router(model: nn.Module, found: dict[str, nn.Module], config: object) -> None:
+    """Stacked experts of a class that sits beside a router elsewhere must have a router beside them everywhere."""
+    blocks = {path.rpartition(".")[0]: _experts_of(module, config) for path, module in found.items()}
+    kinds = {
+        type(child)
+        for block, experts in blocks.items()
+        for child in model.get_submodule(block).children()
+        if any(p.dim() == 3 and len(p) == experts for p in child.parameters(recurse=False))
+    }
+    for path, module in model.named_modules():
+        block = path.rpartition(".")[0]
+        if type(module) in kinds and block not in blocks:
+            beside = [type(child).__name__ for child in model.get_submodule(block).children()]
+            raise UncontrollableRouter(
+                f"{block} has experts but not a router that transformers declares (it holds {', '.join(beside)})",
+                "Its experts are chosen in another way, such as a fixed table: Pointsman does not leave layers out",
+            )
+
+
+def _undeclared_routers(model: nn.Module, config: object) -> dict[str, nn.Module]:
+    """The routers of a model that declares none: in every block of experts, the one module that can be nothing else.
+
+    Raises:
+        UncontrollableRouter: There is a block with none, or more than one, or there are no such blocks.
+    """
+    experts = _first_int(_text_config(config), _EXPERT_COUNT_NAMES) or 0
+    modules = dict(model.named_modules())
+    groups = {
+        path: module
+        for path, module in modules.items()
+        if path and experts > 1
+        if (isinstance(module, nn.ModuleList) and len(module) == experts and path.rpartition(".")[2] != "layers")
+        or any(p.dim() == 3 and p.shape[0] == experts for p in module.parameters(recurse=False))
+    }
+    found: dict[str, nn.Module] = {}
+    for path in groups:
+        block = path.rpartition(".")[0]
+        near = {
+            other: module
+            for other, module in modules.items()
+            if other.startswith(f"{block}.") and not any(f"{other}.".startswith(f"{group}.") for group in groups)
+            if _rows_of_only_matrix(module) == experts and all(p.dim() < 3 for p in module.parameters())
+        }
+        outermost = [other for other in near if other.rpartition(".")[0] not in near]
+        if len(outermost) != 1:
+            raise UncontrollableRouter(
+                f"{type(model).__name__} declares no router to transformers, and {block} holds {len(outermost)} "
+                f"modules with one matrix of {experts} rows instead of one",
+                "Use a transformers version (or a native model class) that declares `router_logits` for it",
+            )
+        found[outermost[0]] = modules[outermost[0]]
+    if not found:
+        raise UncontrollableRouter(
+            f"{type(model).__name__} has experts but declares no router to transformers",
+            "Use a transformers version (or a native model class) that declares `router_logits` for it",
+        )
+    return found
+
+
+def _looks_like_moe(model: nn.Module, config: object) -> bool:
+    """Whether the configuration counts more than one expert, or a module is called experts."""
+    counts = [value for name, value in vars(_text_config(config)).items() if _COUNTS_EXPERTS.search(name)]
+    most = [max(value, default=0) if isinstance(value, list | tuple) else value for value in counts]
+    if any(isinstance(value, int) and value > 1 for value in most):
+        return True
+    return any(path.rpartition(".")[2] == "experts" for path, _ in model.named_modules())
 
 
 def _text_config(config: object) -> object:
@@ -196,8 +266,7 @@ def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, d
     """Decoder layer, path and shape of one router."""
     layer = re.search(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)(?:\.|$)", path) or re.search(r"(?:^|\.)(\d+)(?:\.|$)", path)
     text = _text_config(config)
-    experts = _first_int(module, _EXPERT_COUNT_NAMES) or _rows_of_only_matrix(module)
-    experts = experts or _first_int(text, _EXPERT_COUNT_NAMES)
+    experts = _experts_of(module, config)
     top_k = _first_int(module, _TOP_K_NAMES) or _first_int(text, _TOP_K_NAMES)
     if layer is None or not experts or not top_k or top_k > experts:
         raise UncontrollableRouter(
@@ -211,6 +280,14 @@ def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, d
     return int(layer.group(1)), path, {
         "experts": experts, "top_k": top_k, "groups": groups, "groups_used": min(used, groups),
     }  # fmt: skip
+
+
+def _experts_of(module: nn.Module, config: object) -> int | None:
+    """How many experts a router chooses from, those without weights (LongCat's) included."""
+    rows = _rows_of_only_matrix(module)
+    if rows and rows in [getattr(module, name, None) for name in _EXPERT_COUNT_NAMES]:
+        return rows
+    return _first_int(module, _EXPERT_COUNT_NAMES) or rows or _first_int(_text_config(config), _EXPERT_COUNT_NAMES)
 
 
 def _first_int(owner: object, names: tuple[str, ...]) -> int | None:
