@@ -15,8 +15,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pointsman.engine.batching import in_batches, rows_that_fit
 from pointsman.engine.chat import Chat
-from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, Routing, Score
-from pointsman.errors import BadLogits, PromptTooLong
+from pointsman.engine.patching import Patcher
+from pointsman.engine.resume import Resume
+from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
+from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score
+from pointsman.errors import BadLogits, PromptTooLong, UsageError
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
@@ -38,6 +41,10 @@ class HFEngine:
         path: The folder or hub id it came from.
         revision: Hub revision, if known.
         batch_size: Rows in one forward; None chooses it from memory.
+
+    Attributes:
+        resumes: From where forwards can be resumed, in words; proven on this model like control.
+        resumes_fully: Whether from any layer and token.
     """
 
     def __init__(
@@ -57,6 +64,11 @@ class HFEngine:
         self.cost = Cost()
         self._chat = Chat(tokenizer, name)
         self._controller = Controller(model, self.routers, self.proof.fingerprint)
+        resume = Resume.of(model, self._controller)
+        self._resume = resume if isinstance(resume, Resume) else None
+        self.resumes = _said(resume)
+        self.resumes_fully = self._resume is not None and self._resume.tokens
+        self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
         self._device = model.get_input_embeddings().weight.device
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
@@ -77,6 +89,7 @@ class HFEngine:
             context=int(getattr(config, "max_position_embeddings", 0) or 1 << 20),
             fingerprint=self.proof.fingerprint,
             revision=revision,
+            extra={"resumes": self.resumes},
         )
 
     # -- text to tokens ----------------------------------------------------------------------------------------
@@ -113,17 +126,58 @@ class HFEngine:
         routing: Routing = None,
         first_tokens: Sequence[int] | None = None,
     ) -> list[Score]:
-        """See `Engine.score`. One forward per batch over prompt and target; logits at target positions only."""
+        """See `Engine.score`. Logits at target positions only.
+
+        Rows of one prompt whose routings touch late layers only share what comes before (METHODS section 3).
+        """
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
         for length in lengths:
             self._check_length(length)
         each = _per_row(routing, len(prompts))
+        if self._resume is not None:
+            shared = _shared(prompts, targets, each)
+            if shared:
+                return self._score_shared(self._resume, prompts, targets, each, first_tokens, shared)
 
         def batch(rows: Sequence[int]) -> list[Score]:
             chosen = [each[i] for i in rows]
             return self._score([prompts[i] for i in rows], [targets[i] for i in rows], chosen, first_tokens)
 
         return self._by_length(lengths, max(lengths, default=0), batch)
+
+    @contextmanager
+    def scorer(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Intervention | None = None
+    ) -> Iterator[RouteScorer]:
+        """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
+        for prompt, target in zip(prompts, targets, strict=True):
+            self._check_length(len(prompt) + len(target))
+        if self._resume is None or not self._resume.tokens or not prompts:
+            yield FullScorer(self, prompts, targets, routing)
+            return
+        self._controller.set(routing)
+        self._controller.recorder = None
+        with self._resume.attached():
+            yield ResumedScorer(
+                self._resume, self._controller, prompts, targets, rows_that_fit=self._rows, cost=self.cost,
+                device=self._device, name=self.info.name,
+            )  # fmt: skip
+
+    @contextmanager
+    def patcher(self) -> Iterator[Patcher]:
+        """Exchange residual streams between runs; the engine answers nothing else meanwhile.
+
+        Raises:
+            UsageError: The forwards of this model cannot be resumed from a layer.
+        """
+        if self._resume is None:
+            raise UsageError(f"{self.info.name} cannot be patched: {self.resumes}", "Patch another model")
+        self._controller.recorder = None
+        with self._resume.attached():
+            yield Patcher(
+                self._resume, self._controller, rows_that_fit=self._rows, cost=self.cost, device=self._device,
+                name=self.info.name,
+            )  # fmt: skip
 
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
@@ -198,25 +252,83 @@ class HFEngine:
         started = time.perf_counter()
         with self._under(routing, [len(p) for p in prompts]), torch.no_grad():
             logits = self._forward(ids, mask, most)  # shape: [B, most, V]
-        if not bool(torch.isfinite(logits.amax(-1)).all()):
-            raise BadLogits(f"{self.info.name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
-        log_p = torch.log_softmax(logits.double() if logits.dtype == torch.float64 else logits.float(), -1)
-        wanted = torch.zeros(len(targets), most, dtype=torch.long, device=log_p.device)
-        for row, target in enumerate(targets):
-            wanted[row, most - len(target) :] = torch.tensor(target, device=log_p.device)
-        picked = log_p.gather(-1, wanted[..., None])[..., 0].cpu()  # shape: [B, most]
-        begins = torch.tensor([most - len(t) for t in targets], device=log_p.device)
-        at_first = log_p[torch.arange(len(targets), device=log_p.device), begins]  # shape: [B, V]
-        if first_tokens is not None:
-            index = torch.tensor(sorted(set(first_tokens)), device=log_p.device)
-            first = at_first[:, index].logsumexp(-1).cpu()
-        else:
-            first = at_first.gather(-1, torch.tensor([[t[0]] for t in targets], device=log_p.device))[:, 0].cpu()
+        begins = [most - len(t) for t in targets]
+        scores = read_scores(logits, begins, targets, first_tokens, self.info.name)
         self._count(1, ids.numel(), started)
-        return [
-            Score(tuple(picked[row, most - len(target) :].tolist()), float(first[row]))
-            for row, target in enumerate(targets)
-        ]
+        return scores
+
+    def _score_shared(
+        self,
+        resume: Resume,
+        prompts: Sequence[Prompt],
+        targets: Sequence[tuple[int, ...]],
+        routing: list[Intervention | None],
+        first_tokens: Sequence[int] | None,
+        shared: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]],
+    ) -> list[Score]:
+        """One full forward of every prompt; each row again from the first layer that its routing touches."""
+        results: dict[int, Score] = {}
+        kinds = list(shared.values())  # rows of each prompt and target
+        kinds.sort(key=lambda rows: (-len(prompts[rows[0]]), rows[0]))
+
+        def group(part: Sequence[list[int]]) -> list[None]:
+            asked = Targets([prompts[r[0]] for r in part], [targets[r[0]] for r in part], self._device)
+            self._score_group(resume, asked, part, routing, targets, first_tokens, results)
+            return [None] * len(part)
+
+        longest = max(len(prompts[rows[0]]) + len(targets[rows[0]]) for rows in kinds)
+        with resume.attached():
+            list(in_batches(kinds, self._rows(longest), group))
+        return [results[row] for row in range(len(prompts))]
+
+    def _score_group(
+        self,
+        resume: Resume,
+        asked: Targets,
+        part: Sequence[list[int]],
+        routing: list[Intervention | None],
+        targets: Sequence[tuple[int, ...]],
+        first_tokens: Sequence[int] | None,
+        results: dict[int, Score],
+    ) -> None:
+        started = time.perf_counter()
+        keep, end = asked.keep(range(len(part))), max(asked.length)
+        self._controller.set(None)
+        memory, logits = resume.remember(asked.ids, keep)
+        begins = [prompt - 1 - keep.start for prompt in asked.prompt]
+        wanted = [targets[rows[0]] for rows in part]
+        plain = read_scores(logits, begins, wanted, first_tokens, self.info.name)
+        self._count(1, asked.ids.numel(), started)
+        by_layer: dict[int, list[tuple[int, int]]] = {}  # first decoder layer -> (place in the memory, row)
+        for place, same in enumerate(part):
+            for row in same:
+                first = _first_layer(routing[row])
+                if first is None:
+                    results[row] = plain[place]
+                else:
+                    by_layer.setdefault(self.routers[first].decoder_layer, []).append((place, row))
+
+        for layer, rows in sorted(by_layer.items()):
+
+            def batch(some: Sequence[tuple[int, int]], layer: int = layer) -> list[Score]:
+                began = time.perf_counter()
+                places = [place for place, _ in some]
+                self._controller.set(
+                    [routing[row] for _, row in some], prompt_lengths=[asked.prompt[place] for place in places]
+                )
+                of_row = torch.tensor(places, device=self._device)
+                logits, _ = resume.run(memory, of_row, layer, 0, end, keep)
+                scores = read_scores(
+                    logits, [begins[p] for p in places], [wanted[p] for p in places], first_tokens, self.info.name
+                )
+                self._count(1, len(some) * end, began, layers=self._layers - layer)
+                return scores
+
+            for (_, row), score in zip(rows, in_batches(rows, self._rows(end), batch), strict=True):
+                results[row] = score
+
+    def _rows(self, tokens: int) -> int:
+        return self._batch_size or rows_that_fit(self.model, max(tokens, 1))
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions. Shape: [B, keep, V]."""
@@ -253,8 +365,7 @@ class HFEngine:
     def _by_length(self, lengths: list[int], longest: int, batch: Callable[[Sequence[int]], list[_Out]]) -> list[_Out]:
         """Run `batch` over row numbers, longest rows first (so that memory fails early), and restore the order."""
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-        rows = self._batch_size or rows_that_fit(self.model, max(longest, 1))
-        results = dict(zip(order, in_batches(order, rows, batch), strict=True))
+        results = dict(zip(order, in_batches(order, self._rows(longest), batch), strict=True))
         return [results[i] for i in range(len(lengths))]
 
     def _check_length(self, tokens: int) -> None:
@@ -265,9 +376,10 @@ class HFEngine:
                 "Shorten or remove it (the behaviours file is checked before anything is run)",
             )
 
-    def _count(self, forwards: int, tokens: int, started: float) -> None:
+    def _count(self, forwards: int, tokens: int, started: float, layers: int | None = None) -> None:
         self.cost.forwards += forwards
         self.cost.tokens += tokens
+        self.cost.token_layers += tokens * (self._layers if layers is None else layers)
         self.cost.seconds += time.perf_counter() - started
 
 
@@ -294,6 +406,30 @@ def _per_row(routing: Routing, rows: int) -> list[Intervention | None]:
     if len(each) != rows:
         raise ValueError(f"{len(each)} routings for {rows} prompts")
     return each
+
+
+def _shared(
+    prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], routing: Sequence[Intervention | None]
+) -> dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] | None:
+    """The rows of every prompt and target, if remembering each once is worth it: at least three rows share one."""
+    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        rows.setdefault((prompt.ids, target), []).append(row)
+    return rows if any(routing) and len(prompts) >= 3 * len(rows) else None
+
+
+def _first_layer(routing: Intervention | None) -> int | None:
+    """The first MoE layer that a routing touches; None if it touches none."""
+    layers = [rule.layers[0] for rule in routing.rules if rule.layers] if routing else []
+    return min(layers, default=None)
+
+
+def _said(resume: Resume | str) -> str:
+    if isinstance(resume, str):
+        return f"forwards are not resumed, every score takes a full one ({resume})"
+    if not resume.tokens:
+        return f"forwards are resumed from any layer, but not from a token ({resume.why_not})"
+    return "forwards are resumed from any layer and token"
 
 
 def _ordered(layer: LayerTrace) -> LayerTrace:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
@@ -72,17 +75,23 @@ class Score:
 
 @dataclass
 class Cost:
-    """What an engine has computed so far: forwards, rows x tokens, seconds."""
+    """What an engine has computed so far: forwards, rows x tokens, rows x tokens x decoder layers, seconds."""
 
     forwards: int = 0
     tokens: int = 0
+    token_layers: int = 0
     seconds: float = 0.0
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.forwards - other.forwards, self.tokens - other.tokens, self.seconds - other.seconds)
+        return Cost(
+            self.forwards - other.forwards,
+            self.tokens - other.tokens,
+            self.token_layers - other.token_layers,
+            self.seconds - other.seconds,
+        )
 
     def copy(self) -> Cost:
-        return Cost(self.forwards, self.tokens, self.seconds)
+        return replace(self)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,35 @@ class EngineInfo:
     fingerprint: str
     revision: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+class RouteScorer(Protocol):
+    """log p(target) of some prompts under routes that grow pair by pair (METHODS section 3).
+
+    Attributes:
+        totals: log p(target) of each prompt under what was accepted so far, in nats. Shape: [prompts], float64.
+    """
+
+    totals: np.ndarray
+
+    def tries(self, layer: int, token: int, sets: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """log p(target) with each candidate set forced at (layer, token) beside what was accepted.
+
+        Layers and tokens come in the order of the search: tokens ascending, layers ascending within a token.
+
+        Args:
+            layer: MoE layer.
+            token: Prompt token.
+            sets: Candidates of each prompt that is still searched. Shapes: [N, top_k].
+
+        Returns:
+            For each of these prompts, in nats. Shapes: [N], float64.
+        """
+        ...
+
+    def accept(self, winners: Mapping[int, int]) -> None:
+        """Keep a candidate of the last `tries` for each of these prompts."""
+        ...
 
 
 class Engine(Protocol):
@@ -131,6 +169,12 @@ class Engine(Protocol):
         first_tokens: Sequence[int] | None = None,
     ) -> list[Score]:
         """Log-probabilities of `targets` after `prompts` under their routing. Target tokens are decode phase."""
+        ...
+
+    def scorer(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Intervention | None = None
+    ) -> AbstractContextManager[RouteScorer]:
+        """Score routes that grow pair by pair, on top of `routing`; the engine answers nothing else meanwhile."""
         ...
 
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:

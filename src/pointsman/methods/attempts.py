@@ -10,6 +10,7 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Routing
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.steps import Steps
+from pointsman.routing.intervention import Intervention
 
 CHUNK = 64  # behaviours in one stored unit; fixed, so that a resumed run forms the same batches
 
@@ -71,9 +72,10 @@ def ask_in_steps(
     units = []
     for start in range(0, len(behaviours), CHUNK):
         chunk = behaviours[start : start + CHUNK]
+        rules = routing if routing is None or isinstance(routing, Intervention) else routing[start : start + CHUNK]
 
-        def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
-            attempts = ask(engine, chunk, judge, routing=routing, max_new_tokens=max_new_tokens)
+        def compute(chunk: Sequence[Behaviour] = chunk, rules: Routing = rules) -> dict[str, Any]:
+            attempts = ask(engine, chunk, judge, routing=rules, max_new_tokens=max_new_tokens)
             return {"attempts": [a.to_json() for a in attempts]}
 
         units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))

@@ -8,7 +8,7 @@ during prefill while the model answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,7 @@ class FSour:
             values give sparser routes.
         phase: When the route is in force while the model answers.
         max_new_tokens: Length of the answer.
+        cycle_targets: Restart r aims at the r-th of a behaviour's targets in turn, instead of always at the first.
         together: Behaviours searched side by side, their candidates in one forward. Changes no route; fills a machine
             that a single behaviour's N rows leave idle. A killed run repeats at most one restart of one such group.
         seed: Seed of the candidate stream, a pure function of (seed, behaviour id, restart, layer, token).
@@ -113,7 +114,8 @@ class FSour:
     min_gain: float = 1e-9
     phase: Phase = "prefill"
     max_new_tokens: int = 512
-    together: int = 1
+    cycle_targets: bool = False
+    together: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,58 +145,43 @@ class FSour:
         rng = stream(self.seed, "fsour", behaviour.id, restart, layer, token)
         return engine.routers[layer].draw(rng, self.candidates)
 
+    def aimed(self, behaviour: Behaviour, restart: int) -> str:
+        """The target that a restart aims at."""
+        targets = (behaviour.target, *behaviour.targets) if self.cycle_targets else (behaviour.target,)
+        return targets[restart % len(targets)]
+
     def find_routes(
         self, engine: Engine, behaviours: Sequence[Behaviour], restart: int
     ) -> list[tuple[float, list[Step], int]]:
         """One pass over all tokens and layers for every behaviour, their candidates side by side in each forward.
 
         Returns:
-            For each behaviour log p(target) without a route, the accepted pairs, and how many rows were scored.
+            For each behaviour log p(target) without a route, the accepted pairs, and how many routings were scored.
         """
         prompts = [engine.encode(b.turns) for b in behaviours]
-        targets = [engine.encode_target(b.target) for b in behaviours]
-        searches = [self._pass(engine, b, len(p), restart) for b, p in zip(behaviours, prompts, strict=True)]
-        wanted = {n: next(search) for n, search in enumerate(searches)}
-        found: dict[int, tuple[float, list[Step]]] = {}
-        scored_rows = [0] * len(behaviours)
-        while wanted:
-            rows = [(n, routing) for n, tries in wanted.items() for routing in tries]
-            scores = engine.score(
-                [prompts[n] for n, _ in rows], [targets[n] for n, _ in rows], routing=[routing for _, routing in rows]
-            )
-            totals: dict[int, list[float]] = {n: [] for n in wanted}
-            for (n, _), score in zip(rows, scores, strict=True):
-                totals[n].append(score.total)
-            for n, values in totals.items():
-                scored_rows[n] += len(values)
-                try:
-                    wanted[n] = searches[n].send(np.array(values))
-                except StopIteration as end:
-                    found[n] = end.value
-                    del wanted[n]
-        return [(*found[n], scored_rows[n]) for n in range(len(behaviours))]
-
-    def _pass(
-        self, engine: Engine, behaviour: Behaviour, tokens: int, restart: int
-    ) -> Generator[list[Intervention | None], np.ndarray, tuple[float, list[Step]]]:
-        """The search of one behaviour: yields routings to score, is sent log p(target) of each. Shape: [tries]."""
-        before = best = float((yield [None])[0])
-        accepted: list[Step] = []
-        route = Intervention()
-        for token in range(tokens):
-            for layer in range(len(engine.routers)):
-                if best >= self.log_tau:
-                    return before, accepted
-                sets = self.candidate_sets(engine, behaviour, restart, layer, token)
-                totals = yield [
-                    route + Intervention.force({(layer, token): experts.tolist()}, phase=self.phase) for experts in sets
-                ]
-                winner = int(totals.argmax())
-                if totals[winner] > best + self.min_gain:
-                    best = float(totals[winner])
-                    accepted.append(Step(layer, token, tuple(sets[winner].tolist()), best))
-                    route = _route(accepted, self.phase)
-        return before, accepted
+        targets = [engine.encode_target(self.aimed(b, restart)) for b in behaviours]
+        accepted: list[list[Step]] = [[] for _ in behaviours]
+        scored = [1] * len(behaviours)
+        with engine.scorer(prompts, targets) as scorer:
+            before = scorer.totals.tolist()
+            for token in range(max(map(len, prompts))):
+                for layer in range(len(engine.routers)):
+                    searched = [
+                        n for n, prompt in enumerate(prompts) if token < len(prompt) and scorer.totals[n] < self.log_tau
+                    ]
+                    if not searched:
+                        break
+                    sets = {n: self.candidate_sets(engine, behaviours[n], restart, layer, token) for n in searched}
+                    winners: dict[int, int] = {}
+                    for n, totals in scorer.tries(layer, token, sets).items():
+                        scored[n] += len(totals)
+                        winner = int(totals.argmax())
+                        if totals[winner] > scorer.totals[n] + self.min_gain:
+                            winners[n] = winner
+                            experts = tuple(sets[n][winner].tolist())
+                            accepted[n].append(Step(layer, token, experts, float(totals[winner])))
+                    scorer.accept(winners)
+        return list(zip(before, accepted, scored, strict=True))
 
     def _group(
         self, engine: Engine, group: Sequence[Behaviour], judge: Judge, key: str, steps: Steps

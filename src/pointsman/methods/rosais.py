@@ -23,6 +23,8 @@ from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
 
+TOGETHER = 16  # prompts scored side by side and stored as one unit; fixed, so that a resumed run repeats the same
+
 Target = Literal["first_token", "target"]
 Scale = Literal["probability", "log_probability"]
 
@@ -83,15 +85,19 @@ class RoSais:
         if not behaviours:
             raise UsageError("There are no prompts to rank routers on", "Give at least one behaviour")
         steps = steps or Steps()
-        units = [
-            steps.unit(f"rosais/{b.id}", engine, lambda b=b: self._one(engine, b))  # type: ignore[misc]
-            for b in behaviours
-        ]
+        units: list[dict[str, Any]] = []
+        for start in range(0, len(behaviours), TOGETHER):
+            chunk = behaviours[start : start + TOGETHER]
+
+            def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
+                return self._chunk(engine, chunk)
+
+            units.append(steps.unit(f"rosais/{self.score}/{self.seed}/{start}", engine, compute, len(chunk)))
         return RoSaisResult(
             prompts=tuple(b.id for b in behaviours),
             sources=tuple(b.source or b.id for b in behaviours),
-            base=np.array([u["base"] for u in units]),
-            scores=np.array([u["scores"] for u in units]),
+            base=np.array([base for u in units for base in u["base"]]),
+            scores=np.array([scores for u in units for scores in u["scores"]]),
             routers=tuple(r.path for r in engine.routers),
         )
 
@@ -99,19 +105,32 @@ class RoSais:
         """The random masks of one prompt and router. Shape: [S, top_k]."""
         return router.draw(stream(self.seed, "rosais", behaviour.id, router.layer), self.samples)
 
-    def _one(self, engine: Engine, behaviour: Behaviour) -> dict[str, Any]:
-        prompt, target = engine.encode(behaviour.turns), engine.encode_target(behaviour.target)
+    def _chunk(self, engine: Engine, behaviours: Sequence[Behaviour]) -> dict[str, Any]:
+        """All masks of a few behaviours side by side; the engine computes no layer before the masked one again."""
+        prompts = [engine.encode(b.turns) for b in behaviours]
+        targets = [engine.encode_target(b.target) for b in behaviours]
         if self.score == "first_token":
-            target = target[:1]
-        routing: list[Intervention | None] = [None]
-        for router in engine.routers:
-            for experts in self.masks(behaviour, router):
-                routing.append(Intervention.force(experts.tolist(), layers=router.layer, phase="prefill"))
-        rows = len(routing)
-        scored = engine.score([prompt] * rows, [target] * rows, routing=routing, first_tokens=self.affirmative)
-        values = np.array([affirmative_score(s, self.score, self.scale) for s in scored])  # shape: [1 + L * S]
-        rises = values[1:].reshape(len(engine.routers), self.samples) - values[0]  # shape: [L, S]
-        return {"base": float(values[0]), "scores": rises.max(axis=1).tolist()}
+            targets = [target[:1] for target in targets]
+        of_row: list[int] = []
+        routing: list[Intervention | None] = []
+        for n, behaviour in enumerate(behaviours):
+            masks = [
+                Intervention.force(experts.tolist(), layers=router.layer, phase="prefill")
+                for router in engine.routers
+                for experts in self.masks(behaviour, router)
+            ]
+            routing += [None, *masks]
+            of_row += [n] * (1 + len(masks))
+        scored = engine.score(
+            [prompts[n] for n in of_row],
+            [targets[n] for n in of_row],
+            routing=routing,
+            first_tokens=self.affirmative,
+        )
+        values = np.array([affirmative_score(s, self.score, self.scale) for s in scored])
+        values = values.reshape(len(behaviours), -1)  # shape: [behaviours, 1 + L * S]
+        rises = (values[:, 1:] - values[:, :1]).reshape(len(behaviours), len(engine.routers), self.samples)
+        return {"base": values[:, 0].tolist(), "scores": rises.max(axis=2).tolist()}
 
 
 def affirmative_score(score: Score, target: Target, scale: Scale = "probability") -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,20 +40,28 @@ class Steps:
         remember: Called once per unit with a key and the computation; may return a stored value instead.
         advance: Called with the number of units done.
         spent: The cost of every unit by its key, filled as they are done or recalled.
+        prefix: Before the key of every unit.
     """
 
     remember: Remember = compute_fresh
     advance: Callable[[int], None] = ignore
     spent: dict[str, dict[str, float]] = field(default_factory=dict)
+    prefix: str = ""
+
+    def under(self, name: str) -> Steps:
+        """The same, with ``name/`` before every key: for a method that runs more than once, with other parameters."""
+        return replace(self, prefix=f"{self.prefix}{name}/")
 
     def unit(self, key: str, engine: Engine, compute: Callable[[], dict[str, Any]], units: int = 1) -> dict[str, Any]:
         """Compute (or recall) one unit; its cost is stored with it, so that a resumed run reports the same."""
+
+        key = self.prefix + key
 
         def measured() -> dict[str, Any]:
             before = engine.cost.copy()
             value = compute()
             spent: Cost = engine.cost - before
-            cost = {"forwards": spent.forwards, "tokens": spent.tokens, "seconds": round(spent.seconds, 3)}
+            cost = {**asdict(spent), "seconds": round(spent.seconds, 3)}
             return {**value, "cost": cost}
 
         value: dict[str, Any] = self.remember(key, measured)
@@ -62,5 +70,5 @@ class Steps:
         return value
 
     def cost(self) -> dict[str, float]:
-        """Forwards, tokens (rows x length, padding included) and seconds of all units so far."""
-        return {name: sum(c[name] for c in self.spent.values()) for name in ("forwards", "tokens", "seconds")}
+        """Forwards, tokens (rows x length, padding included), token-layers and seconds of all units so far."""
+        return {f.name: sum(c[f.name] for c in self.spent.values()) for f in fields(Cost)}

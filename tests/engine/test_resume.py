@@ -1,0 +1,280 @@
+"""Resumed forwards equal full ones, in every family, or the engine says why it does not resume."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engines import behaviours, small_engine
+from families.tiny import FAMILIES
+from pointsman.engine import resume as resume_module
+from pointsman.engine.hf import HFEngine
+from pointsman.engine.resume import Resume
+from pointsman.engine.scorer import FullScorer, ResumedScorer
+from pointsman.engine.types import Prompt
+from pointsman.methods.fsour import FSour
+from pointsman.methods.masking import Masking
+from pointsman.methods.rosais import RoSais
+from pointsman.routing.intervention import Intervention
+from pointsman.routing.replay import CannotReplay
+
+# Recurrent states are not cached token by token; these resume from layers only.
+RECURRENT = {"jamba", "qwen3_next"}
+# Float32 inside the router, or sums over chunks: equal up to rounding only.
+ROUNDING = {
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe",
+    "dots1",
+    "minimax_m2",
+    "ernie4_5_moe",
+    "qwen3_next",
+    "phimoe",
+    "llama4_text",
+}
+SHORT_SIGHTED: dict[str, dict[str, Any]] = {  # attention that does not reach back to the first token
+    "gpt_oss": dict(sliding_window=3),
+    "mixtral": dict(sliding_window=3),
+    "llama4_text": dict(attention_chunk_size=4),
+}
+
+
+def asked(engine: HFEngine, count: int = 3) -> tuple[list[Prompt], list[tuple[int, ...]]]:
+    """Prompts of different lengths, and targets of different lengths."""
+    chosen = behaviours(count)
+    prompts = [engine.encode(b.turns) for b in chosen]
+    prompts = [
+        Prompt(p.ids[: len(p) - n], p.tokens[: len(p) - n], p.roles[: len(p) - n]) for n, p in enumerate(prompts)
+    ]
+    targets = [engine.encode_target(b.target)[: 3 + n] for n, b in enumerate(chosen)]
+    return prompts, targets
+
+
+def tolerance(family: str) -> float:
+    return 1e-4 if family in ROUNDING else 1e-9
+
+
+def without_resume(engine: HFEngine) -> HFEngine:
+    engine._resume = None
+    return engine
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_resumes_or_says_why_not(family: str) -> None:
+    engine = small_engine(family)
+    if family in RECURRENT:
+        assert "from any layer, but not from a token (some of its layers keep a recurrent state" in engine.resumes
+    else:
+        assert engine.resumes == "forwards are resumed from any layer and token"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [*((f, {}) for f in sorted(FAMILIES)), *SHORT_SIGHTED.items()],
+    ids=[*sorted(FAMILIES), *(f"{name}-short-sighted" for name in SHORT_SIGHTED)],
+)  # fmt: skip
+def test_routes_grow_as_in_full_forwards(family: str, changes: dict[str, Any]) -> None:
+    engine = small_engine(family, **changes)
+    if family not in RECURRENT:
+        assert engine._resume is not None
+        engine._resume.split_from = 20  # both ways: the changed token alone, and all of them
+    prompts, targets = asked(engine)
+    rng = np.random.default_rng(0)
+    full = FullScorer(without_resume(small_engine(family, **changes)), prompts, targets, None)
+    improved = 0
+    with engine.scorer(prompts, targets) as scorer:
+        assert isinstance(scorer, FullScorer if family in RECURRENT else ResumedScorer)
+        assert scorer.totals == pytest.approx(full.totals, abs=tolerance(family))
+        for token in (0, 1, len(prompts[2]) - 1):
+            for router in engine.routers:
+                sets = {b: router.draw(rng, 4 + b) for b in range(3) if token < len(prompts[b])}
+                fast, slow = scorer.tries(router.layer, token, sets), full.tries(router.layer, token, sets)
+                winners = {}
+                for b, values in slow.items():
+                    assert fast[b] == pytest.approx(values, abs=tolerance(family))
+                    if values.max() > full.totals[b] + 1e-6:
+                        winners[b] = int(values.argmax())
+                improved += len(winners)
+                scorer.accept(winners)
+                full.accept(winners)
+    assert improved > 1
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_rows_that_share_a_prompt_score_as_alone(family: str) -> None:
+    fast, slow = small_engine(family), without_resume(small_engine(family))
+    prompts, targets = asked(fast)
+    rng = np.random.default_rng(1)
+    routing: list[Intervention | None] = [None]
+    for router in fast.routers:
+        routing += [Intervention.force(s, layers=router.layer, phase="prefill") for s in router.draw(rng, 2).tolist()]
+    first, last = fast.routers[0], fast.routers[-1]
+    routing.append(Intervention.bias({last.layer: rng.normal(size=last.experts).tolist()}))
+    routing.append(
+        Intervention.force({first.layer: first.draw(rng, 1)[0].tolist(), last.layer: last.draw(rng, 1)[0].tolist()})
+    )
+    rows = [(b, each) for each in routing for b in range(3)]
+    args = ([prompts[b] for b, _ in rows], [targets[b] for b, _ in rows])
+    for first_tokens in (None, (5, 6)):
+        quick = fast.score(*args, routing=[each for _, each in rows], first_tokens=first_tokens)
+        plain = slow.score(*args, routing=[each for _, each in rows], first_tokens=first_tokens)
+        for one, other in zip(quick, plain, strict=True):
+            assert one.tokens == pytest.approx(other.tokens, abs=tolerance(family))
+            assert one.first == pytest.approx(other.first, abs=tolerance(family))
+    assert len({round(s.total, 6) for s in quick}) > len(rows) // 2  # the routings do something
+    assert fast.cost.token_layers < slow.cost.token_layers
+
+
+@pytest.mark.parametrize("rows", [1, 3, None])
+def test_the_batch_changes_no_result(rows: int | None) -> None:
+    chosen = behaviours(3)
+    engine, plain = small_engine(batch_size=rows), without_resume(small_engine())
+    method = FSour(candidates=3, restarts=1, seed=2, log_tau=-1.0)
+    quick, slow = method.find_routes(engine, chosen, 0), method.find_routes(plain, chosen, 0)
+    for (before, steps, scored), (before_, steps_, scored_) in zip(quick, slow, strict=True):
+        assert [(s.layer, s.position, s.experts) for s in steps] == [(s.layer, s.position, s.experts) for s in steps_]
+        assert [s.log_prob for s in steps] == pytest.approx([s.log_prob for s in steps_], abs=1e-9)
+        assert (before, scored) == (pytest.approx(before_, abs=1e-9), scored_)
+        assert steps
+    ranked, ranked_ = (RoSais(samples=3).rank(e, chosen) for e in (engine, plain))
+    assert ranked.scores == pytest.approx(ranked_.scores, abs=1e-9)
+    masks = [Masking(samples=3, max_new_tokens=4, score="target") for _ in range(2)]
+    found, found_ = (
+        m._chunk(e, chosen, _Anything(), (0, 2)) for m, e in zip(masks, (engine, plain), strict=True)
+    )  # fmt: skip
+    assert found["chosen"] == found_["chosen"]
+    assert found["scores"] == pytest.approx(found_["scores"], abs=1e-12)
+
+
+class _Anything:
+    name, version, grades_content = "anything", "0", False
+
+    def judge(self, asked: Any, response: str, *, finished: bool = True) -> Any:
+        from pointsman.judges.types import Verdict
+
+        return Verdict("refused", 0.0, "")
+
+
+def test_a_route_is_searched_on_top_of_a_routing() -> None:
+    engine = small_engine(num_experts=8)
+    prompts, targets = asked(engine)
+    base = Intervention.mask({0: range(6), 2: range(2, 8)}) + Intervention.bias({1: [0.5] * 4 + [-0.5] * 4})
+    with engine.scorer(prompts, targets, routing=base) as scorer:
+        before = scorer.totals.copy()
+        found = scorer.tries(0, 1, {b: np.array([[0, 1], [2, 5]]) for b in range(3)})
+    plain = engine.score(prompts, targets, routing=base)
+    assert before == pytest.approx([s.total for s in plain], abs=1e-9)
+    for n, experts in enumerate(([0, 1], [2, 5])):
+        routed = engine.score(prompts, targets, routing=base + Intervention.force({(0, 1): experts}, phase="prefill"))
+        assert [found[b][n] for b in range(3)] == pytest.approx([s.total for s in routed], abs=1e-9)
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
+    engine = small_engine()
+    prompts, targets = asked(engine)
+    before = engine.score(prompts[:1], targets[:1])
+
+    def interrupted() -> None:
+        with engine.scorer(prompts, targets) as scorer:
+            scorer.tries(1, 0, {0: np.array([[0, 1]])})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any("forward" in module.__dict__ for module in engine.model.modules())
+    assert engine.score(prompts[:1], targets[:1]) == before
+    assert engine.generate(prompts[:1], max_new_tokens=3)
+
+
+def test_what_is_not_equal_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that uses its embeddings again at the end cannot be resumed from memory: refused, and still right."""
+    engine = small_engine()
+    model = engine.model
+    norm = model.model.norm
+    seen: list[torch.Tensor] = []
+    model.model.embed_tokens.register_forward_hook(lambda module, args, output: seen.append(output))
+    head = norm.forward
+    monkeypatch.setattr(norm, "forward", lambda hidden: head(hidden + 0.1 * seen[-1].cumsum(1)))
+    refused = HFEngine(model, engine.tokenizer, name="leaky")
+    assert "forwards are resumed from any layer, but not from a token" in refused.resumes
+    assert "is off by" in refused.resumes
+    prompts, targets = asked(refused)
+    with refused.scorer(prompts, targets) as scorer:
+        assert isinstance(scorer, FullScorer)
+
+
+def test_layers_that_return_more_than_the_stream_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = small_engine()
+    layer = engine.model.model.layers[1]
+    original = layer.forward
+
+    def pair(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs), torch.zeros(1)
+
+    monkeypatch.setattr(layer, "forward", pair)
+    said = Resume.of(engine.model, engine._controller)
+    assert isinstance(said, str)
+    assert said
+
+
+def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, plain = small_engine(), small_engine()
+    prompts, targets = asked(engine)
+    original = Resume.run
+    sizes: list[int] = []
+
+    def run(self: Resume, memory: Any, of_row: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(of_row))
+        if len(of_row) > 4:
+            raise torch.OutOfMemoryError("too much")
+        return original(self, memory, of_row, *args, **kwargs)
+
+    sets = {b: engine.routers[1].draw(np.random.default_rng(3), 6) for b in range(3)}
+    with plain.scorer(prompts, targets) as scorer:
+        wanted = scorer.tries(1, 2, sets)
+    monkeypatch.setattr(resume_module.Resume, "run", run)
+    with engine.scorer(prompts, targets) as scorer:
+        found = scorer.tries(1, 2, sets)
+        winners = {b: int(v.argmax()) for b, v in found.items() if v.max() > scorer.totals[b]}
+        scorer.accept(winners)
+        assert all(scorer.totals[b] == found[b][n] for b, n in winners.items())
+    assert winners
+    assert max(sizes) == 18
+    for b in sets:
+        assert found[b] == pytest.approx(wanted[b], abs=1e-9)
+
+
+def test_only_the_best_candidate_can_be_kept() -> None:
+    engine = small_engine()
+    prompts, targets = asked(engine, 1)
+    with engine.scorer(prompts, targets) as scorer:
+        values = scorer.tries(0, 0, {0: engine.routers[0].draw(np.random.default_rng(0), 8)})[0]
+        if values.max() > scorer.totals[0]:
+            with pytest.raises(ValueError, match="is not its best"):
+                scorer.accept({0: int(values.argmin())})
+
+
+def test_restarts_aim_at_the_targets_in_turn() -> None:
+    engine = small_engine()
+    behaviour = behaviours(1)[0]
+    other = type(behaviour)(**{**behaviour.__dict__, "targets": ("take the",)})
+    method = FSour(candidates=2, cycle_targets=True, log_tau=math.log(0.8))
+    assert [method.aimed(other, r) for r in range(3)] == [behaviour.target, "take the", behaviour.target]
+    assert FSour().aimed(other, 1) == behaviour.target
+    before = [method.find_routes(engine, [other], r)[0][0] for r in range(2)]
+    prompt = engine.encode(other.turns)
+    wanted = [engine.score([prompt], [engine.encode_target(t)])[0].total for t in (other.target, "take the")]
+    assert before == pytest.approx(wanted, abs=1e-9)
+
+
+def test_replay_needs_one_list_of_layers() -> None:
+    from dataclasses import replace
+
+    from pointsman.routing.replay import Replay
+
+    engine = small_engine()
+    with pytest.raises(CannotReplay, match="one list"):
+        Replay(engine.model, [replace(engine.routers[0], path="gate")])
