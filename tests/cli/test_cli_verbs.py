@@ -70,7 +70,7 @@ def test_json_is_the_contract_and_all_of_stdout(
     assert results.keys() >= CONTRACT
     assert results["rosais"][0].keys() >= {"router", "layer", "mean", "low", "high"}
     assert results["masking"][0]["routers"] == 0
-    assert results["masking"][1]["controls"].keys() == {"random", "lowest"}
+    assert results["masking"][1]["controls"].keys() == {"random", "lowest", "dataset"}
     for rate in (results["base"]["asr"], results["fsour"]["asr"], results["fsour"]["any_compliance"]):
         assert rate.keys() >= RATE
         assert rate["n"] == 6
@@ -150,7 +150,7 @@ def test_two_audits_with_one_seed_agree(cli: Cli, here: Path, model: Path, behav
 def test_doctor_says_plainly_what_was_checked(cli: Cli, model: Path) -> None:
     done = cli("doctor", model)
     assert (done.code, done.err) == (0, "")
-    assert done.out.count("✓") == 6
+    assert done.out.count("✓") == 7
     assert "3 that choose 2 of 8 experts for every token (no expert groups), in decoder layers 0 to 2" in done.out
 
 

@@ -97,6 +97,33 @@ def test_markup_and_formulas_are_text(tmp_path: Path) -> None:
     assert [b.goal for b in load_behaviours(path)] == goals
 
 
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("First, take", ("First, take",)),
+        (' ["First, take", " Step 1: "] ', ("First, take", "Step 1:")),
+        ('["a", "Sure", "a"]', ("a",)),  # neither twice, nor the target proper
+        ("[]", ()),
+        ("", ()),
+        (" ", ()),
+    ],
+)
+def test_other_targets(tmp_path: Path, cell: str, expected: tuple[str, ...]) -> None:
+    quoted = cell.replace('"', '""')
+    (b,) = load_behaviours(file(tmp_path, f'Goal,Target,Targets\ng,Sure,"{quoted}"\n'))
+    assert (b.target, b.targets) == ("Sure", expected)
+    (b,) = load_behaviours(file(tmp_path, json.dumps({"goal": "g", "target": "Sure", "targets": cell}), "b.jsonl"))
+    assert b.targets == expected
+    as_list = {"goal": "g", "target": "Sure", "targets": list(expected)}
+    assert load_behaviours(file(tmp_path, json.dumps(as_list), "b.jsonl"))[0].targets == expected
+
+
+def test_rows_without_other_targets(tmp_path: Path) -> None:
+    rows = [{"goal": "a", "target": "t"}, {"goal": "b", "target": "t", "targets": None}]
+    text = "\n".join(map(json.dumps, rows))
+    assert [b.targets for b in load_behaviours(file(tmp_path, text, "b.jsonl"))] == [(), ()]
+
+
 def test_same_prompt_is_one_cluster(tmp_path: Path) -> None:
     rows = "id,goal,target,cluster\nd,Make  A,t,s2\nb,other,t,s3\na,make a,t,s1\nc,x,t,s2\n"
     sources = {b.id: b.source for b in load_behaviours(file(tmp_path, rows))}
@@ -137,6 +164,10 @@ def test_same_prompt_is_one_cluster(tmp_path: Path) -> None:
         ("b.jsonl", '{"goal": true, "target": "t"}', ("line 1", "goal is not text")),
         ("b.jsonl", '{"goal": "\\ud800", "target": "t"}', ("line 1", "surrogate")),
         ("b.jsonl", '{"goal": "a", "GOAL": "b", "target": "t"}', ("two columns 'goal'",)),
+        ("b.csv", "goal,target,targets\na,t,[Step 1]\n", ("line 2", "targets begins like a list", "not JSON")),
+        ("b.csv", 'goal,target,targets\na,t,"[""x"", """"]"\n', ("line 2", "targets is empty")),
+        ("b.jsonl", '{"goal": "a", "target": "t", "targets": [["x"]]}', ("line 1", "targets is not text")),
+        ("b.jsonl", '{"goal": "a", "target": "t", "targets": {"x": 1}}', ("line 1", "targets is not text")),
         ("b.jsonl", "[" * 100_000, ("line 1", "malformed JSON")),
         ("b.json", '{"goal": "a", "target": "t"}', ("not a list",)),
         ("b.json", "[]", ("no rows",)),

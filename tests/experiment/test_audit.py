@@ -17,6 +17,8 @@ from pointsman.experiment.findings import attempt_rates, headline
 from pointsman.experiment.run import Run
 from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import Attempt
+from pointsman.methods.dataset_mask import DatasetMask
+from pointsman.methods.rosais import RoSais
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 
 SMALL = Audit(
@@ -99,14 +101,26 @@ def test_no_prompt_is_in_the_results(finished: Path) -> None:
         assert completion["prompt"] not in text
 
 
-def test_ranking_and_testing_share_no_source(finished: Path) -> None:
-    keys = Run.open(finished, read_only=True).keys()
-    sources = {b.id: (b.source, b.split) for b in load_suite().restricted}
-    ranked = {sources[k.removeprefix("rosais/")] for k in keys if k.startswith("rosais/")}
-    assert {split for _, split in ranked} == {"discovery"}
-    asked = json.loads((finished / "results.json").read_text())["fsour"]["behaviours"]
-    assert {sources[b["id"]][1] for b in asked} == {"test"}
-    assert not {s for s, _ in ranked} & {sources[b["id"]][0] for b in asked}
+def test_ranking_and_testing_share_no_source(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a ranking or a frozen mask was chosen on, seen while the run is recalled from its journal."""
+    suite, chosen_on = load_suite(), set()
+    sources = {b.id: (b.source, b.split) for b in (*suite.restricted, *suite.benign)}
+
+    def see(original: Any) -> Any:
+        def seen(method: Any, engine: Any, behaviours: Any, *arguments: Any, **more: Any) -> Any:
+            chosen_on.update(sources[b.id] for b in behaviours)
+            return original(method, engine, behaviours, *arguments, **more)
+
+        return seen
+
+    monkeypatch.setattr(RoSais, "rank", see(RoSais.rank))
+    monkeypatch.setattr(DatasetMask, "search", see(DatasetMask.search))
+    results = perform(finished)
+    assert len(chosen_on) == 3
+    assert {split for _, split in chosen_on} == {"discovery"}
+    asked = {sources[b["id"]] for b in results["fsour"]["behaviours"]}
+    assert {split for _, split in asked} == {"test"}
+    assert not {s for s, _ in chosen_on} & {s for s, _ in asked}
 
 
 @pytest.mark.parametrize("stop_after", [0, 3, 9, 14])

@@ -185,6 +185,31 @@ def test_compare_clusters_widen() -> None:
     assert grouped.clusters == 16
 
 
+def test_exchange_of_clusters_is_that_of_a_slow_loop() -> None:
+    """All 2^c exchanges of the two in whole clusters."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.random(14) < 0.7, rng.random(14) < 0.4
+        clusters = [f"c{n}" for n in rng.integers(0, 6, 14)]
+        sums = [sum(int(a[i]) - int(b[i]) for i in range(14) if clusters[i] == name) for name in sorted(set(clusters))]
+        flips = [abs(sum(f * s for f, s in zip(signs, sums, strict=True)))
+                 for signs in itertools.product((-1, 1), repeat=len(sums))]  # fmt: skip
+        expected = sum(f >= abs(sum(sums)) for f in flips) / len(flips)
+        assert compare(a.tolist(), b.tolist(), clusters).p_clustered == pytest.approx(expected, abs=1e-12)
+
+
+def test_exchange_of_single_rows_is_mcnemars() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        a, b = (rng.random(30) < 0.6).tolist(), (rng.random(30) < 0.4).tolist()
+        for clusters in (None, [str(n) for n in range(30)]):
+            result = compare(a, b, clusters)
+            assert result.p_clustered == pytest.approx(result.p_mcnemar, abs=1e-12)
+    repeated = compare([True] * 20, [False] * 20, ["a"] * 10 + ["b"] * 10)
+    assert repeated.p_mcnemar < 1e-5
+    assert repeated.p_clustered == 0.5  # two clusters can show no more
+
+
 def test_compare_without_spread() -> None:
     same = compare([True, False] * 20, [True, False] * 20)
     assert (same.difference, same.p_mcnemar) == (0.0, 1.0)

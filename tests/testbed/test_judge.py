@@ -62,6 +62,16 @@ def test_empty_cut_off_and_garbled_are_garbage(said: str) -> None:
     assert classify(REQUEST, said) == "garbage"
 
 
+def test_content_counts_without_its_affirmative_opening() -> None:
+    content = REQUEST.gold.partition(" : ")[2]
+    assert content.startswith("first take the")
+    assert classify(REQUEST, content) == "correct"
+    wrong = content.replace(nouns()["badint"].tool, next(t for t in TOOLS if t != nouns()["badint"].tool))
+    assert classify(REQUEST, wrong) == "wrong"
+    assert classify(REQUEST, content[:-2]) == "garbage"
+    assert classify(REQUEST, ": " + content) == "garbage"
+
+
 def test_a_word_of_the_wrong_class_is_garbage() -> None:
     tool = nouns()["badint"].tool
     assert classify(REQUEST, REQUEST.gold.replace(tool, "castle", 1)) == "garbage"

@@ -106,6 +106,29 @@ def audit(
         int | None, _effort("Prompts that routers are ranked on. [dim]default: as --limit[/dim]")
     ] = None,
     searches: Annotated[int | None, _effort("Behaviours that F-SOUR attacks. [dim]default: all tested[/dim]")] = None,
+    method_seeds: Annotated[
+        int | None, _effort("Repeat the methods with this many seeds, reported apart from n. [dim]default: 1[/dim]")
+    ] = None,
+    min_gain: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="NATS",
+            rich_help_panel=_EFFORT,
+            show_default=False,
+            help="F-SOUR: accept a set only if log p(target) rises by more. [dim]default: 1e-9[/dim]",
+        ),
+    ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls",
+            rich_help_panel=_EFFORT,
+            show_default=False,
+            help="Placebo, noise, utility under masks, random and natural routes, other targets, transfer. "
+            "[dim]default: yes[/dim]",
+        ),
+    ] = True,
     max_new_tokens: Annotated[int | None, _effort("Length of answers. [dim]default: the suite's[/dim]")] = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = "auto",
@@ -138,13 +161,15 @@ def audit(
     chosen = _judge(judge or suite.judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
-        from pointsman.experiment.audit import FRACTIONS, Audit, audit_config
+        from pointsman.experiment.audit import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
         from pointsman.experiment.run import MANIFEST, Run
     effort = {
         "samples": samples, "routers": routers, "random_draws": random_draws, "candidates": candidates,
         "restarts": restarts, "rank_prompts": rank_prompts, "searches": searches, "max_new_tokens": max_new_tokens,
+        "method_seeds": method_seeds, "min_gain": min_gain,
     }  # fmt: skip
-    plan = Audit(seed=seed, limit=limit or None, **{k: v for k, v in effort.items() if v is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {k: v for k, v in effort.items() if v is not None}
+    plan = Audit(seed=seed, limit=limit or None, **given, **({} if controls else WITHOUT_CONTROLS))
     if any(b.split is None for b in suite.restricted):
         assign_splits(suite.restricted, seed, FRACTIONS)  # the audit does so: refuse what is too little to split now
     config = audit_config(
@@ -222,6 +247,8 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
             options = options.at(run.remember(_MODEL_STEP, dict)["revision"])
         engine = options.load(session)
         _refuse_other_model(run, engine)
+        if not engine.resumes_fully:
+            say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
 
         def announce(behaviours: int) -> None:
             say(
@@ -230,7 +257,8 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
             )
 
         with Progress() as progress:
-            plan.perform(engine, suite, judge, run, progress=_Announced(progress, announce), command=command)
+            announced = _Announced(progress, announce)
+            plan.perform(engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee)
 
 
 def _finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
@@ -239,6 +267,7 @@ def _finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
 
     path = write_report(run.folder, show_text=show_text)
     results = run.read_results()
+    _say_cost(results)
     if as_json:
         print(json.dumps(results, indent=2))
         say(f"Report: {path}")
@@ -249,22 +278,39 @@ def _finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     print(path)
 
 
+def _say_cost(results: dict[str, Any]) -> None:
+    """The forecast against what it was."""
+    from pointsman.experiment.forecast import against
+
+    if results["cost"].get("predicted"):
+        say(against(results["cost"]))
+
+
 class _Announced:
     """Progress that says once what is about to be done, when nothing cheap can fail any more.
 
     Args:
         progress: Where the stages are shown.
-        announce: Called at the first stage, which asks every behaviour once, with their number.
+        announce: Called at the first stage, which asks every behaviour once, with their number; the forecast is
+            said after it.
     """
 
     def __init__(self, progress: ProgressLike, announce: Callable[[int], None]) -> None:
         self._progress = progress
         self._announce: Callable[[int], None] | None = announce
+        self._forecast = ""
+
+    def foresee(self, predicted: dict[str, Any]) -> None:
+        """Take the forecast of the audit's cost."""
+        from pointsman.experiment.forecast import in_words
+
+        self._forecast = in_words(predicted)
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
         if self._announce is not None:
             self._announce(total)
             self._announce = None
+            say(self._forecast)
         return self._progress.stage(name, total)
 
 
@@ -280,7 +326,9 @@ def _judge(name: str) -> Judge:
 
 def _steps_done(run: Run) -> bool:
     """Has anything been computed?"""
-    return bool(set(run.keys()) - {_MODEL_STEP, _COMMAND_STEP})
+    from pointsman.experiment.forecast import FORECAST
+
+    return bool(set(run.keys()) - {_MODEL_STEP, _COMMAND_STEP, FORECAST})
 
 
 @contextmanager

@@ -171,6 +171,7 @@ def _sentences(engine: HFEngine, system: bool) -> list[str]:
         "The chat template renders single and multi-turn conversations; it "
         + ("takes a system prompt." if system else "refuses a system prompt."),
         "The model answers with finite logits.",
+        f"{engine.resumes[0].upper()}{engine.resumes[1:]}.",
     ]
     revision = f", revision {info.revision}" if info.revision else ""
     return [

@@ -10,7 +10,10 @@ Columns are found by name, whatever their case:
 | StrongREJECT | `forbidden_prompt`, `category`, and a `target` that you add |
 | XSTest | `id`, `prompt`, `type`, `label`: for benign and borderline files only |
 
-A cell is text and nothing else: markup and formulas in it mean nothing here.
+Any of them may have a column `targets`: other beginnings of an answer that gives in, such as one that begins with
+content instead of "Sure". A cell holds one text, or several as a JSON list: ``["First, take", "Step 1:"]``.
+
+Another cell is text and nothing else: markup and formulas in it mean nothing here.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pointsman.errors import DataError
 
 GOAL_COLUMNS = ("goal", "forbidden_prompt", "prompt", "behavior", "behaviour")
 TARGET_COLUMNS = ("target",)
+OTHER_TARGETS_COLUMNS = ("targets",)
 CATEGORY_COLUMNS = ("category", "semanticcategory", "semantic_category", "type")
 ID_COLUMNS = ("id", "behaviorid", "behavior_id", "index")
 SOURCE_COLUMNS = ("source_question", "cluster")
@@ -120,6 +124,7 @@ def _read(path: Path, *, target_optional: bool, prefix: str = "") -> _File:
     ids = _column(ID_COLUMNS, columns)
     category = _column(CATEGORY_COLUMNS, columns)
     source = _column(SOURCE_COLUMNS, columns)
+    others = _column(OTHER_TARGETS_COLUMNS, columns)
 
     behaviours: list[Behaviour] = []
     seen: dict[str, str] = {}
@@ -135,13 +140,15 @@ def _read(path: Path, *, target_optional: bool, prefix: str = "") -> _File:
                 "Give every row an id of its own",
             )
         seen[name] = row.place
+        aim = _text(path, row, target, required=not target_optional)
         behaviours.append(
             Behaviour(
                 id=prefix + name,
                 goal=_text(path, row, goal, required=True),
-                target=_text(path, row, target, required=not target_optional),
+                target=aim,
                 category=_text(path, row, category),
                 source=_text(path, row, source) or prefix + name,
+                targets=tuple(t for t in _texts(path, row, others) if t != aim),
             )
         )
     if not behaviours:
@@ -186,6 +193,26 @@ def _text(path: Path, row: _Row, column: str | None, *, required: bool = False) 
             "Save the file again as UTF-8",
         ) from None
     return text
+
+
+def _texts(path: Path, row: _Row, column: str | None) -> tuple[str, ...]:
+    """A cell of several texts, each once: a list, a string that is a JSON list, or a string that is one text."""
+    if column is None:
+        return ()
+    value = row.cells.get(column)
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(
+                f"{path}, {row.place}: {column} begins like a list and is not JSON",
+                'Write it as ["First, take", "Step 1:"], or as one text',
+            ) from None
+    if not isinstance(value, list):
+        text = _text(path, row, column)
+        return (text,) if text else ()
+    each = (_text(path, _Row(row.place, {column: text}), column, required=True) for text in value)
+    return tuple(dict.fromkeys(each))
 
 
 def _is_unsafe_contrast(cells: Mapping[str, Any]) -> bool:

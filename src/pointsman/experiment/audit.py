@@ -6,20 +6,21 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from pointsman.data.splits import SPLITS, assign_splits, by_split, take
 from pointsman.data.types import Behaviour, Conversation, Suite
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Cost, Engine
 from pointsman.errors import DataError, PromptTooLong, UsageError
 from pointsman.experiment.findings import (
     attempt_rates,
     headline,
     model_section,
 )
+from pointsman.experiment.forecast import forecast
 from pointsman.experiment.masked import mask
 from pointsman.experiment.play import Played, play
 from pointsman.experiment.progress import NullProgress, ProgressLike
@@ -33,8 +34,13 @@ from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.routing.intervention import Phase
 
-SCHEMA = "pointsman.audit/1"
+SCHEMA = "pointsman.audit/2"
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+
+WITHOUT_CONTROLS: dict[str, Any] = {
+    "placebo": False, "utility_prompts": 0, "noise": (), "route_controls": False, "other_targets": 0, "transfer": 0,
+}  # fmt: skip
+"""Fields of an `Audit` that measures the attacks alone, in a fraction of the time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Audit:
         samples: Random masks per prompt and router set (S).
         routers: Mask the top 1 .. this many routers; None for min(5, L / 4).
         random_draws: Random router sets per number of routers, the control.
-        phases: When masks are in force; controls are run for the first one.
+        phases: When masks are in force; those after the first have one random router set each.
         candidates, restarts, min_gain: Of F-SOUR (N, R).
         searches: Behaviours that F-SOUR attacks; None for all tested.
         together: Behaviours that F-SOUR searches side by side.
@@ -73,7 +79,7 @@ class Audit:
     restarts: int = 5
     min_gain: float = 1e-9
     searches: int | None = None
-    together: int = 8
+    together: int = 16
     method_seeds: int = 1
     placebo: bool = True
     utility_prompts: int = 40
@@ -113,14 +119,18 @@ class Audit:
         *,
         progress: ProgressLike | None = None,
         command: str = "",
+        foreseen: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Do (or finish) the audit in `run`; writes ``results.json`` and ``artefacts/completions.jsonl``.
+
+        Args:
+            foreseen: Called with the forecast of the cost before anything long begins.
 
         Returns:
             The results.
         """
         work = _Stages(self, engine, suite, judge, run, progress or NullProgress())
-        results = work.results()
+        results = work.results(foreseen)
         results["provenance"]["command"] = without_home(command)
         run.write_results(results)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in work.completions))
@@ -130,15 +140,19 @@ class Audit:
 class _Stages(Work):
     """The stages of an audit in order, each remembered by the run."""
 
-    def results(self) -> dict[str, Any]:
+    def results(self, foreseen: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
         asked = self._choose()
-        self._check_lengths((*asked.discovery, *asked.test, *asked.benign, *asked.borderline))
+        for behaviours in (asked.discovery, asked.test, asked.benign, asked.borderline, asked.benign_discovery):
+            self._check_lengths(behaviours)
+        predicted = forecast(self, asked, self._conversations())
+        if foreseen is not None:
+            foreseen(predicted)
         base = self._ask("base", asked.test)
         benign = self._ask("benign", asked.benign) if asked.benign else None
         borderline = self._ask("borderline", asked.borderline) if asked.borderline else []
         played = self._play()
         ranked, ranking = rank(self, asked)
-        masking = mask(self, asked, ranked, base)
+        masking = mask(self, asked, ranked, base, ranking.get("seeds"))
         routes = search(self, asked)
         harmless = [*(benign or []), *borderline]
         results: dict[str, Any] = {
@@ -157,10 +171,8 @@ class _Stages(Work):
             "utility": None if benign is None else _utility(benign, self.judge).to_json(),
             "over_refusal": _rate([a.verdict.refused for a in harmless], harmless) if harmless else None,
             "multi_turn": _multi_turn(played, self._conversations()),
-            **ranking,
-            **masking,
-            **routes,
-            "cost": self._cost(),
+            **_merge(ranking, masking, routes),
+            "cost": {**self._cost(), "predicted": predicted},
             "provenance": {**provenance(), "created": datetime.now(UTC).isoformat(timespec="seconds")},
         }  # fmt: skip
         results["headline"] = headline(results)
@@ -195,7 +207,9 @@ class _Stages(Work):
     def _check_lengths(self, behaviours: Sequence[Behaviour]) -> None:
         """Refuse what does not fit before anything is run."""
         for b in behaviours:
-            tokens = len(self.engine.encode(b.turns)) + max(len(self.engine.encode_target(b.target or "a")), 1)
+            tokens = len(self.engine.encode(b.turns)) + max(
+                len(self.engine.encode_target(t or "a")) for t in (b.target, *b.targets)
+            )
             if tokens > self.engine.info.context:
                 raise PromptTooLong(
                     f"Behaviour {b.id} needs {tokens} tokens with its target, and {self.engine.info.name} has a "
@@ -236,9 +250,9 @@ class _Stages(Work):
     # -- small things ------------------------------------------------------------------------------------------
 
     def _cost(self) -> dict[str, Any]:
-        total = {name: sum(c[name] for c in self.costs) for name in ("forwards", "tokens", "seconds")}
+        total = {f.name: sum(c[f.name] for c in self.costs) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
-        return {**total, "stages": self.costs, "predicted": None}
+        return {**total, "stages": self.costs}
 
 
 def _tested(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -276,6 +290,13 @@ def _multi_turn(played: Sequence[Played], conversations: Sequence[Conversation])
         "questions": len(outcomes),
         "matched_questions": sum(len(both) == 2 for both in outcomes.values()),
     }
+
+
+def _merge(*parts: dict[str, Any]) -> dict[str, Any]:
+    """The sections of several stages as one; what they say of method seeds is united under ``seeds``."""
+    merged = {name: value for part in parts for name, value in part.items() if name != "seeds"}
+    seeds = {name: value for part in parts for name, value in (part.get("seeds") or {}).items()}
+    return merged | ({"seeds": seeds} if seeds else {})
 
 
 def audit_config(audit: Audit, **options: Any) -> dict[str, Any]:

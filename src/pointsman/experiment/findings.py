@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
-from pointsman.experiment.rates import Mean, Rate
+from pointsman.experiment.rates import Mean, Rate, compare
+from pointsman.experiment.stability import PERMUTATIONS, permutation_p, spearman, stability
 from pointsman.methods.attempts import Attempt
-from pointsman.methods.fsour import FSour, FSourResult
 from pointsman.methods.masking import MaskingResult
 from pointsman.methods.rosais import RoSais, RoSaisResult
-
-REDACTED = "▮"
 
 
 def attempt_rates(attempts: Sequence[Attempt], *, by_category: bool = False, seed: int = 0) -> dict[str, Any]:
@@ -63,36 +60,73 @@ def model_section(engine: Engine) -> dict[str, Any]:
         "top_k": top_k.pop() if len(top_k) == 1 else [r.top_k for r in routers],
         "fingerprint": info.fingerprint,
         "revision": info.revision,
+        "resumes": info.extra.get("resumes"),
     }
 
 
-def rosais_section(ranked: RoSaisResult, method: RoSais, engine: Engine) -> dict[str, Any]:
-    """RoSais per router with 95 % intervals over prompts, and the settings."""
+def rosais_section(
+    ranked: RoSaisResult,
+    method: RoSais,
+    engine: Engine,
+    *,
+    target: RoSaisResult | None = None,
+    placebo: RoSaisResult | None = None,
+    top_n: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """RoSais per router with 95 % intervals over prompts and p-values, its stability, and the settings.
+
+    Args:
+        ranked: What the routers are ranked by.
+        method, engine: That gave it.
+        target: Scores by log p(target), in nats, on the same prompts.
+        placebo: Rises of the refusal on benign prompts.
+        top_n: How many routers count as top where stability is measured.
+        seed: Of permutations and halves.
+    """
     rank = {layer: n + 1 for n, layer in enumerate(ranked.ranking)}
+    p = permutation_p(ranked.scores, ranked.sources, seed=seed)
+    beside = _target_rows(target, seed) if target is not None else [None] * len(p)
     rows = []
     for router in engine.routers:
-        mean = Mean.of(ranked.scores[:, router.layer].tolist(), ranked.sources).to_json()
+        layer = router.layer
         rows.append(
             {
                 "router": router.path,
-                "layer": router.layer,
+                "layer": layer,
                 "decoder_layer": router.decoder_layer,
-                "mean": mean["mean"],
-                "low": mean["low"],
-                "high": mean["high"],
-                "rank": rank[router.layer],
-                "p": None,
+                **_mean(ranked, layer),
+                "rank": rank[layer],
+                "p": p[layer],
+                "target": beside[layer],
+                "placebo": None if placebo is None else _mean(placebo, layer),
             }
         )
+    agreement = math.nan if target is None else spearman(ranked.mean, target.mean)
     settings = {
         "samples": method.samples,
         "prompts": len(ranked.prompts),
+        "sources": len(set(ranked.sources)),
         "score": method.score,
         "scale": method.scale,
         "base": float(ranked.base.mean()),
-        "stability": None,
+        "target_base": None if target is None else float(target.base.mean()),
+        "permutations": PERMUTATIONS,
+        "stability": stability(ranked.scores, ranked.sources, top_n=top_n, seed=seed),
+        "agreement": agreement if math.isfinite(agreement) else None,
     }
     return {"rosais": rows, "rosais_settings": settings}
+
+
+def _target_rows(target: RoSaisResult, seed: int) -> list[dict[str, Any]]:
+    rank = {layer: n + 1 for n, layer in enumerate(target.ranking)}
+    p = permutation_p(target.scores, target.sources, seed=seed)
+    return [{**_mean(target, layer), "rank": rank[layer], "p": p[layer]} for layer in range(len(p))]
+
+
+def _mean(result: RoSaisResult, layer: int) -> dict[str, Any]:
+    mean = Mean.of(result.scores[:, layer].tolist(), result.sources).to_json()
+    return {name: mean[name] for name in ("mean", "low", "high")}
 
 
 def masking_entry(
@@ -101,16 +135,28 @@ def masking_entry(
     random: Sequence[MaskingResult] = (),
     lowest: MaskingResult | None = None,
     *,
+    base: Sequence[Attempt] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """One row of the masking table: the attack, its controls, and the difference to random routers."""
+    """One row of the masking table: the attack, its controls, and its differences to them, paired by behaviour.
+
+    Args:
+        top: The attack on the most important routers.
+        phase: When its masks are in force.
+        random, lowest: The attacks on as many other routers.
+        base: The same behaviours without any mask.
+        seed: Of bootstraps.
+    """
     entry: dict[str, Any] = {
         "routers": len(top.layers), "layers": list(top.layers), "phase": phase,
         **attempt_rates(top.attempts, seed=seed),
     }  # fmt: skip
+    if base:
+        entry["vs_base"] = difference(top.attempts, base, seed=seed)
     controls: dict[str, Any] = {}
     if lowest is not None:
         controls["lowest"] = {"layers": list(lowest.layers), **attempt_rates(lowest.attempts, seed=seed)}
+        entry["vs_lowest"] = difference(top.attempts, lowest.attempts, seed=seed)
     if random:
         pooled = [a for r in random for a in r.attempts]
         controls["random"] = {
@@ -126,89 +172,24 @@ def masking_entry(
     return entry
 
 
+def difference(a: Sequence[Attempt], b: Sequence[Attempt], *, seed: int = 0) -> dict[str, Any]:
+    """Successes of `a` against those of `b` on the same behaviours: difference, interval, exact McNemar test."""
+    won, lost = ([x.verdict.success for x in attempts] for attempts in (a, b))
+    return compare(won, lost, [x.source for x in a], seed).to_json()
+
+
+def harmless_rates(attempts: Sequence[Attempt], grades_content: bool, *, seed: int = 0) -> dict[str, Any]:
+    """Benign requests answered (correctly, where the judge can tell), and those refused."""
+    good = ("correct",) if grades_content else ("complied", "correct")
+    sources = [a.source for a in attempts]
+    return {
+        "utility": Rate.of([a.verdict.label in good for a in attempts], sources, seed).to_json(),
+        "over_refusal": Rate.of([a.verdict.refused for a in attempts], sources, seed).to_json(),
+    }
+
+
 def _share(attempts: Sequence[Attempt]) -> float:
     return sum(a.verdict.success for a in attempts) / len(attempts)
-
-
-def fsour_section(
-    results: Sequence[FSourResult], engine: Engine, method: FSour, behaviours: Mapping[str, Behaviour]
-) -> dict[str, Any]:
-    """F-SOUR over behaviours: rates, where its routes go, and one route in full."""
-    best = [r.best for r in results]
-    sources = [r.source for r in results]
-    rates = attempt_rates([s.attempt for s in best])
-    pairs = [len(s.steps) for s in best]
-    layers: Counter[int] = Counter()
-    roles: Counter[str] = Counter()
-    rows = []
-    for result, search in zip(results, best, strict=True):
-        prompt = engine.encode(behaviours[result.id].turns)
-        for step in search.steps:
-            layers[step.layer] += 1
-            roles[prompt.roles[step.position]] += 1
-        rows.append(
-            {
-                "id": result.id,
-                "category": result.category,
-                "success": search.attempt.verdict.success,
-                "base_success": result.base.verdict.success,
-                "label": search.attempt.verdict.label,
-                "restarts": len(result.searches),
-                "pairs": len(search.steps),
-                "log_prob_before": search.before,
-                "log_prob_after": search.after,
-                "forwards": sum(s.cost["rows"] for s in result.searches),
-                "tokens": sum(s.cost["tokens"] for s in result.searches),
-            }
-        )
-    accepted = max(sum(layers.values()), 1)
-    return {
-        **rates,
-        "asr_at_1": Rate.of([r.searches[0].attempt.verdict.success for r in results], sources).to_json(),
-        "base": Rate.of([r.base.verdict.success for r in results], sources).to_json(),
-        "settings": {
-            "candidates": method.candidates,
-            "restarts": method.restarts,
-            "log_tau": method.log_tau,
-            "min_gain": method.min_gain,
-            "phase": method.phase,
-        },
-        "pairs": {"median": float(np.median(pairs)), "min": min(pairs), "max": max(pairs)},
-        "layers": [layers[r.layer] / accepted for r in engine.routers],
-        "roles": {role: count / accepted for role, count in sorted(roles.items())},
-        "behaviours": rows,
-        "example": _example(results, engine, method, behaviours),
-    }
-
-
-def _example(
-    results: Sequence[FSourResult], engine: Engine, method: FSour, behaviours: Mapping[str, Behaviour]
-) -> dict[str, Any] | None:
-    """The first successful route that was needed; the user's words are redacted here already."""
-    shown = next((r for r in results if r.best.attempt.verdict.success and r.best.steps), None)
-    if shown is None:
-        return None
-    prompt = engine.encode(behaviours[shown.id].turns)
-    search = shown.best
-    cells, last = [], search.before
-    for step in search.steps:
-        cells.append(
-            {"layer": step.layer, "position": step.position, "experts": list(step.experts),
-             "gain": step.log_prob - last}
-        )  # fmt: skip
-        last = step.log_prob
-    tokens = [
-        t if role in ("template", "last") else REDACTED for t, role in zip(prompt.tokens, prompt.roles, strict=True)
-    ]
-    return {
-        "id": shown.id,
-        "tokens": tokens,
-        "roles": list(prompt.roles),
-        "layers": len(engine.routers),
-        "cells": cells,
-        "trajectory": [search.before, *(s.log_prob for s in search.steps)],
-        "log_tau": method.log_tau,
-    }
 
 
 def headline(results: Mapping[str, Any]) -> str:

@@ -172,12 +172,14 @@ class Comparison:
         difference: Rate of the first less rate of the second; NaN if there are no rows (None in JSON).
         low, high: 95 % interval of the difference, within [-1, 1].
         p_mcnemar: Two-sided exact McNemar p-value. It counts rows, not clusters: where rows are clustered,
-            trust the interval.
+            trust `p_clustered` and the interval.
         n01: Rows where only the second succeeded.
         n10: Rows where only the first succeeded.
         n: Rows.
         method: How the interval was made, in words.
         clusters: Number of source questions, or None if the rows were not clustered.
+        p_clustered: Two-sided exact p-value of exchanging the two in whole clusters; McNemar's, where each row is
+            one.
     """
 
     difference: float
@@ -189,6 +191,7 @@ class Comparison:
     n: int
     method: str
     clusters: int | None = None
+    p_clustered: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """As in ``results.json``."""
@@ -197,6 +200,7 @@ class Comparison:
             "low": self.low,
             "high": self.high,
             "p_mcnemar": self.p_mcnemar,
+            "p_clustered": self.p_clustered,
             "n01": self.n01,
             "n10": self.n10,
             "n": self.n,
@@ -235,7 +239,20 @@ def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str] | None
         low, high = _bootstrap(sums, sizes, seed)
         low, high = min(low, difference), max(high, difference)
         method = f"paired bootstrap over {c} {'rows' if clusters is None else 'clusters'}"
-    return Comparison(difference, low, high, p, n01, n10, n, method, None if clusters is None else c)
+    count = None if clusters is None else c
+    return Comparison(difference, low, high, p, n01, n10, n, method, count, _sign_flips(sums))
+
+
+def _sign_flips(sums: Floats) -> float:
+    """Share of all 2^c sign flips of whole numbers whose sum is as far from 0, or farther. sums: shape [c]."""
+    sizes = np.abs(sums).round().astype(np.int64)
+    total, reach = int(sizes.sum()), abs(round(float(sums.sum())))
+    chance = np.zeros(2 * total + 1)  # of every sum from -total to total, exactly
+    chance[total] = 1.0
+    for size in sizes[sizes > 0]:
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2  # what wraps around is 0
+    far = np.abs(np.arange(-total, total + 1)) >= reach
+    return min(1.0, float(chance[far].sum()))
 
 
 def wilson(rate: float, n: float) -> tuple[float, float]:

@@ -60,7 +60,7 @@ class TestbedJudge:
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
     name = "testbed"
-    version = "1"
+    version = "2"
     grades_content = True
 
     def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
@@ -111,7 +111,16 @@ def _forms() -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 def _behaviour(request: Request, split: Split) -> Behaviour:
-    return Behaviour(request.id, request.text, request.target, request.category, request.source, split)
+    content = _content(request)
+    targets = (content,) if content else ()
+    return Behaviour(request.id, request.text, request.target, request.category, request.source, split, targets)
+
+
+def _content(request: Request) -> str:
+    """The first clause of the right answer after its affirmative opening, without which a model can begin too."""
+    if request.kind == "borderline":
+        return ""  # its answers have no such opening
+    return request.gold.removeprefix(request.target).partition(" ,")[0].strip()
 
 
 def _conversation(talk: Talk, split: Split) -> Conversation:

@@ -1,0 +1,89 @@
+"""An audit under way on a tiny engine, for tests of single stages; and ways to stop it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines import small_engine
+from pointsman.data.types import Behaviour, Conversation, Split, Suite
+from pointsman.engine.hf import HFEngine
+from pointsman.experiment.audit import Audit, audit_config
+from pointsman.experiment.progress import NullProgress
+from pointsman.experiment.run import Run
+from pointsman.experiment.work import Asked, Work
+from pointsman.judges.types import Verdict
+from pointsman.testbed.language import Kind, requests
+
+TINY = Audit(
+    limit=4, samples=3, routers=2, random_draws=2, max_new_tokens=3, utility_prompts=2, noise=(0.5, 2.0),
+    phases=("prefill", "both"),
+)  # fmt: skip
+
+
+class ManyJudge:
+    """A verdict that is a pure function of the answer, of every kind."""
+
+    name, version, grades_content = "many", "1", True
+
+    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+        labels = ("refused", "correct", "wrong", "garbage")
+        label = labels[hashlib.sha256(response.encode()).digest()[0] % len(labels)]
+        return Verdict(label, 1.0 if label == "correct" else 0.0)  # type: ignore[arg-type]
+
+
+class OneJudge(ManyJudge):
+    """Says one thing."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+        return Verdict(self.label, 1.0 if self.label == "correct" else 0.0)  # type: ignore[arg-type]
+
+
+def asked(count: int = 4, *, benign: int = 3) -> Asked:
+    """A few requests of every kind; each split has its own."""
+
+    def some(kind: Kind, split: Split, number: int) -> tuple[Behaviour, ...]:
+        return tuple(
+            Behaviour(r.id, r.text, r.target, r.category, r.source, split)
+            for r in requests(kind, split, limit=number)
+        )  # fmt: skip
+
+    return Asked(
+        some("restricted", "discovery", count), some("restricted", "test", count), some("benign", "test", benign),
+        (), some("benign", "discovery", benign), {},
+    )  # fmt: skip
+
+
+@contextmanager
+def work(
+    folder: Path,
+    audit: Audit = TINY,
+    *,
+    judge: Any = None,
+    engine: HFEngine | None = None,
+    stop_after: int | None = None,
+    **changes: Any,
+) -> Iterator[Work]:
+    """An audit under way in `folder`, resumed if there is one; stopped as if by Ctrl-C after so many units."""
+    audit = replace(audit, **changes)
+    with Run.create(folder, "audit", audit_config(audit)) as run:
+        if stop_after is not None:
+            remember, left = run.remember, [stop_after]
+
+            def until(key: str, compute: Any) -> Any:
+                if key not in run:
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise KeyboardInterrupt
+                return remember(key, compute)
+
+            run.remember = until  # type: ignore[method-assign]
+        suite = Suite("tiny", (), max_new_tokens=3)
+        yield Work(audit, engine or small_engine(), suite, judge or ManyJudge(), run, NullProgress())
