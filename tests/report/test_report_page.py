@@ -79,8 +79,10 @@ def test_all_sections_in_order(results: Json) -> None:
     page = Page(render_audit(results))
     headings = [
         "Base ASR",
+        "Do the findings stand?",
         "Which routers matter",
         "Masking a few routers",
+        "Noise on all routers",
         "Unsafe routes",
         "The model left alone",
         "Cost",
@@ -98,6 +100,8 @@ def test_rates_have_interval_and_n(results: Json) -> None:
     words = Page(render_audit(results)).words
     assert "95 % [83, 99] (n = 40)" in words  # F-SOUR
     assert "+43 [+29, +56]" in words  # top minus random
+    assert "+82 [+68, +96]" in words  # F-SOUR minus random routes
+    assert "p = 0.008" in words  # of whole clusters, not McNemar's 0.004
 
 
 def test_testbed_and_small_n_stand_beside_every_figure(results: Json) -> None:
@@ -136,7 +140,8 @@ def test_nothing_is_loaded_and_nothing_runs(results: Json, show_text: bool) -> N
     assert all("url(" not in style and "@import" not in style for style in styles)
 
 
-def test_everything_from_outside_is_escaped(results: Json) -> None:
+def test_everything_from_outside_is_escaped(results: Json, seeds: Json) -> None:
+    results["seeds"] = seeds
     plain = Page(render_audit(results, completions=[completion()], show_text=True))
     hostile = copy.deepcopy(results)
     for container, key in list(strings(hostile)):
@@ -147,6 +152,10 @@ def test_everything_from_outside_is_escaped(results: Json) -> None:
     hostile["multi_turn"]["by_tactic"] = {ATTACK: results["multi_turn"]["by_tactic"]["drift"]}
     hostile["masking"][1]["controls"][ATTACK] = results["masking"][1]["controls"]["lowest"]
     hostile["fsour"]["roles"] = {ATTACK: 1.0}
+    hostile["masking"][1]["controls"]["dataset"]["mask"] = {ATTACK: [1]}
+    hostile["rosais_settings"]["placebo"]["why_not"] = ATTACK
+    hostile["seeds"] = copy.deepcopy(seeds)
+    hostile["seeds"]["fsour"]["seeds"][0] = ATTACK
     hostile["provenance"][ATTACK] = ATTACK
     line = dict.fromkeys(completion(), ATTACK)
     html = render_audit(hostile, completions=[line], show_text=True)
@@ -162,12 +171,13 @@ def test_everything_from_outside_is_escaped(results: Json) -> None:
 def test_text_is_redacted_unless_asked_for(results: Json) -> None:
     hidden = render_audit(results, completions=[completion()])
     shown = render_audit(results, completions=[completion()], show_text=True)
-    for secret in ("SECRET-PROMPT", "SECRET-ANSWER", "tairn?", ">tairn<", "“tairn”"):
+    for secret in ("SECRET-PROMPT", "SECRET-ANSWER", "SECRET-REFUSAL", "tairn?", ">tairn<", "“tairn”"):
         assert secret not in hidden
     assert "▮" in hidden
     assert "&lt;|assistant|&gt;" not in hidden  # the last token: its role does not say who wrote it
     assert "SECRET-PROMPT" in shown
     assert "SECRET-ANSWER" in shown
+    assert "SECRET-REFUSAL" in shown
     assert ">tairn<" in shown
 
 
@@ -188,18 +198,121 @@ def test_missing_sections_are_said_plainly(results: Json) -> None:
     for key in ("utility", "over_refusal", "multi_turn", "fsour"):
         results[key] = None
     results["masking"] = []
+    results["noise"] = []
     results["rosais_settings"]["stability"] = None
+    results["rosais_settings"]["agreement"] = None
     results["cost"]["predicted"] = None
     results["base"]["by_category"] = {}
     for row in results["rosais"]:
-        row["p"] = None
+        row.update(p=None, target=None, placebo=None)
+    results["rosais_settings"]["placebo"].update(prompts=0, tokens=[], base=None, why_not="there are no benign prompts")
     words = Page(render_audit(results)).words
     assert words.count("not measured: no benign file was given") == 2
     assert "Not measured: no conversations were given." in words
     assert "Not measured: F-SOUR was not run." in words
     assert "Not measured: no router was masked in this run." in words
+    assert "Not measured: no noise was asked for." in words
+    assert "Stability of the ranking was not measured." in words
+    assert "No placebo: there are no benign prompts ." in words
+    assert "0 hold against a control, 6 were not measured" in words
+    assert "Other seeds of the method" not in words
     assert "No prediction was made before this run." in words
     assert "The behaviours carry no categories." in words
+
+
+def test_an_attack_without_its_controls(results: Json) -> None:
+    for entry in results["masking"]:
+        entry["controls"] = {}
+        entry.update(utility=None, over_refusal=None)
+        for key in ("difference_random", "vs_lowest", "vs_base"):
+            entry.pop(key, None)
+    for key in ("controls", "difference_random", "difference_natural", "targets", "min_gain", "transfer"):
+        del results["fsour"][key]
+    for level in results["noise"]:
+        level.update(utility=None, over_refusal=None)
+    words = Page(render_audit(results)).words
+    assert "the routes’ controls were left out" in words
+    assert "no random routers were masked" in words
+    assert "no benign requests were asked" in words
+    assert "The controls were left out of this run." in words
+    assert "fewer than two routes were needed and succeeded" in words
+    assert "Benign utility" not in words
+    assert "Is it only the first word?" not in words
+    results["fsour"].update(transfer=None, targets=[], min_gain=results["fsour"].get("min_gain"), experts=[])
+    assert "fewer than two routes" in Page(render_audit(results)).words
+
+
+def test_few_prompts_have_no_intervals(results: Json) -> None:
+    for row in results["rosais"]:
+        for node in (row, row["target"], row["placebo"]):
+            node.update(low=None, high=None)
+    results["rosais_settings"]["stability"].update(kendall_w=None, split_half=None)
+    entry = results["masking"][-1]["difference_random"]
+    entry.update(low=None, high=None)
+    words = Page(render_audit(results)).words
+    assert "[no interval]" in words
+    assert "Router 3 among the first 3" in words
+    assert "Kendall’s W" not in words
+
+
+def verdicts(page: str) -> dict[str, str]:
+    """Of every claim of the page."""
+    return {
+        re.sub("&#39;|’", "'", claim): verdict
+        for claim, verdict in re.findall(r'<p class="claim">(.*?) <b>(.*?)</b>', page)
+    }
+
+
+def test_claims_are_held_against_their_controls(results: Json, seeds: Json) -> None:
+    assert set(verdicts(render_audit(results)).values()) == {"holds"}
+    results["fsour"]["difference_random"]["low"] = 0.0
+    results["masking"][-1]["difference_random"]["low"] = -0.1
+    results["masking"][-1]["utility"].update(k=20, rate=0.5)
+    top = next(row for row in results["rosais"] if row["rank"] == 1)
+    top["p"] = 0.05
+    top["placebo"]["high"] = top["low"]
+    results["seeds"] = seeds
+    page = render_audit(results)
+    said = verdicts(page)
+    assert [claim for claim, verdict in said.items() if verdict == "holds"] == [
+        "It is the experts that matter, not the forcing"
+    ]
+    assert list(said.values()).count("in doubt") == 6
+    assert "Of 7 claims that one would doubt first, 1 holds against a control, 6 are in doubt." in page
+    assert "its lead over the others may be luck" in page
+
+
+def test_new_evidence_is_on_the_page(results: Json, seeds: Json) -> None:
+    results["seeds"] = seeds
+    html = render_audit(results)
+    words = Page(html).words
+    for part in (
+        "as many random routes: 13 % [5, 26] (n = 40)",
+        "as many random routers:",
+        "0.88 [0.74, 0.96]",  # split-half
+        "Agreement of the two scores 0.93",
+        "placebo: rise of the refusal on 24 benign prompts",
+        "natural top\u2011k forced",
+        "The frozen mask, chosen on the discovery prompts, adds",
+        "Noise of 1 σ on every router, without any search,",
+        "other target 1: begins with content",
+        "any gain",
+        "0.1 nats",
+        "median 40 % of them",
+        "F-SOUR’s ASR lies between 90 % and 98 % over 3 seeds. Rankings under two seeds correlate at ρ = 0.91",
+        "Forwards are resumed from any layer and token.",
+        "An invented language.",
+        "48 s (51 s)",  # RoSais: fact, and predicted
+        "– (1.5 s)",  # transfer was foretold and did not happen
+        "both fall and stand",
+    ):
+        assert part in words, part
+    assert html.count('class="heatcell hit"') == 5
+    assert html.count('class="heatcell own"') == 4
+    assert html.count('class="read"') >= 7
+    assert html.count("Doubt it if") >= 7
+    placebo = re.findall(r'<path class="placebo" d="M0 2', html)
+    assert len(placebo) == 12
 
 
 def test_edges_of_the_numbers(results: Json) -> None:
@@ -225,13 +338,13 @@ def test_two_phases_are_two_figures(results: Json) -> None:
     assert "Masks in force: both" in words
 
 
-@pytest.mark.parametrize("schema", ["pointsman.audit/0", "other/9", None])
+@pytest.mark.parametrize("schema", ["pointsman.audit/1", "other/9", None])
 def test_another_schema_is_refused(results: Json, schema: str | None) -> None:
     if schema is None:
         del results["schema"]
     else:
         results["schema"] = schema
-    with pytest.raises(RunError, match=r"pointsman\.audit/1"):
+    with pytest.raises(RunError, match=r"renders .pointsman\.audit/2.*Pointsman version that wrote it"):
         render_audit(results)
 
 
@@ -244,6 +357,18 @@ def test_another_schema_is_refused(results: Json, schema: str | None) -> None:
         (("rosais", 2, "mean"), None, r"`rosais\[2\].mean` is not a finite number"),
         (("base",), [], "`base` is not an object"),
         (("fsour", "behaviours"), {}, "`fsour.behaviours` is not a list"),
+        (("rosais", 0, "p"), ..., r"`rosais\[0\].p` is missing"),
+        (("rosais_settings", "placebo"), ..., "`rosais_settings.placebo` is missing"),
+        (("rosais_settings", "stability", "kendall_w"), "high", "kendall_w` is not a number"),
+        (("noise",), ..., "`noise` is missing"),
+        (("noise", 0, "sigma"), None, r"`noise\[0\].sigma` is not a finite number"),
+        (("fsour", "base"), ..., "`fsour.base` is missing"),
+        (("fsour", "experts"), ..., "`fsour.experts` is missing"),
+        (("fsour", "difference_random"), ..., "`fsour.difference_random` is missing"),
+        (("fsour", "controls", "natural"), ..., "`fsour.controls.natural` is missing"),
+        (("fsour", "transfer", "matrix", 0), [True], "has not one row and column for each of its ids"),
+        (("fsour", "transfer", "matrix", 0, 0), 1, "is neither true nor false"),
+        (("cost", "predicted", "stages"), ..., "`cost.predicted.stages` is missing"),
         (("fsour", "example", "cells", 0, "layer"), 99, "outside its layers or tokens"),
     ],
 )

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from pointsman.errors import RunError
 from pointsman.report import summary_table
-from pointsman.report.geometry import Scale, bar, bar_scale, grid, steps, ticks, trajectory
-from pointsman.report.values import Rate, count, duration, plain, signed
+from pointsman.report.geometry import Scale, bar, bar_scale, grid, heat, steps, ticks, trajectory
+from pointsman.report.values import Difference, Rate, count, duration, p_value, plain, signed
 
 Json = dict[str, Any]
 
@@ -42,6 +42,23 @@ def test_numbers() -> None:
     assert [count(n).replace("\u202f", " ") for n in (48_211, 1_532_004, 999)] == ["48 211", "1.53 M", "999"]
     said = [duration(s).replace("\u202f", " ") for s in (1.26, 59.4, 402.6, 3600, 119.6)]
     assert said == ["1.3 s", "59 s", "6 min 43 s", "1 h 0 min", "2 min"]
+
+
+def test_differences_and_p_values() -> None:
+    found = Difference(0.594, 0.45, 1.0, 0.0123)
+    assert (found.short, found.above) == ("+59 [+45, +100]", True)
+    assert found.chance.replace("\u202f", " ") == "p = 0.012"
+    assert Difference(0.5, 0.0, 1.0).above is False
+    assert Difference(None, None, None).short == "–"
+    assert [p_value(p).replace("\u202f", " ") for p in (0.0004, 0.05, None)] == ["< 0.001", "0.050", "–"]
+
+
+def test_heat_map_marks_the_diagonal() -> None:
+    placed = heat([[True, False], [False, False]], ["a", "b"])
+    assert [(c.hit, c.own) for c in placed.cells] == [(True, True), (False, False), (False, False), (False, True)]
+    assert placed.cells[3].x == placed.cells[1].x > placed.cells[0].x
+    assert placed.cells[1].title == "route of 1 (a) on 2 (b): no success"
+    assert [text for _, text in heat([[False] * 60] * 60, ["x"] * 60).labels] == [str(i) for i in range(5, 61, 5)]
 
 
 def test_scale_clamps_and_ticks_are_round() -> None:
@@ -82,7 +99,7 @@ def test_trajectory_rises_to_the_threshold() -> None:
 
 
 def test_summary_table(results: Json) -> None:
-    said = written(summary_table(results))
+    said = written(summary_table(results), width=80)
     for part in ("testbed:olmoe", "threat model T1", "testbed · small n", "base ASR", "masked top 3 ASR"):
         assert part in said
     for part in (
@@ -90,10 +107,23 @@ def test_summary_table(results: Json) -> None:
         "utility",
         "over-refusal",
         "[83, 99]",
-        "11 % [8, 14]",
+        "[12, 19]",  # random routers
+        "+82 [+68, +96]",
+        "natural top-k forced",
+        "under masks on top 3",
+        "Top router 3: RoSais 0.46, p < 0.001, placebo 0.01.",
         "says nothing of a real model",
     ):
-        assert part in said
+        assert part in " ".join(said.split())
+
+
+def test_summary_table_fits_a_small_screen(results: Json) -> None:
+    results["masking"] += [{**row, "phase": "both"} for row in results["masking"][1:]]
+    said = written(summary_table(results), width=80)
+    assert "masked top 3 ASR, both" in said
+    assert len(said.splitlines()) <= 20  # with headline and path 24
+    assert all(len(line) <= 80 for line in said.splitlines())
+    assert "…" not in said
 
 
 def test_summary_table_fits_eighty_columns(build: Callable[..., Json]) -> None:
@@ -107,6 +137,19 @@ def test_summary_table_fits_eighty_columns(build: Callable[..., Json]) -> None:
     assert "…" not in said
 
 
+def test_summary_table_without_controls(results: Json) -> None:
+    for entry in results["masking"]:
+        entry.update(controls={}, utility=None)
+    del results["fsour"]["controls"]
+    for row in results["rosais"]:
+        row.update(p=0.4, placebo=None)
+    said = written(summary_table(results), width=80)
+    assert "random" not in said
+    assert "p = 0.400 (may be luck), no placebo." in said
+    results.update(rosais=[], masking=[])
+    assert "Top router" not in written(summary_table(results))
+
+
 def test_summary_table_takes_no_markup_and_no_escape_codes(results: Json) -> None:
     results["model"]["name"] = "testbed [red]x[/red] [/] \x1b]0;gotcha\x07"
     said = written(summary_table(results))
@@ -115,6 +158,6 @@ def test_summary_table_takes_no_markup_and_no_escape_codes(results: Json) -> Non
 
 
 def test_summary_table_refuses_another_schema(results: Json) -> None:
-    results["schema"] = "pointsman.audit/2"
-    with pytest.raises(RunError, match=r"pointsman\.audit/2"):
+    results["schema"] = "pointsman.audit/1"
+    with pytest.raises(RunError, match=r"pointsman\.audit/1"):
         summary_table(results)

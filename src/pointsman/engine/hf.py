@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -433,5 +434,5 @@ def _said(resume: Resume | str) -> str:
 
 
 def _ordered(layer: LayerTrace) -> LayerTrace:
-    order = sorted(range(len(layer)), key=lambda i: (layer.row[i], layer.position[i]))
+    order = np.lexsort((layer.position, layer.row))
     return LayerTrace(*(a[order] for a in (layer.row, layer.position, layer.decode, layer.logits, layer.experts)))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pointsman.report.values import REDACTED
+from pointsman.report.values import REDACTED, Rate
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ def bar_scale(values: Sequence[float]) -> Scale:
         high = low + 1.0
     room = 0.04 * (high - low)
     return Scale(low - (room if low < 0 else 0.0), high + (room if high > 0 else 0.0))
+
+
+def rate_bar(rate: Rate | None) -> Bar | None:
+    """The bar of a rate on 0 to 100 %."""
+    if rate is None or rate.rate is None:
+        return None
+    low, high = (rate.rate if edge is None else edge for edge in (rate.low, rate.high))
+    return bar(Scale(0.0, 1.0), rate.rate, low, high)
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,66 @@ def grid(
             for i, token in enumerate(tokens)
         ],
         roles=spans,
+    )
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    x: float
+    y: float
+    hit: bool
+    own: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Routes (top to bottom) x prompts (left to right), in pixels."""
+
+    width: float
+    height: float
+    left: float
+    top: float
+    size: float
+    many: int
+    cells: list[HeatCell]
+    labels: list[tuple[float, str]]
+
+
+HEAT_LEFT, HEAT_TOP = 46.0, 40.0
+HEAT_ROOM = 300.0
+
+
+def heat(matrix: Sequence[Sequence[bool]], names: Sequence[str]) -> Heat:
+    """Place a square matrix.
+
+    Args:
+        matrix: Successes by route, then prompt. Shape: [m, m].
+        names: Of the prompts that the routes were found for. Shape: [m].
+    """
+    many = len(names)
+    size = min(max(HEAT_ROOM / max(many, 1), 9.0), 26.0)
+    every = 1 if size >= 15 else 5
+    return Heat(
+        width=round(HEAT_LEFT + many * size + 4, 1),
+        height=round(HEAT_TOP + many * size + 4, 1),
+        left=HEAT_LEFT,
+        top=HEAT_TOP,
+        size=round(size, 2),
+        many=many,
+        cells=[
+            HeatCell(
+                round(HEAT_LEFT + column * size, 2),
+                round(HEAT_TOP + row * size, 2),
+                hit,
+                row == column,
+                f"route of {row + 1} ({names[row]}) on {column + 1} ({names[column]}): "
+                + ("success" if hit else "no success"),
+            )
+            for row, line in enumerate(matrix)
+            for column, hit in enumerate(line)
+        ],
+        labels=[(round((i + 0.5) * size, 2), str(i + 1)) for i in range(many) if every == 1 or (i + 1) % every == 0],
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pointsman.errors import RunError
+from pointsman.report.geometry import rate_bar
 from pointsman.report.values import check_schema, tick_text
-from pointsman.report.view import audit_view, rate_bar
+from pointsman.report.view import audit_view
 
 RESULTS = "results.json"
 COMPLETIONS = Path("artefacts") / "completions.jsonl"
@@ -47,7 +48,7 @@ def render_audit(
     """Render the results of an audit as one self-contained HTML page.
 
     Args:
-        results: The content of `results.json`, schema ``pointsman.audit/1``.
+        results: The content of `results.json`, schema ``pointsman.audit/2``.
         completions: The lines of `artefacts/completions.jsonl`; read only with `show_text`.
         show_text: Show prompts, answers and prompt tokens. They are escaped either way.
 

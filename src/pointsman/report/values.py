@@ -15,7 +15,7 @@ from typing import Any
 
 from pointsman.errors import RunError
 
-SCHEMA = "pointsman.audit/1"
+SCHEMA = "pointsman.audit/2"
 REDACTED = "▮"
 NARROW = "\u202f"  # narrow no-break space: between a number and its unit, and between thousands
 MINUS = "\u2212"
@@ -112,6 +112,19 @@ class Node:
     def integers(self) -> list[int]:
         return [item.integer() for item in self.rows()]
 
+    def truth(self) -> bool:
+        """True or false; null is false."""
+        if self.value is not None and not isinstance(self.value, bool):
+            raise _broken(f"`{self.path}` is neither true nor false")
+        return bool(self.value)
+
+    def difference(self) -> Difference:
+        """A difference of two rates; where rows share source questions, the p-value is that of whole clusters."""
+        clustered, exact = self.get("p_clustered"), self.get("p_mcnemar")
+        p = clustered or exact
+        value, low, high = (_within(self[key].maybe()) for key in ("difference", "low", "high"))
+        return Difference(value, low, high, p.maybe() if p else None)
+
     def rate(self) -> Rate:
         n = self["n"].integer()
         value = self["rate"].maybe() if n else None
@@ -129,6 +142,11 @@ class Node:
         )
 
 
+def _within(share: float | None) -> float | None:
+    """No two rates differ by more than 100 points, whatever an interval's formula says."""
+    return None if share is None else min(max(share, -1.0), 1.0)
+
+
 def check_schema(results: Any) -> Node:
     """The cleaned results as a `Node`; a `RunError` if they are of another schema."""
     if not isinstance(results, Mapping):
@@ -141,6 +159,34 @@ def check_schema(results: Any) -> Node:
             "Render it with the Pointsman version that wrote it, or run `pointsman audit` again",
         )
     return Node(clean(results))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two rates on the same prompts, one less the other, with the 95 % interval; shares, written as points."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None = None
+
+    @property
+    def short(self) -> str:
+        """`+59 [+45, +70]`, in percentage points."""
+        if self.value is None:
+            return MISSING
+        edges = [signed(None if edge is None else 100 * edge) for edge in (self.low, self.high)]
+        return f"{signed(100 * self.value)} [{', '.join(edges)}]"
+
+    @property
+    def chance(self) -> str:
+        """`p = 0.012`, or nothing."""
+        return "" if self.p is None else f"p{NARROW}{p_value(self.p, equals=True)}"
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low is not None and self.low > 0
 
 
 @dataclass(frozen=True)
@@ -209,6 +255,15 @@ def plain(number: float | None, digits: int) -> str:
     return text.replace("-", MINUS) if float(text) else text.replace("-", "")
 
 
+def p_value(number: float | None, *, equals: bool = False) -> str:
+    """`0.012`, and `< 0.001` below that; with `equals`, `= 0.012`."""
+    if number is None:
+        return MISSING
+    if number < 0.001:
+        return f"<{NARROW}0.001"
+    return (f"={NARROW}" if equals else "") + f"{number:.3f}"
+
+
 def tick_text(number: float) -> str:
     """An axis label: as many digits as the value has."""
     return f"{round(number, 6):g}".replace("-", MINUS)
@@ -254,6 +309,13 @@ def show(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(show(item) for item in value)
     return str(value)
+
+
+def experts_text(node: Node, most: int = 16) -> str:
+    """Expert numbers, the first few of them."""
+    experts = node.integers()
+    text = ", ".join(map(str, experts[:most]))
+    return text + (", …" if len(experts) > most else "")
 
 
 def is_testbed(results: Node) -> bool:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman.report.figures import fsour_section, masking_section, rosais_section, strongest
-from pointsman.report.geometry import Bar, Scale, bar
+from pointsman.report.checks import checks
+from pointsman.report.geometry import Bar, rate_bar
+from pointsman.report.masks import masking_section, maybe_rate, noise_section, strongest
+from pointsman.report.repeats import seeds_section
+from pointsman.report.routers import rosais_section
+from pointsman.report.routes import fsour_section
 from pointsman.report.values import (
     MISSING,
+    REDACTED,
     Node,
     Rate,
     clean,
@@ -22,7 +28,6 @@ from pointsman.report.values import (
     show,
 )
 
-UNIT = Scale(0.0, 1.0)
 THREATS = {
     "T1": "the adversary owns the weights and may force any expert that exists",
     "T2": "the deployment enforces its masks; the adversary manipulates routing among what is enabled",
@@ -30,18 +35,30 @@ THREATS = {
 }
 STAGES = {
     "base": "base",
-    "masking": "masking",
-    "fsour": "F-SOUR",
-    "rosais": "RoSais",
     "benign": "benign",
     "borderline": "borderline",
     "multi_turn": "multi-turn",
+    "rosais": "RoSais",
+    "rosais_target": "RoSais of targets",
+    "placebo": "placebo",
+    "rosais_seeds": "RoSais, other seeds",
+    "masking": "masking",
+    "dataset_mask": "frozen masks",
+    "utility": "utility under masks",
+    "noise": "noise",
+    "masking_seeds": "masking, other seeds",
+    "fsour": "F-SOUR",
+    "route_controls": "route controls",
+    "targets": "other targets",
+    "min_gain": "sparser routes",
+    "transfer": "transfer",
+    "fsour_seeds": "F-SOUR, other seeds",
 }
 
 
 @dataclass(frozen=True)
 class Card:
-    """A key rate. `rate` is None where it was not measured, and `absent` says why."""
+    """A key rate. `rate` is None where it was not measured, and `absent` says why; `beside` is its control."""
 
     name: str
     note: str
@@ -49,6 +66,7 @@ class Card:
     bar: Bar | None
     style: str
     absent: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ def audit_view(results: Node, completions: Iterable[Mapping[str, Any]] | None, *
     answers, unreadable = _answers(completions)
     return {
         "model": model["name"].text(),
-        "headline": results["headline"].text(),
+        "headline": results["headline"].text().replace("F-SOUR", "F\u2011SOUR"),  # not broken at its hyphen
         "threat": threat,
         "threat_means": THREATS.get(threat, ""),
         "judge": _judge(results),
@@ -88,13 +106,18 @@ def audit_view(results: Node, completions: Iterable[Mapping[str, Any]] | None, *
         "testbed": is_testbed(results),
         "small_n": "small n" in marks,
         "cards": _cards(results),
+        "checks": checks(results),
         "rosais": rosais_section(results),
         "masking": masking_section(results),
+        "noise": noise_section(results),
         "fsour": fsour_section(results, show_text=show_text),
+        "seeds": seeds_section(results),
         "base": _base(results),
         "multi_turn": _multi_turn(results),
         "cost": _cost(results["cost"]),
-        "settings": _settings(results),
+        "settings": _settings(results, show_text=show_text),
+        "resumes": _resumes(results["model"]),
+        "notes": [node.text() for node in notes.rows()] if (notes := results.get("notes")) else [],
         "provenance": [(_words(key), node.text()) for key, node in results["provenance"].items()],
         "methods": _interval_methods(results),
         "show_text": show_text,
@@ -113,40 +136,33 @@ def _judge(results: Node) -> str:
     return f"{judge['name'].text()} {judge['version'].text()}, {grades}"
 
 
-def _card(name: str, note: str, rate: Rate | None, style: str, absent: str = "") -> Card:
-    return Card(name, note, rate, rate_bar(rate), style, absent)
+def _card(name: str, note: str, rate: Rate | None, style: str, absent: str = "", beside: str = "") -> Card:
+    return Card(name, note, rate, rate_bar(rate), style, absent, beside)
 
 
-def rate_bar(rate: Rate | None) -> Bar | None:
-    """The bar of a rate on 0 to 100 %."""
-    if rate is None or rate.rate is None:
-        return None
-    low, high = (rate.rate if edge is None else edge for edge in (rate.low, rate.high))
-    return bar(UNIT, rate.rate, low, high)
-
-
-def _maybe_rate(node: Node | None) -> Rate | None:
-    return None if node is None else node.rate()
+def _masked(top: Node | None) -> str:
+    if top is None:
+        return "no router was masked"
+    many = top["routers"].integer()
+    return f"top {'router' if many == 1 else f'{many} routers'} masked, {top['phase'].text()}"
 
 
 def _cards(results: Node) -> list[Card]:
     top = strongest(results)
     fsour = results.get("fsour")
     turns = results.get("multi_turn")
-    masked = (
-        "no router was masked"
-        if top is None
-        else f"top {top['routers'].integer()} routers masked, {top['phase'].text()}"
-    )
     restarts = fsour["settings"].get("restarts") if fsour else None
+    controls = [node.get("controls") if node else None for node in (top, fsour)]
+    routers, routes = (found.get("random") if found else None for found in controls)
     return [
         _card("Base ASR", "no intervention", results["base"]["asr"].rate(), "plain"),
         _card(
             "Masked ASR",
-            masked,
+            _masked(top),
             top["asr"].rate() if top else None,
             "attack",
             "not measured: masking was not run",
+            f"as many random routers: {routers['asr'].rate().full}" if routers else "",
         ),
         _card(
             "F-SOUR ASR",
@@ -154,6 +170,7 @@ def _cards(results: Node) -> list[Card]:
             fsour["asr"].rate() if fsour else None,
             "attack",
             "not measured: F-SOUR was not run",
+            f"as many random routes: {routes['asr'].rate().full}" if routes else "",
         ),
         _card(
             "Multi-turn",
@@ -165,14 +182,14 @@ def _cards(results: Node) -> list[Card]:
         _card(
             "Utility",
             "benign requests answered well",
-            _maybe_rate(results.get("utility")),
+            maybe_rate(results.get("utility")),
             "good",
             "not measured: no benign file was given",
         ),
         _card(
             "Over-refusal",
             "harmless requests refused",
-            _maybe_rate(results.get("over_refusal")),
+            maybe_rate(results.get("over_refusal")),
             "good",
             "not measured: no benign file was given",
         ),
@@ -203,43 +220,60 @@ def _multi_turn(results: Node) -> dict[str, Any] | None:
         return None
     tactics = turns.get("by_tactic")
     rows = [RateRow(name, [node.rate()], rate_bar(node.rate())) for name, node in tactics.items()] if tactics else []
-    return {"fallen": turns["fallen"].rate(), "tactics": rows}
+    questions, matched = turns["questions"].text(), turns["matched_questions"].text()
+    return {"fallen": turns["fallen"].rate(), "tactics": rows, "questions": questions, "matched": matched}
 
 
 def _cost(cost: Node) -> dict[str, Any]:
     predicted = cost.get("predicted")
+    upper = predicted.get("upper") if predicted else None
     kinds = (("Forwards", "forwards", count), ("Tokens", "tokens", count), ("Time", "seconds", duration))
     totals = [
         (
             name,
             write(predicted[key].maybe()) if predicted else MISSING,
+            write(upper[key].maybe()) if upper else MISSING,
             write(cost[key].maybe()),
             _ratio(cost[key].maybe(), predicted[key].maybe() if predicted else None),
         )
         for name, key, write in kinds
     ]
-    stages = cost["stages"].rows()
-    seconds = [stage["seconds"].maybe() or 0.0 for stage in stages]
-    whole = sum(seconds) or 1.0
-    return {
-        "predicted": predicted is not None,
-        "totals": totals,
-        "stages": [
+    stages = {stage["stage"].text(): stage for stage in cost["stages"].rows()}
+    foretold = {stage["stage"].text(): stage for stage in predicted["stages"].rows()} if predicted else {}
+    whole = sum(stage["seconds"].maybe() or 0.0 for stage in stages.values()) or 1.0
+    rows = []
+    for name in dict.fromkeys([*stages, *foretold]):
+        stage, before = stages.get(name), foretold.get(name)
+        spent = (stage["seconds"].maybe() if stage else None) or 0.0
+        fact = {key: stage[key].maybe() if stage else None for _, key, _ in kinds}
+        guess = {key: before[key].maybe() if before else None for _, key, _ in kinds}
+        rows.append(
             {
-                "name": STAGES.get(stage["stage"].text(), stage["stage"].text()),
-                "forwards": count(stage["forwards"].maybe()),
-                "tokens": count(stage["tokens"].maybe()),
-                "seconds": duration(stage["seconds"].maybe()),
+                "name": STAGES.get(name, name),
+                "forwards": count(fact["forwards"]),
+                "tokens": count(fact["tokens"]),
+                "seconds": duration(fact["seconds"]),
+                "forwards_before": count(guess["forwards"]),
+                "tokens_before": count(guess["tokens"]),
+                "seconds_before": duration(guess["seconds"]),
                 "share": round(100 * spent / whole, 1),
                 "percent": f"{100 * spent / whole:.0f}",
             }
-            for stage, spent in zip(stages, seconds, strict=True)
-        ],
-    }
+        )
+    return {"predicted": predicted is not None, "upper": upper is not None, "totals": totals, "stages": rows}
 
 
 def _ratio(fact: float | None, predicted: float | None) -> str:
     return MISSING if fact is None or not predicted else f"{plain(fact / predicted, 2)} ×"
+
+
+def _resumes(model: Node) -> str:
+    """A sentence on what a search could reuse."""
+    resumes = model.get("resumes")
+    if resumes is None:
+        return ""
+    said = resumes.text()
+    return f"{said[:1].upper()}{said[1:]}. This decides how long a search takes, and changes no result."
 
 
 def _words(key: str) -> str:
@@ -253,16 +287,24 @@ def _experts(node: Node) -> str:
     return str(counts[0]) if len(set(counts)) == 1 else show(counts)
 
 
-def _settings(results: Node) -> list[tuple[str, list[tuple[str, str]]]]:
+def _settings(results: Node, *, show_text: bool) -> list[tuple[str, list[tuple[str, str]]]]:
     model = results["model"]
-    shown = [(_words(key), _experts(node) if key == "experts" else node.text()) for key, node in model.items()]
+    shown = [
+        (_words(key), _experts(node) if key == "experts" else node.text())
+        for key, node in model.items()
+        if key != "resumes"
+    ]
     groups = [("Model", shown)]
     run = [("suite", results["suite"].text()), ("judge", _judge(results)), ("seed", results["seed"].text())]
     run += [(f"{_words(key)} prompts", node.text()) for key, node in results["splits"].items()]
     groups.append(("Run", run))
-    groups.append(
-        ("RoSais", [(_words(k), v.text()) for k, v in results["rosais_settings"].items() if k != "stability"])
-    )
+    ranking = results["rosais_settings"]
+    rosais = [(_words(k), v.text()) for k, v in ranking.items() if k not in ("stability", "placebo")]
+    placebo = ranking["placebo"]
+    rosais += [(f"placebo {_words(k)}", v.text()) for k, v in placebo.items() if k not in ("tokens", "why_not")]
+    # The first tokens of the model's own refusals are words of its answers.
+    tokens = [node.text() if show_text else REDACTED for node in placebo["tokens"].rows()]
+    groups.append(("RoSais", [*rosais, ("placebo refusal tokens", show(tokens))]))
     fsour = results.get("fsour")
     if fsour is not None:
         groups.append(("F-SOUR", [(_words(key), node.text()) for key, node in fsour["settings"].items()]))
@@ -276,7 +318,7 @@ def _interval_methods(results: Node) -> list[str]:
     def walk(value: Any) -> None:
         if isinstance(value, Mapping):
             if "k" in value and "n" in value and isinstance(value.get("method"), str):
-                found[value["method"]] = None
+                found[re.sub(r"\b\d+ clusters", "clusters", value["method"])] = None
             for item in value.values():
                 walk(item)
         elif isinstance(value, list):
