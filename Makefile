@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow lint types imports evidence evidence-tables bench clean
+.PHONY: demo test test-slow lint types imports evidence evidence-tables bench bench-quick clean
 
 # torch first and alone: a CPU build is enough, and the range in pyproject.toml is then satisfied.
 $(VENV)/.installed: pyproject.toml
@@ -24,8 +24,8 @@ test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -40,6 +40,15 @@ evidence: $(VENV)/.installed
 
 evidence-tables: $(VENV)/.installed
 	$(BIN)/python scripts/tables.py
+
+# What must be fast, all ratios in one run, one thread each side: about 40 minutes, best on an idle machine.
+bench: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --readme benchmarks/README.md benchmarks/results*.json
+
+# The same at tiny numbers, about a minute: shows that it runs, writes nothing.
+bench-quick: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py --quick
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
