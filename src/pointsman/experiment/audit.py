@@ -57,7 +57,7 @@ class Audit:
         phases: When masks are in force; those after the first have one random router set each.
         candidates, restarts, min_gain: Of F-SOUR (N, R).
         searches: Behaviours that F-SOUR attacks; None for all tested.
-        together: Behaviours that F-SOUR searches side by side.
+        together: Behaviours that F-SOUR searches side by side; None for as many as fill a forward.
         method_seeds: Repeat ranking, masking and search with this many seeds, reported apart from n.
         placebo: Rank the routers on benign prompts too, by the rise of the refusal.
         utility_prompts: Benign requests asked under every mask; 0 for none.
@@ -79,7 +79,7 @@ class Audit:
     restarts: int = 5
     min_gain: float = 1e-9
     searches: int | None = None
-    together: int = 16
+    together: int | None = None
     method_seeds: int = 1
     placebo: bool = True
     utility_prompts: int = 40

@@ -18,6 +18,7 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.types import Engine
 from pointsman.experiment.routes import other_targets
 from pointsman.methods.attempts import CHUNK
+from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
@@ -294,9 +295,10 @@ def predict(audit: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Ass
     test, searches = sizes.test, sizes.test.part(0, audit.searches)
     some = searches.part(0, audit.other_targets)
     number = min(assumed.restarts, audit.restarts)
+    group = group_size(audit.together, audit.candidates)
 
     def search(asked: Lengths, restarts: int) -> Effort:
-        return fsour(shape, asked, audit.candidates, audit.together, restarts, answer, assumed)
+        return fsour(shape, asked, audit.candidates, group, restarts, answer, assumed)
 
     stages = {
         "base": generated(shape, test.prompts, answer),

@@ -103,8 +103,9 @@ class FSour:
         phase: When the route is in force while the model answers.
         max_new_tokens: Length of the answer.
         cycle_targets: Restart r aims at the r-th of a behaviour's targets in turn, instead of always at the first.
-        together: Behaviours searched side by side, their candidates in one forward. Changes no route; fills a machine
-            that a single behaviour's N rows leave idle. A killed run repeats at most one restart of one such group.
+        together: Behaviours searched side by side, their candidates in one forward; None for as many as make about
+            320 rows, at most 16. Changes no route; fills a machine that the N rows of one behaviour leave idle. A
+            killed run repeats at most one restart of one such group.
         seed: Seed of the candidate stream, a pure function of (seed, behaviour id, restart, layer, token).
     """
 
@@ -115,11 +116,11 @@ class FSour:
     phase: Phase = "prefill"
     max_new_tokens: int = 512
     cycle_targets: bool = False
-    together: int = 16
+    together: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.together < 1:
+        if self.together is not None and self.together < 1:
             raise UsageError(f"F-SOUR cannot search {self.together} behaviours together", "Use at least 1")
         if self.candidates < 1 or self.restarts < 1:
             raise UsageError(
@@ -135,8 +136,9 @@ class FSour:
         """Search an unsafe route for every behaviour; every restart of a group is a unit that is remembered."""
         steps = steps or Steps()
         results: list[FSourResult] = []
-        for start in range(0, len(behaviours), self.together):
-            group = behaviours[start : start + self.together]
+        size = group_size(self.together, self.candidates)
+        for start in range(0, len(behaviours), size):
+            group = behaviours[start : start + size]
             results += self._group(engine, group, judge, f"fsour/{start}", steps)
         return results
 
@@ -233,6 +235,11 @@ class FSour:
                 for (before, accepted, rows), attempt, length in zip(found, attempts, lengths, strict=True)
             ]
         }
+
+
+def group_size(together: int | None, candidates: int) -> int:
+    """How many behaviours are searched side by side."""
+    return together or min(max(320 // candidates, 1), 16)
 
 
 def _route(steps: Sequence[Step], phase: Phase) -> Intervention:
