@@ -33,9 +33,10 @@ types: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-# The measurements of the README: resumable, hours on two cores. Writes evidence/*.json, then the tables.
+# The measurements of the README and of docs/: resumable, about an hour on two cores. Writes evidence/*.json, then tables.
 evidence: $(VENV)/.installed
 	$(BIN)/python scripts/evidence.py
+	$(BIN)/python scripts/dominant_layer.py
 	$(BIN)/python scripts/tables.py
 
 evidence-tables: $(VENV)/.installed
@@ -44,7 +45,7 @@ evidence-tables: $(VENV)/.installed
 # What must be fast, all ratios in one run, one thread each side: about 40 minutes, best on an idle machine.
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/run.py --readme benchmarks/README.md benchmarks/results*.json
+	for page in README.md benchmarks/README.md; do $(BIN)/python benchmarks/run.py --readme $$page benchmarks/results*.json; done
 
 # The same at tiny numbers, about a minute: shows that it runs, writes nothing.
 bench-quick: $(VENV)/.installed

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pointsman.data.types import Behaviour, Conversation
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, Prompt
 from pointsman.experiment.routes import other_targets
 from pointsman.methods.attempts import CHUNK
 from pointsman.methods.fsour import group_size
@@ -33,6 +33,7 @@ FORECAST = "forecast"
 _ROWS = 8  # of a timed forward
 _STEPS = 4  # of a timed generation
 _BRIEF = 0.1  # seconds; what takes less is timed again
+_LONG = 0.5  # seconds; no larger forward is timed
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Assumed:
         uniform: The first of n masked routers lies where the first of n random ones does on average, not in front.
     """
 
-    searched: float = 0.65
-    restarts: float = 1.5
+    searched: float = 0.5
+    restarts: float = 1.3
     answered: float = 0.6
     succeeded: float = 0.9
     uniform: bool = True
@@ -376,15 +377,17 @@ def measure(engine: Engine, behaviours: Sequence[Behaviour]) -> tuple[Shape, Pac
     From where the engine resumes a forward is seen from what it counts for candidates at the last layer and token.
     """
     shape = Shape.of(engine)
-    asked = [behaviours[n % len(behaviours)] for n in range(_ROWS)]
-    prompts = [engine.encode(b.turns) for b in asked]
-    targets = [engine.encode_target(b.target) for b in asked]
+    prompts, targets = _asked(engine, behaviours, _ROWS)
     rng = stream(0, FORECAST)
     everywhere = {r.layer: r.draw(rng, 1)[0].tolist() for r in engine.routers}
     route = Intervention.force(everywhere, phase="prefill")
 
     few, few_layers = _timed(engine, lambda: engine.score(prompts[:1], targets[:1], routing=route))
-    many, many_layers = _timed(engine, lambda: engine.score(prompts, targets, routing=route))
+    rows, many, many_layers = _ROWS, few, few_layers
+    while many < _LONG and rows * (len(prompts[0]) + len(targets[0])) <= shape.batch // 4:  # as full as real ones
+        rows *= 2
+        wide = _asked(engine, behaviours, rows)
+        many, many_layers = _timed(engine, lambda wide=wide: engine.score(*wide, routing=route))  # type: ignore[misc]
     token_layer = max((many - few) / max(many_layers - few_layers, 1), 0.0)
     call = max(few - token_layer * few_layers, 0.0) / shape.depth
 
@@ -406,6 +409,12 @@ def measure(engine: Engine, behaviours: Sequence[Behaviour]) -> tuple[Shape, Pac
     short, short_layers = _timed(engine, lambda: engine.generate(prompts, routing=route, max_new_tokens=_STEPS))
     decoded = max(short - token_layer * short_layers, 0.0) / _STEPS
     return shape, Pace(call, candidates, decoded, token_layer)
+
+
+def _asked(engine: Engine, behaviours: Sequence[Behaviour], rows: int) -> tuple[list[Prompt], list[tuple[int, ...]]]:
+    """Prompts and targets of as many rows."""
+    asked = [behaviours[n % len(behaviours)] for n in range(rows)]
+    return [engine.encode(b.turns) for b in asked], [engine.encode_target(b.target) for b in asked]
 
 
 def _timed(engine: Engine, run: Callable[[], object]) -> tuple[float, int]:
