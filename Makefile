@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/pointsman audit testbed --limit 12 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: lint types imports
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow

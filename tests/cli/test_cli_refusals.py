@@ -165,6 +165,13 @@ def test_an_unknown_judge(cli: Cli, here: Path, model: Path, behaviors: Path) ->
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_min_gain_that_is_no_number_of_nats(cli: Cli, here: Path, model: Path, behaviors: Path, value: str) -> None:
+    line = cli("audit", model, "--behaviors", behaviors, "--min-gain", value, "--out", "run").refusal()
+    assert "min-gain" in line
+    assert not (here / "run").exists()
+
+
 def test_an_unwritable_output_folder(cli: Cli, here: Path, model: Path, behaviors: Path) -> None:
     (here / "file").write_text("mine")
     for out in ("file", "file/run"):
@@ -193,6 +200,7 @@ def test_a_failed_start_leaves_an_empty_folder_as_it_was(cli: Cli, here: Path, d
         (["audit"], "Missing argument 'MODEL'"),
         (["audit", "m", "--limit", "many"], "--limit"),
         (["audit", "m", "--samples", "0"], "--samples"),
+        (["audit", "m", "--seed", "-1"], "--seed"),
         (["audit", "m", "--load-in", "2bit"], "--load-in"),
         (["audit", "m", "--nonsense"], "--nonsense"),
         (["adit"], "audit"),

@@ -41,13 +41,14 @@ def whole(places: Callable[[str], Path]) -> Any:
     return json.loads((folder / "run/results.json").read_text())
 
 
-def check_resumed(cli: Cli, folder: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_resumed(cli: Cli, folder: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, *, begun: bool = True) -> None:
     """Resume from another working folder, and compare with `whole`."""
     assert not (folder / "run/results.json").exists()
     monkeypatch.chdir("/")
     done = cli("resume", folder / "run", "--json")
     assert done.code == 0, done.err
     assert _comparable(done.json) == _comparable(whole)
+    assert ("\nThe whole run: about " in done.err) == begun  # the forecast
     assert (folder / "run/report.html").is_file()
 
 
@@ -98,7 +99,7 @@ def test_ctrl_c_before_anything_is_done(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "pointsman: Interrupted. Continue with `pointsman resume run`."
-    check_resumed(cli, folder, whole, monkeypatch)
+    check_resumed(cli, folder, whole, monkeypatch, begun=False)
 
 
 # ---------------------------------------------------------------------- what a resumed run must be

@@ -11,7 +11,7 @@ from engines import behaviours, small_engine
 from pointsman.engine.batching import in_batches
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Prompt
-from pointsman.errors import BadLogits, OutOfMemory, PromptTooLong
+from pointsman.errors import BadLogits, InterventionError, OutOfMemory, PromptTooLong
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
 
@@ -72,6 +72,64 @@ def test_generation_does_not_depend_on_the_batch(engine: HFEngine, prompts: list
     alone = [engine.generate([p], routing=r, max_new_tokens=6)[0] for p, r in zip(prompts, each, strict=True)]
     assert together == alone
     assert len({c.ids for c in together}) > 1
+
+
+def test_rows_are_prompts_however_they_are_batched(engine: HFEngine, prompts: list[Prompt]) -> None:
+    targets = [engine.encode_target("Sure , here is")] * len(prompts)
+    tilt = {2: [2.0, -2.0] * (engine.routers[2].experts // 2)}
+    forced = Intervention.force([0, 1], layers=[1])
+    named = {0: forced, 3: Intervention.bias(tilt), 4: forced}
+    shared = Intervention.force([2, 3], layers=[0])
+    routing = shared + Intervention.force([0, 1], layers=[1], rows=[0, 4])
+    routing += Intervention.bias(tilt, rows=[3])
+    each = [shared + named[row] if row in named else shared for row in range(len(prompts))]
+    for size in (None, 1, 2):
+        small = small_engine(batch_size=size)
+        found, wanted = (small.score(prompts, targets, routing=r) for r in (routing, each))
+        assert [s.tokens for s in found] == [pytest.approx(s.tokens, abs=1e-9) for s in wanted]
+        assert small.generate(prompts, routing=routing, max_new_tokens=4) == (
+            small.generate(prompts, routing=each, max_new_tokens=4)
+        )
+        found_, wanted_ = (small.trace(prompts, routing=r) for r in (routing, each))
+        assert all((a.experts == b.experts).all() for a, b in zip(found_.layers, wanted_.layers, strict=True))
+
+
+def test_rows_without_a_prompt_or_a_meaning_are_refused(engine: HFEngine, prompts: list[Prompt]) -> None:
+    targets = [(1, 2)] * 2
+    rule = Intervention.force([0, 1], layers=[1], rows=[2])
+    with pytest.raises(InterventionError, match="row 2 of 2 prompts"):
+        engine.score(prompts[:2], targets, routing=rule)
+    with pytest.raises(InterventionError, match="names rows has no meaning here"):
+        engine.generate(prompts[:2], routing=[None, rule])
+    with (
+        pytest.raises(InterventionError, match="names rows has no meaning here"),
+        engine.scorer(prompts[:2], targets, routing=rule),
+    ):
+        pass
+    with pytest.raises(InterventionError, match="names rows has no meaning here"), engine.patcher() as patcher:
+        patcher.streams(prompts[:2], [None, rule])
+
+
+def test_room_for_an_answer_does_not_depend_on_the_batch(prompts: list[Prompt]) -> None:
+    engine = small_engine()
+    engine._ends = []
+    engine.model.generation_config.eos_token_id = None
+    long = engine.encode(["where " * 100])
+    room = engine.info.context - len(long)
+    assert 0 < room < 40
+    asked = [prompts[0], long, prompts[3]]
+    together = engine.generate(asked, max_new_tokens=40)
+    assert [len(c.ids) for c in together] == [40, room, 40]
+    assert not any(c.finished for c in together)
+    assert together == [engine.generate([p], max_new_tokens=40)[0] for p in asked]
+
+
+def test_a_trace_leaves_no_recorder(engine: HFEngine, prompts: list[Prompt]) -> None:
+    engine.trace(prompts[:1])
+    assert engine._controller.recorder is None
+    with pytest.raises(InterventionError):
+        engine.trace(prompts[:1], routing=Intervention.force([0, 1], layers=[99]))
+    assert engine._controller.recorder is None
 
 
 def test_decoding_is_greedy_whatever_the_checkpoint_says(prompts: list[Prompt]) -> None:
@@ -143,6 +201,18 @@ def test_not_even_one_row_fits() -> None:
 
     with pytest.raises(OutOfMemory):
         list(in_batches([1, 2], 2, compute))
+
+
+def test_an_inner_batch_that_does_not_fit_halves_the_outer() -> None:
+    def outer(part: Any) -> list[int]:
+        def inner(one: Any) -> list[int]:
+            if len(part) > 2:
+                raise torch.OutOfMemoryError("no")
+            return list(one)
+
+        return list(in_batches(part, 4, inner))
+
+    assert list(in_batches(list(range(9)), 8, outer)) == list(range(9))
 
 
 def test_other_errors_are_not_swallowed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from engines import behaviours, small_engine
 from families.tiny import FAMILIES
 from pointsman.engine import resume as resume_module
 from pointsman.engine.hf import HFEngine
+from pointsman.engine.patching import Cell
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer
 from pointsman.engine.types import Prompt
+from pointsman.errors import InterventionError, UsageError
 from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
@@ -63,6 +66,13 @@ def without_resume(engine: HFEngine) -> HFEngine:
     return engine
 
 
+def in_full(
+    engine: HFEngine, prompts: list[Prompt], targets: list[tuple[int, ...]], routing: Intervention | None = None
+) -> FullScorer:
+    score = without_resume(engine).score
+    return FullScorer(score, engine.routers, engine._layers, prompts, targets, routing)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_resumes_or_says_why_not(family: str) -> None:
     engine = small_engine(family)
@@ -83,7 +93,7 @@ def test_routes_grow_as_in_full_forwards(family: str, changes: dict[str, Any]) -
         engine._resume.split_from = 20  # both ways: the changed token alone, and all of them
     prompts, targets = asked(engine)
     rng = np.random.default_rng(0)
-    full = FullScorer(without_resume(small_engine(family, **changes)), prompts, targets, None)
+    full = in_full(small_engine(family, **changes), prompts, targets)
     improved = 0
     with engine.scorer(prompts, targets) as scorer:
         assert isinstance(scorer, FullScorer if family in RECURRENT else ResumedScorer)
@@ -170,6 +180,203 @@ def test_a_route_is_searched_on_top_of_a_routing() -> None:
     for n, experts in enumerate(([0, 1], [2, 5])):
         routed = engine.score(prompts, targets, routing=base + Intervention.force({(0, 1): experts}, phase="prefill"))
         assert [found[b][n] for b in range(3)] == pytest.approx([s.total for s in routed], abs=1e-9)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
+@pytest.mark.parametrize("kind", ["force", "bias"])
+def test_a_route_is_searched_on_top_of_any_phase(phase: Any, kind: str) -> None:
+    engine, plain = small_engine(), small_engine()
+    assert engine._resume is not None
+    engine._resume.split_from = 20
+    prompts, targets = asked(engine)
+    base = Intervention.force([2, 3], layers=[2], phase=phase)
+    if kind == "bias":
+        base = Intervention.bias({2: np.linspace(3, -3, engine.routers[2].experts)}, phase=phase)
+    full = in_full(plain, prompts, targets, base)
+    free = [s.total for s in plain.score(prompts, targets)]
+    sets = {b: engine.routers[0].draw(np.random.default_rng(b), 4 + b) for b in (2, 0, 1)}
+    with engine.scorer(prompts, targets, routing=base) as scorer:
+        assert isinstance(scorer, ResumedScorer)
+        assert scorer.totals == pytest.approx(full.totals, abs=1e-9)
+        assert np.abs(scorer.totals - free).min() > 1e-6
+        for token in (2, len(prompts[2]) - 1):
+            for layer in (0, 1 if kind == "force" else 2):
+                found, wanted = scorer.tries(layer, token, sets), full.tries(layer, token, sets)
+                assert all(found[b] == pytest.approx(wanted[b], abs=1e-9) for b in sets)
+                winners = {b: int(v.argmax()) for b, v in wanted.items() if v.max() > full.totals[b] + 1e-6}
+                scorer.accept(winners)
+                full.accept(winners)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
+def test_patching_knows_the_phases(phase: Any) -> None:
+    engine = small_engine()
+    prompts, _ = asked(engine)
+    base = Intervention.force([2, 3], layers=[1], phase=phase)
+    with engine.patcher() as patcher:
+        streams = patcher.streams(prompts, [base] * 3)
+        cells = [Cell(row, 0, (1,)) for row in (2, 0)]
+        patched = patcher.patched(streams, streams, cells, np.tile(np.arange(5), (3, 1)))
+    for row, prompt in enumerate(prompts):
+        alone = engine.score([prompt], [(4,)], routing=base)[0].total
+        log_p = torch.from_numpy(streams.logits[row]).log_softmax(-1)
+        assert float(log_p[4]) == pytest.approx(alone, abs=1e-9)
+    assert patched.logits == pytest.approx(streams.logits[[2, 0], :5], abs=1e-9)
+
+
+def test_dead_pairs_are_the_same_in_both_scorers() -> None:
+    engine, plain = small_engine(dtype=torch.float32), small_engine(dtype=torch.float32)
+    prompts, targets = asked(engine)
+    full, last = in_full(plain, prompts, targets), len(engine.routers) - 1
+    assert engine.routers[last].decoder_layer == engine._layers - 1
+    token = len(prompts[1]) - 1
+    sets = {b: engine.routers[last].draw(np.random.default_rng(b), 3) for b in range(3)}
+    assert len(prompts[0]) - 1 > token >= len(prompts[2]) - 1
+    with engine.scorer(prompts, targets) as scorer:
+        for each in (scorer, full):
+            dead = each.tries(last, 0, sets)
+            assert all((dead[b] == each.totals[b]).all() for b in sets)
+            some = each.tries(last, token, sets)
+            assert (some[0] == each.totals[0]).all()
+            assert np.abs(some[1] - each.totals[1]).min() > 1e-6
+    assert all(type(v) is np.ndarray for v in some.values())
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_next"])
+def test_an_open_scorer_or_patcher_lets_nothing_else_through(family: str) -> None:
+    engine = small_engine(family)
+    prompts, targets = asked(engine)
+    before = engine.score(prompts, targets)
+    route = Intervention.force([0, 1], layers=[1])
+
+    def enter(block: Any) -> None:
+        with block:
+            pass
+
+    for opened in (lambda: engine.scorer(prompts, targets), engine.patcher):
+        with opened() as held:
+            for other in (
+                lambda: engine.generate(prompts, max_new_tokens=2),
+                lambda: engine.score(prompts, targets, routing=route),
+                lambda: engine.trace(prompts),
+                lambda: enter(engine.scorer(prompts, targets, routing=route)),
+                lambda: enter(engine.patcher()),
+            ):
+                with pytest.raises(InterventionError, match="nothing else while its scorer or patcher is open"):
+                    other()
+            if hasattr(held, "tries"):
+                found = held.tries(0, 0, {0: np.array([[0, 1]])})[0]
+    forced = engine.score(prompts[:1], targets[:1], routing=Intervention.force({(0, 0): [0, 1]}))[0].total
+    assert found[0] == pytest.approx(forced, abs=tolerance(family))
+    assert engine.score(prompts, targets) == before
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_next", "deepseek_v3"])
+def test_sets_that_cannot_be_selected_are_refused(family: str) -> None:
+    engine = small_engine(family)
+    prompts, targets = asked(engine)
+    router = engine.routers[1]
+    good = router.draw(np.random.default_rng(0), 20)
+    k, far = router.top_k, [*range(router.top_k - 1), router.experts]
+    with engine.scorer(prompts, targets) as scorer:
+        for bad in ([0] * k, list(range(k + 1)), [0], far, [-1, *range(1, k)]):
+            with pytest.raises(InterventionError, match="cannot select experts"):
+                scorer.tries(1, 0, {0: good, 1: np.array([bad])})
+        every = list(combinations(range(router.experts), k))
+        for experts in every[:: max(len(every) // 40, 1)]:
+            if not router.selectable(experts):
+                with pytest.raises(InterventionError, match="cannot select experts"):
+                    scorer.tries(1, 0, {0: np.array([experts])})
+        assert len(scorer.tries(1, 0, {0: good})[0]) == 20
+
+
+def test_an_empty_target_is_refused() -> None:
+    engine = small_engine()
+    prompts, targets = asked(engine)
+    with pytest.raises(UsageError, match="target of prompt 1 is empty"):
+        engine.score(prompts, [targets[0], (), targets[2]])
+    with pytest.raises(UsageError, match="target of prompt 1 is empty"), engine.scorer(prompts[:2], [targets[0], ()]):
+        pass
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        {"full_attention": {"rope_type": "longrope"}, "sliding_attention": {"rope_type": "default"}},
+        {"type": "longrope"},
+    ],
+)
+def test_positions_that_depend_on_the_batch_are_not_resumed(rope: dict[str, Any]) -> None:
+    engine = small_engine()
+    assert isinstance(Resume.of(engine.model, engine._controller), Resume)
+    engine.model.config.get_text_config().rope_parameters = rope
+    reason = "its position embedding depends on the longest row of a batch"
+    assert Resume.of(engine.model, engine._controller) == reason
+
+
+def test_a_lookup_that_fails_is_a_reason_not_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = small_engine()
+
+    def missing(*args: Any, **kwargs: Any) -> Any:
+        raise KeyError("shared keys")
+
+    monkeypatch.setattr(Resume, "remember", missing)
+    assert Resume.of(engine.model, engine._controller) == "KeyError: 'shared keys'"
+
+
+def test_a_shared_score_halves_its_prompts_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = small_engine()
+    prompts, targets = asked(engine)
+    rows = [b for b in range(3) for _ in range(4)]
+    args = [prompts[b] for b in rows], [targets[b] for b in rows]
+    routing = [Intervention.force(s, layers=[1]) for s in engine.routers[1].draw(np.random.default_rng(0), 12).tolist()]
+    wanted = [s.total for s in engine.score(*args, routing=routing)]
+    original = Resume.run
+
+    def run(self: Resume, memory: Any, *rest: Any, **kwargs: Any) -> Any:
+        if len(memory.ids) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return original(self, memory, *rest, **kwargs)
+
+    monkeypatch.setattr(Resume, "run", run)
+    assert [s.total for s in engine.score(*args, routing=routing)] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_token_computed_apart_asks_for_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = small_engine()
+    resume = engine._resume
+    assert resume is not None
+    assert resume._headless
+    resume.split_from = 0
+    prompts, targets = asked(engine)
+    kept: list[int] = []
+    head = engine.model.lm_head.forward
+    monkeypatch.setattr(engine.model.lm_head, "forward", lambda hidden: (kept.append(hidden.shape[1]), head(hidden))[1])
+    sets = {0: engine.routers[0].draw(np.random.default_rng(0), 3)}
+    with engine.scorer(prompts, targets) as scorer:
+        kept.clear()
+        lean = scorer.tries(0, 2, sets)[0]
+        assert kept[0] == 0
+        resume._headless = False  # as for a model that cannot
+        kept.clear()
+        assert scorer.tries(0, 2, sets)[0] == pytest.approx(lean, abs=1e-12)
+        assert kept[0] == 1
+
+
+def test_a_model_that_needs_a_logit_is_still_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = small_engine()
+    head = engine.model.lm_head.forward
+
+    def last(hidden: torch.Tensor) -> torch.Tensor:
+        hidden[:, -1]
+        return head(hidden)
+
+    monkeypatch.setattr(engine.model.lm_head, "forward", last)
+    resume = Resume.of(engine.model, engine._controller)
+    assert isinstance(resume, Resume)
+    assert resume.tokens
+    assert not resume._headless
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
@@ -268,6 +475,22 @@ def test_restarts_aim_at_the_targets_in_turn() -> None:
     prompt = engine.encode(other.turns)
     wanted = [engine.score([prompt], [engine.encode_target(t)])[0].total for t in (other.target, "take the")]
     assert before == pytest.approx(wanted, abs=1e-9)
+    judge: Any = _Anything()
+    found = [method._restart(engine, [other], judge, r)["searches"][0]["cost"] for r in range(2)]
+    targets = [engine.encode_target(t) for t in (other.target, "take the")]
+    assert len(targets[0]) != len(targets[1])
+    assert [c["tokens"] / c["rows"] for c in found] == [len(prompt) + len(t) - 1 for t in targets]
+
+
+def test_a_route_is_of_prompt_tokens() -> None:
+    with pytest.raises(UsageError, match="forces prompt tokens"):
+        FSour(phase="decode")
+    engine = small_engine()
+    prompts, _ = asked(engine)
+    steps = {(layer, token): [0, 1] for layer in range(len(engine.routers)) for token in range(len(prompts[2]))}
+    routes = [None, *(Intervention.force(steps, phase=phase) for phase in ("prefill", "both"))]
+    free, prefill, both = engine.generate([prompts[2]] * 3, routing=routes, max_new_tokens=8)
+    assert prefill == both != free
 
 
 def test_replay_needs_one_list_of_layers() -> None:

@@ -12,7 +12,7 @@ import torch
 from engines import small_engine
 from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError, PromptTooLong, UsageError
-from pointsman.experiment.audit import Audit, audit_config
+from pointsman.experiment.audit import Audit, _Stages, audit_config
 from pointsman.experiment.findings import attempt_rates, headline
 from pointsman.experiment.run import Run
 from pointsman.judges.types import Verdict
@@ -87,7 +87,7 @@ def test_results_hold_what_other_tools_rely_on(finished: Path) -> None:
     assert [m["routers"] for m in results["masking"]] == [0, 1, 2]
     assert {"schema", "cost", "provenance"} <= set(results)
     assert results["small_n"] is True
-    assert results["masking"][1]["controls"]["random"]["asr"]["n"] == 2 * 3
+    assert results["masking"][1]["controls"]["random"]["asr"]["n"] == 3
     top = [r["layer"] for r in results["rosais"] if r["rank"] == 1]
     assert results["masking"][1]["layers"] == top
     assert all(top[0] not in d["layers"] for d in results["masking"][1]["controls"]["random"]["draws"])
@@ -146,6 +146,28 @@ def test_a_suite_from_a_file_is_split_and_needs_no_benign(tmp_path: Path) -> Non
     assert results["splits"]["discovery"] + results["splits"]["test"] <= 12
 
 
+@pytest.mark.parametrize(("number", "split"), [(20, True), (19, False)])
+def test_benign_requests_without_splits_are_split_for_the_placebo(number: int, split: bool) -> None:
+    suite = load_suite()
+    own = Suite(
+        "file",
+        tuple(Behaviour(f"b{n}", b.goal, b.target) for n, b in enumerate(suite.restricted[:12])),
+        benign=tuple(Behaviour(f"benign:{n}", b.goal, b.target) for n, b in enumerate(suite.benign[:number])),
+    )
+    asked = _Stages(Audit(), None, own, None, None, None)._choose()  # type: ignore[arg-type]
+    tested, ranked_on = {b.id for b in asked.benign}, {b.id for b in asked.benign_discovery}
+    assert not tested & ranked_on
+    assert bool(ranked_on) == split
+    assert len(tested) == number if not split else number > len(tested) > 0
+
+
+def test_benign_requests_keep_splits_of_their_own() -> None:
+    suite = load_suite()
+    asked = _Stages(Audit(), None, suite, None, None, None)._choose()  # type: ignore[arg-type]
+    assert {b.id for b in asked.benign} == {b.id for b in suite.benign if b.split == "test"}
+    assert {b.split for b in asked.benign_discovery} == {"discovery"}
+
+
 def test_too_little_to_split_is_refused(tmp_path: Path) -> None:
     one = Suite("file", load_suite().restricted[:1])
     with pytest.raises(DataError):
@@ -190,3 +212,11 @@ def test_the_headline_takes_the_largest_number_not_the_best() -> None:
 def test_options_out_of_range(name: str) -> None:
     with pytest.raises(UsageError, match=name):
         Audit(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", -1), ("min_gain", float("inf")), ("min_gain", float("nan")), ("min_gain", -0.1)]
+)
+def test_numbers_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=name.replace("_", "-")):
+        Audit(**{name: value})  # type: ignore[arg-type]

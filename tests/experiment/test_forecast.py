@@ -15,7 +15,8 @@ import torch
 from engines import behaviours, small_engine
 from pointsman.data.types import Conversation, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.types import Cost
+from pointsman.engine.types import Completion, Cost
+from pointsman.experiment import forecast as forecasting
 from pointsman.experiment.audit import Audit
 from pointsman.experiment.forecast import (
     FORECAST,
@@ -30,9 +31,11 @@ from pointsman.experiment.forecast import (
     forecast,
     fsour,
     generated,
+    gpus,
     in_words,
     masked,
     measure,
+    pilot,
     predict,
     ranked,
     scored,
@@ -69,6 +72,8 @@ def test_scored_and_generated() -> None:
     assert generated(replace(DEEP, batch=10), [7, 4], 3) == Effort(6, 9 + 6, 15 * 5, decoded=6)  # one row at a time
     assert generated(DEEP, [4] * 65, 3).forwards == 6  # two units
     assert generated(DEEP, [], 3) == Effort()
+    assert generated(replace(DEEP, context=9), [7, 4], 300) == generated(DEEP, [7, 4], 2)
+    assert generated(replace(DEEP, context=9), [9], 300) == generated(DEEP, [9], 1)
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
@@ -207,7 +212,8 @@ def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
             assert work.costs == []
     first, again = made
     assert first == again
-    assert {"forwards", "tokens", "token_layers", "seconds", "upper", "stages", "assumed", "pace"} == set(first)
+    parts = {"forwards", "tokens", "token_layers", "seconds", "upper", "stages", "assumed", "pace", "pilot"}
+    assert set(first) == parts
     assert first["tokens"] == pytest.approx(sum(s["tokens"] for s in first["stages"]), abs=20)
     assert first["seconds"] < first["upper"]["seconds"]
 
@@ -219,9 +225,61 @@ def test_words() -> None:
     assert in_words(predicted) == ("About a second (at most 2.2 hours): 8,123 forwards of 900 tokens, 0.19 GPU-hours")
     cost = {"seconds": 61.0, "forwards": 10, "tokens": 1000, "predicted": predicted}
     assert against(cost) == (
-        "It took about 61 seconds of computing, 10 forwards and 1,000 tokens; foretold: about a second, "
-        "8,123 forwards and 900 tokens"
+        "It took about 61 seconds of computing, 10 forwards and 1,000 tokens, 0.017 GPU-hours; foretold: about a "
+        "second, 8,123 forwards and 900 tokens, 0.19 GPU-hours"
     )
+    predicted["gpus"] = 2
+    assert "1,000 tokens, 0.034 GPU-hours; " in against(cost)
+    del predicted["gpu_hours"]
+    assert "GPU" not in against(cost)
+    assert in_words(predicted, resumed=True).startswith("The whole run: about a second (at most 2.2 hours): ")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "longest", "expected"),
+    [
+        ((5, 9, 64, 3), 512, 64),
+        ((5, 9), 512, 10),  # with the end token
+        ((64,) * 4, 512, None),  # all are cut off
+        ((64,) * 4, 64, 64),  # as long as they may be
+        ((20,) * 4, 512, 20),  # the context is full
+    ],
+)
+def test_the_pilot(lengths: tuple[int, ...], longest: int, expected: int | None) -> None:
+    asked, given = behaviours(len(lengths)), []
+
+    def generate(prompts: Any, *, max_new_tokens: int) -> list[Completion]:
+        given.append((len(prompts), max_new_tokens))
+        return [Completion("", (1,) * n, finished=n < 20) for n in lengths]
+
+    answering = SimpleNamespace(encode=lambda turns: turns, generate=generate)
+    assert pilot(answering, [*asked, *asked], longest) == {"answers": len(lengths), "tokens": expected}  # type: ignore[arg-type]
+    assert given == [(4, 64)]
+
+
+def test_the_forecast_expects_answers_as_long_as_the_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = tuple(behaviours(2))
+    run = SimpleNamespace(remember=lambda key, compute: compute())
+    made = []
+    for tokens in (None, 10):
+        monkeypatch.setattr(forecasting, "pilot", lambda *_, t=tokens: {"answers": 2, "tokens": t})
+        work = Work(Audit(), engine(), Suite("s", test, max_new_tokens=100), TestbedJudge(), run, NullProgress())  # type: ignore[arg-type]
+        made.append(forecast(work, Asked(test, test, (), (), (), {}), []))
+    assert [m["assumed"]["answered"] for m in made] == [0.6, 0.1]
+    assert made[1]["tokens"] < made[0]["tokens"]
+    assert made[1]["upper"]["tokens"] == made[0]["upper"]["tokens"]
+
+
+def test_every_gpu_that_holds_the_model_counts() -> None:
+    def on(device: str, *devices: str) -> Any:
+        held = [SimpleNamespace(device=torch.device(d)) for d in devices]
+        return SimpleNamespace(
+            info=SimpleNamespace(device=device), model=SimpleNamespace(parameters=lambda: iter(held))
+        )
+
+    assert gpus(engine()) == 0
+    assert gpus(on("cuda:0", "cuda:0", "cuda:1", "cuda:1", "cpu")) == 2
+    assert gpus(SimpleNamespace(info=SimpleNamespace(device="cuda"))) == 1  # type: ignore[arg-type]
 
 
 def test_a_gpu_is_counted_in_hours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def audit(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the run; runs/... if left out.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of splits, masks, random routers and searches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of splits, masks, random routers and searches.")] = 0,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="Most behaviours to test; 0 for all.")] = 20,
     as_json: JsonOption = False,
     show_text: ShowTextOption = False,
@@ -125,8 +125,8 @@ def audit(
             "--controls/--no-controls",
             rich_help_panel=_EFFORT,
             show_default=False,
-            help="Placebo, noise, utility under masks, random and natural routes, other targets, transfer. "
-            "[dim]default: yes[/dim]",
+            help="--no-controls: leave out placebo, noise, utility under masks, random and natural routes, other "
+            "targets, transfer; random, lowest and frozen masks stay. [dim]default: --controls[/dim]",
         ),
     ] = True,
     max_new_tokens: Annotated[int | None, _effort("Length of answers. [dim]default: the suite's[/dim]")] = None,
@@ -242,6 +242,7 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
         keep_stdout_clean(),
         quietly(session),
     ):
+        resumed = _steps_done(run)
         command = run.remember(_COMMAND_STEP, lambda: session.command)
         if _MODEL_STEP in run:  # the very commit that the run began with
             options = options.at(run.remember(_MODEL_STEP, dict)["revision"])
@@ -257,7 +258,7 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
             )
 
         with Progress() as progress:
-            announced = _Announced(progress, announce)
+            announced = _Announced(progress, announce, resumed=resumed)
             plan.perform(engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee)
 
 
@@ -293,18 +294,20 @@ class _Announced:
         progress: Where the stages are shown.
         announce: Called at the first stage, which asks every behaviour once, with their number; the forecast is
             said after it.
+        resumed: Something is done already: say that the forecast is of the whole run.
     """
 
-    def __init__(self, progress: ProgressLike, announce: Callable[[int], None]) -> None:
+    def __init__(self, progress: ProgressLike, announce: Callable[[int], None], *, resumed: bool = False) -> None:
         self._progress = progress
         self._announce: Callable[[int], None] | None = announce
         self._forecast = ""
+        self._resumed = resumed
 
     def foresee(self, predicted: dict[str, Any]) -> None:
         """Take the forecast of the audit's cost."""
         from pointsman.experiment.forecast import in_words
 
-        self._forecast = in_words(predicted)
+        self._forecast = in_words(predicted, resumed=self._resumed)
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
         if self._announce is not None:

@@ -44,6 +44,8 @@ def rows_that_fit(model: nn.Module, tokens_per_row: int) -> int:
 def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Item]], list[Result]]) -> Iterator[Result]:
     """Compute all items in batches of at most `rows`, halving the batch whenever memory runs out.
 
+    May be nested: where not even one row of an inner batch fits, the outer batch is halved.
+
     Raises:
         OutOfMemory: Not even one row fits.
     """
@@ -52,7 +54,7 @@ def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Ite
         batch = items[start : start + rows]
         try:
             results = compute(batch)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (OutOfMemory, torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             if torch.cuda.is_available():
@@ -68,4 +70,4 @@ def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Ite
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATION_FAILED in str(error)
+    return isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATION_FAILED in str(error)

@@ -19,8 +19,8 @@ from pointsman.engine.chat import Chat
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
-from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score
-from pointsman.errors import BadLogits, PromptTooLong, UsageError
+from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score, refuse_rows
+from pointsman.errors import BadLogits, InterventionError, PromptTooLong, UsageError
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
@@ -71,6 +71,7 @@ class HFEngine:
         self.resumes_fully = self._resume is not None and self._resume.tokens
         self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
+        self._open = False  # within the block of a scorer or patcher
         self._device = model.get_input_embeddings().weight.device
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         ends = model.generation_config.eos_token_id
@@ -109,6 +110,7 @@ class HFEngine:
         self, prompts: Sequence[Prompt], *, routing: Routing = None, max_new_tokens: int = 512
     ) -> list[Completion]:
         """See `Engine.generate`. A prompt that leaves less room than `max_new_tokens` gets what the context holds."""
+        self._refuse_if_open()
         for prompt in prompts:
             self._check_length(len(prompt) + 1)
         each = _per_row(routing, len(prompts))
@@ -131,9 +133,19 @@ class HFEngine:
 
         Rows of one prompt whose routings touch late layers only share what comes before (METHODS section 3).
         """
+        self._refuse_if_open()
+        return self._score_rows(prompts, targets, routing=routing, first_tokens=first_tokens)
+
+    def _score_rows(
+        self,
+        prompts: Sequence[Prompt],
+        targets: Sequence[tuple[int, ...]],
+        *,
+        routing: Routing = None,
+        first_tokens: Sequence[int] | None = None,
+    ) -> list[Score]:
+        self._check_targets(prompts, targets)
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
-        for length in lengths:
-            self._check_length(length)
         each = _per_row(routing, len(prompts))
         if self._resume is not None:
             shared = _shared(prompts, targets, each)
@@ -151,14 +163,16 @@ class HFEngine:
         self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Intervention | None = None
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
-        for prompt, target in zip(prompts, targets, strict=True):
-            self._check_length(len(prompt) + len(target))
+        self._refuse_if_open()
+        self._check_targets(prompts, targets)
+        refuse_rows([routing])
         if self._resume is None or not self._resume.tokens or not prompts:
-            yield FullScorer(self, prompts, targets, routing)
+            with self._exclusively():
+                yield FullScorer(self._score_rows, self.routers, self._layers, prompts, targets, routing)
             return
         self._controller.set(routing)
         self._controller.recorder = None
-        with self._resume.attached():
+        with self._exclusively(), self._resume.attached():
             yield ResumedScorer(
                 self._resume, self._controller, prompts, targets, rows_that_fit=self._rows, cost=self.cost,
                 device=self._device, name=self.info.name,
@@ -171,10 +185,11 @@ class HFEngine:
         Raises:
             UsageError: The forwards of this model cannot be resumed from a layer.
         """
+        self._refuse_if_open()
         if self._resume is None:
             raise UsageError(f"{self.info.name} cannot be patched: {self.resumes}", "Patch another model")
         self._controller.recorder = None
-        with self._resume.attached():
+        with self._exclusively(), self._resume.attached():
             yield Patcher(
                 self._resume, self._controller, rows_that_fit=self._rows, cost=self.cost, device=self._device,
                 name=self.info.name,
@@ -182,6 +197,7 @@ class HFEngine:
 
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
+        self._refuse_if_open()
         each = _per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
@@ -205,14 +221,14 @@ class HFEngine:
         self, prompts: list[Prompt], routing: list[Intervention | None], max_new_tokens: int
     ) -> list[Completion]:
         ids, mask = self._pad_left([p.ids for p in prompts])
-        room = min(max_new_tokens, self.info.context - ids.shape[1])
+        rooms = [min(max_new_tokens, self.info.context - len(p)) for p in prompts]  # shape: [B]
         watch = _FiniteLogits()
         settings = GenerationConfig(
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
-            max_new_tokens=room,
+            max_new_tokens=max(rooms),
             eos_token_id=self._ends or None,
             pad_token_id=self._pad,
             use_cache=True,
@@ -229,7 +245,7 @@ class HFEngine:
         watch.check(self.info.name)
         steps = len(new[0]) if new else 0
         self._count(steps, ids.numel() + len(prompts) * max(steps - 1, 0), started)
-        return [self._completion(row) for row in new]
+        return [self._completion(row[:room]) for row, room in zip(new, rooms, strict=True)]
 
     def _completion(self, row: list[int]) -> Completion:
         for n, token in enumerate(row):
@@ -295,6 +311,7 @@ class HFEngine:
         started = time.perf_counter()
         keep, end = asked.keep(range(len(part))), max(asked.length)
         self._controller.set(None)
+        self._controller.recorder = None
         memory, logits = resume.remember(asked.ids, keep)
         begins = [prompt - 1 - keep.start for prompt in asked.prompt]
         wanted = [targets[rows[0]] for rows in part]
@@ -360,14 +377,37 @@ class HFEngine:
             return
         self._controller.set(routing, prompt_lengths=prompt_lengths)
         self._controller.recorder = recorder
-        with self._controller.attached():
+        try:
+            with self._controller.attached():
+                yield
+        finally:
+            self._controller.recorder = None
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        self._open = True
+        try:
             yield
+        finally:
+            self._open = False
+
+    def _refuse_if_open(self) -> None:
+        if self._open:
+            raise InterventionError(
+                "The engine answers nothing else while its scorer or patcher is open", "Leave that `with` block first"
+            )
 
     def _by_length(self, lengths: list[int], longest: int, batch: Callable[[Sequence[int]], list[_Out]]) -> list[_Out]:
         """Run `batch` over row numbers, longest rows first (so that memory fails early), and restore the order."""
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         results = dict(zip(order, in_batches(order, self._rows(longest), batch), strict=True))
         return [results[i] for i in range(len(lengths))]
+
+    def _check_targets(self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]]) -> None:
+        for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            if not target:
+                raise UsageError(f"The target of prompt {number} is empty", "Give a target of at least one token")
+            self._check_length(len(prompt) + len(target))
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.info.context:
@@ -401,12 +441,26 @@ class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
 
 
 def _per_row(routing: Routing, rows: int) -> list[Intervention | None]:
-    if routing is None or isinstance(routing, Intervention):
-        return [routing] * rows
+    """The routing of every prompt: a rule that names rows means these prompts, however they are batched."""
+    if routing is None:
+        return [None] * rows
+    if isinstance(routing, Intervention):
+        return _given_out(routing, rows)
     each = list(routing)
     if len(each) != rows:
         raise ValueError(f"{len(each)} routings for {rows} prompts")
+    refuse_rows(each)
     return each
+
+
+def _given_out(routing: Intervention, rows: int) -> list[Intervention | None]:
+    named = [row for rule in routing.rules for row in rule.where.rows or ()]
+    if not named:
+        return [routing] * rows
+    if max(named) >= rows:
+        raise InterventionError(f"A rule names row {max(named)} of {rows} prompts", "Count rows from 0")
+    rules = [(rule.where.rows, replace(rule, where=replace(rule.where, rows=None))) for rule in routing.rules]
+    return [replace(routing, rules=tuple(rule for of, rule in rules if of is None or row in of)) for row in range(rows)]
 
 
 def _shared(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pointsman.engine.batching import in_batches
 from pointsman.engine.resume import Memory, Resume
-from pointsman.engine.types import Cost, Prompt
+from pointsman.engine.types import Cost, Prompt, refuse_rows
 from pointsman.errors import BadLogits
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Intervention
@@ -95,6 +95,7 @@ class Patcher:
 
     def streams(self, prompts: Sequence[Prompt], routing: Sequence[Intervention | None]) -> Streams:
         """One full forward of all prompts, each under its routing: give no more than fit. Shapes: [B] each."""
+        refuse_rows(routing)
         started = time.perf_counter()
         lengths = [len(p) for p in prompts]
         ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)

@@ -8,7 +8,7 @@ that enters it. If the routing changes at layer l and token t, tokens before t a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,11 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, tor
 """Of the start-up proof: largest difference of a logit, relative to the largest logit."""
 
 _SPLIT_FROM = 512
+
+_FAILURES = (PointsmanError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+"""What code of a model may raise when it is run in a way that it does not know."""
+
+_ROPE_OF_THE_LONGEST = {"longrope", "dynamic"}  # switch or scale by the longest position of a forward
 
 
 @dataclass
@@ -122,22 +127,25 @@ class Resume:
         self.tokens = True
         self.why_not = ""
         self.split_from = _SPLIT_FROM
+        self._headless = False  # whether a forward can be asked for no logits at all
 
     @staticmethod
     def of(model: Any, controller: Controller) -> Resume | str:
         """Resumed forwards, if they give what full ones give on this very model; else the reason why not."""
+        if _rope_of_the_longest(model):
+            return "its position embedding depends on the longest row of a batch"
         try:
             resume = Resume(model, controller)
             try:
                 if _keeps_states(model):
                     raise CannotReplay("some of its layers keep a recurrent state, which is not cached by token")
                 resume._prove()
-            except (CannotReplay, PointsmanError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as e:
-                resume.tokens, resume.why_not = False, _in_a_line(e)
+            except (CannotReplay, *_FAILURES) as error:
+                resume.tokens, resume.why_not = False, _in_a_line(error)
                 resume._prove()
         except CannotReplay as error:
             return str(error)
-        except (PointsmanError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except _FAILURES as error:
             return _in_a_line(error)
         return resume
 
@@ -197,9 +205,8 @@ class Resume:
         """
         replay, entering, first = self.replay, memory.residual[layer], None
         if alone and end - token > 1 and len(of_row) * (end - token) >= self.split_from:
-            _, one = self._between(
-                memory, of_row, layer, layer + 1, token, token + 1, slice(token, token + 1), entering
-            )
+            none = slice(token, token if self._headless else token + 1)
+            _, one = self._between(memory, of_row, layer, layer + 1, token, token + 1, none, entering)
             first, after = one.outputs[layer], memory.residual[layer + 1]
             if first is None or after is None:
                 raise CannotReplay("a layer did not compute")
@@ -286,6 +293,7 @@ class Resume:
         with self.attached():
             self._set(base)
             memory, before = self.remember(ids, keep)
+            self._headless = self._keeps_logits and self._runs_headless(memory, of_row)
             for router in _some(routers):
                 for token in (0, 3) if self.tokens else (0,):
                     changed = {**base, (router.layer, token): _another(router, base[router.layer, token], rng)}
@@ -304,6 +312,14 @@ class Resume:
             if torch.equal(before, full[:2]):
                 raise CannotReplay("the forced sets of the proof changed nothing")
 
+    def _runs_headless(self, memory: Memory, of_row: Tensor) -> bool:
+        """Whether the first layer can be run with no logit asked for."""
+        try:
+            logits, computed = self._between(memory, of_row, 0, 1, 0, 1, slice(0, 0), None)
+        except (CannotReplay, *_FAILURES):
+            return False
+        return logits.shape[1] == 0 and computed.outputs[0] is not None
+
     def _set(self, sets: dict[tuple[int, int], list[int]]) -> None:
         self._controller.set(Intervention.force(sets))
 
@@ -316,6 +332,18 @@ def _keeps_states(model: Any) -> bool:
     """Whether a layer caches something else than keys and values, as Mamba-like ones do."""
     layers = DynamicCache(config=model.config.get_text_config()).layers
     return not all(isinstance(layer, CacheLayerMixin) for layer in layers)
+
+
+def _rope_of_the_longest(model: Any) -> bool:
+    config = model.config.get_text_config()
+    given = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    while given:
+        part = given.pop()
+        if isinstance(part, Mapping):  # of all layers, or one for each kind of layer
+            if {part.get("rope_type"), part.get("type")} & _ROPE_OF_THE_LONGEST:
+                return True
+            given += [inner for inner in part.values() if isinstance(inner, Mapping)]
+    return False
 
 
 def _some(routers: Sequence[Router]) -> list[Router]:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pointsman.engine.batching import in_batches
 from pointsman.engine.resume import Computed, Resume
-from pointsman.engine.types import Cost, Engine, Prompt, Score
-from pointsman.errors import BadLogits
+from pointsman.engine.types import Cost, Prompt, Score
+from pointsman.errors import BadLogits, InterventionError
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.plan import Forced
+from pointsman.routing.routers import Router
 
 
 class Targets:
@@ -83,6 +84,7 @@ class ResumedScorer:
         started = time.perf_counter()
         every = list(range(len(prompts)))
         keep = self._targets.keep(every)
+        controller.set_prompt_lengths(self._targets.prompt)
         self._memory, logits = resume.remember(self._targets.ids, keep)
         index = torch.arange(len(prompts), device=device)
         self.totals = _sums(self._targets.log_p(logits, index, keep, self._name))
@@ -93,9 +95,8 @@ class ResumedScorer:
         """See `RouteScorer.tries`."""
         self._better = {}
         router = self._controller.routers[layer]
-        last = self._resume.replay.count - 1
-        # The last layer at a token whose logits nobody reads reaches nothing.
-        alive = [b for b in sets if router.decoder_layer < last or token >= self._targets.prompt[b] - 1]
+        _check_sets(router, sets)
+        alive = [b for b in sets if _reaches(router, self._resume.replay.count, token, self._targets.prompt[b])]
         found = {b: np.full(len(tried), self.totals[b]) for b, tried in sets.items()}
         rows = [(b, n) for b in alive for n in range(len(sets[b]))]
         if not rows:
@@ -119,6 +120,7 @@ class ResumedScorer:
         of_row = torch.tensor(of, device=device)
         experts = torch.from_numpy(np.stack([sets[b][n] for b, n in rows])).to(device)
         self._controller.overlay = Forced(layer, token, experts)
+        self._controller.set_prompt_lengths([self._targets.prompt[b] for b in of])
         decoder_layer = self._controller.routers[layer].decoder_layer
         keep = self._targets.keep(of)
         keep = slice(max(keep.start, token), end)
@@ -161,32 +163,42 @@ class ResumedScorer:
 
 
 class FullScorer:
-    """See `RouteScorer`. A full forward for every try, for models whose forwards cannot be resumed."""
+    """See `RouteScorer`. A full forward for every try, for models whose forwards cannot be resumed.
+
+    Args:
+        score: As `Engine.score`.
+        layers: Decoder layers of the model (D).
+        routing: Under the routes.
+    """
 
     def __init__(
         self,
-        engine: Engine,
+        score: Callable[..., list[Score]],
+        routers: Sequence[Router],
+        layers: int,
         prompts: Sequence[Prompt],
         targets: Sequence[tuple[int, ...]],
         routing: Intervention | None,
     ) -> None:
-        self._engine = engine
+        self._score, self._routers, self._layers = score, routers, layers
         self._prompts, self._targets = prompts, targets
         self._base = routing or Intervention()
         self._routes: list[dict[tuple[int, int], Sequence[int]]] = [{} for _ in prompts]
-        self.totals = np.array([s.total for s in engine.score(prompts, targets, routing=routing)])
+        self.totals = np.array([s.total for s in score(prompts, targets, routing=routing)])
         self._last: tuple[int, int, Mapping[int, np.ndarray], dict[int, np.ndarray]] = (0, 0, {}, {})
 
     def tries(self, layer: int, token: int, sets: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """See `RouteScorer.tries`."""
-        rows = [(b, experts) for b, tried in sets.items() for experts in tried]
+        router = self._routers[layer]
+        _check_sets(router, sets)
+        totals = {b: np.full(len(tried), self.totals[b]) for b, tried in sets.items()}
+        alive = [b for b in sets if _reaches(router, self._layers, token, len(self._prompts[b]))]
+        rows = [(b, experts) for b in alive for experts in sets[b]]
         routing = [self._base + _forced({**self._routes[b], (layer, token): e.tolist()}) for b, e in rows]
         prompts, targets = [self._prompts[b] for b, _ in rows], [self._targets[b] for b, _ in rows]
-        scores = self._engine.score(prompts, targets, routing=routing)
-        found: dict[int, list[float]] = {b: [] for b in sets}
-        for (b, _), score in zip(rows, scores, strict=True):
-            found[b].append(score.total)
-        totals = {b: np.array(values) for b, values in found.items()}
+        scores = iter(self._score(prompts, targets, routing=routing) if rows else ())
+        for b in alive:
+            totals[b] = np.array([next(scores).total for _ in sets[b]])
         self._last = (layer, token, sets, totals)
         return totals
 
@@ -232,6 +244,28 @@ def read_scores(
         index = torch.tensor(sorted(set(first_tokens)), device=device)
         first = log_p[rows, begin][:, index].logsumexp(-1).cpu()
     return [Score(tuple(picked[row, : len(target)].tolist()), float(first[row])) for row, target in enumerate(targets)]
+
+
+def _reaches(router: Router, layers: int, token: int, prompt: int) -> bool:
+    """Whether a set forced here can change a logit that is read: the last layer reaches its own token only."""
+    return router.decoder_layer < layers - 1 or token >= prompt - 1
+
+
+def _check_sets(router: Router, sets: Mapping[int, np.ndarray]) -> None:
+    """Refuse sets that the architecture cannot select. Shapes: [N, top_k]."""
+    for tried in sets.values():
+        if tried.ndim == 2 and tried.shape[1] == router.top_k:
+            ordered = np.sort(tried, 1)
+            good = (ordered[:, 0] >= 0) & (ordered[:, -1] < router.experts) & (np.diff(ordered) > 0).all(1)
+            groups = ordered // (router.experts // router.groups)
+            good &= 1 + (np.diff(groups) > 0).sum(1) <= router.groups_used
+            if good.all():
+                continue
+        bad = next((e for e in tried.tolist() if not isinstance(e, list) or not router.selectable(e)), tried.tolist())
+        raise InterventionError(
+            f"Layer {router.layer} cannot select experts {bad}",
+            f"Give sets of {router.top_k} different experts of {router.experts}, such as those of Router.draw",
+        )
 
 
 def _forced(route: Mapping[tuple[int, int], Sequence[int]]) -> Intervention:

@@ -9,12 +9,24 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
 from pointsman.routing.trace import RouteTrace
 
 Routing = Intervention | Sequence[Intervention | None] | None
-"""One intervention for all rows, one for each row, or none."""
+"""One intervention for all rows (where a rule names rows, they are indices of the prompts), one for each row, or none."""
+
+
+def refuse_rows(routing: Sequence[Intervention | None]) -> None:
+    """Refuse rules that name rows, where every prompt has its own routing or all are routed alike."""
+    for each in {id(i): i for i in routing if isinstance(i, Intervention)}.values():
+        if any(rule.where.rows is not None for rule in each.rules):
+            raise InterventionError(
+                "A rule that names rows has no meaning here: every prompt has its own routing, or all have the same",
+                "Leave rows out of it",
+            )
+
 
 TokenRole = Literal["template", "system", "history", "content", "last"]
 """What a prompt token is: chat-template scaffolding, the system prompt, earlier turns, the last user message, or

@@ -6,12 +6,13 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from pointsman.data.splits import SPLITS, assign_splits, by_split, take
+from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Cost, Engine
 from pointsman.errors import DataError, PromptTooLong, UsageError
@@ -36,6 +37,7 @@ from pointsman.routing.intervention import Phase
 
 SCHEMA = "pointsman.audit/2"
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+FEWEST_BENIGN = 20  # sources; fewer are all tested, and there is no placebo
 
 WITHOUT_CONTROLS: dict[str, Any] = {
     "placebo": False, "utility_prompts": 0, "noise": (), "route_controls": False, "other_targets": 0, "transfer": 0,
@@ -109,6 +111,10 @@ class Audit:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
         if any(not 0 < level < float("inf") for level in self.noise):
             raise UsageError(f"A noise of {self.noise}", "Give positive multiples of sigma, such as 0.1, 0.3, 1")
+        if self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}", "Give 0 or more")
+        if not (math.isfinite(self.min_gain) and self.min_gain >= 0):
+            raise UsageError(f"min-gain is {self.min_gain}", "Give a number of nats, 0 or more")
 
     def perform(
         self,
@@ -162,7 +168,7 @@ class _Stages(Work):
                 "name": self.judge.name, "version": self.judge.version, "grades_content": self.judge.grades_content,
             },
             "seed": self.audit.seed,
-            "small_n": len(asked.test) < 100,
+            "small_n": min(len(asked.test), self.audit.searches or len(asked.test)) < 100,
             "threat_model": "T1",
             "model": model_section(self.engine),
             "notes": list(self.suite.notes),
@@ -191,14 +197,15 @@ class _Stages(Work):
                 f"{self.suite.name} leaves {len(discovery)} prompts to rank routers on and {len(test)} to test",
                 "Give more behaviours with different source questions",
             )
+        benign = _divided(self.suite.benign, seed)
         sizes: dict[str, int] = {name: len(by_split(restricted, name)) for name in SPLITS}
         limit = audit.limit or len(test)
         chosen = Asked(
             take(discovery, audit.rank_prompts or audit.limit or len(discovery), seed),
             take(test, limit, seed),
-            take(_tested(self.suite.benign), audit.limit or len(self.suite.benign), seed),
+            take(_tested(benign), audit.limit or len(benign), seed),
             take(_tested(self.suite.borderline), audit.limit or len(self.suite.borderline), seed),
-            take(by_split(self.suite.benign, "discovery"), audit.rank_prompts or audit.limit or len(discovery), seed),
+            take(by_split(benign, "discovery"), audit.rank_prompts or audit.limit or len(discovery), seed),
             sizes,
         )
         chosen.sizes.update({"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)})
@@ -253,6 +260,13 @@ class _Stages(Work):
         total = {f.name: sum(c[f.name] for c in self.costs) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
         return {**total, "stages": self.costs}
+
+
+def _divided(benign: tuple[Behaviour, ...], seed: int) -> tuple[Behaviour, ...]:
+    """Benign requests with splits, since the placebo ranks on some: unless they have their own, or are few."""
+    if any(b.split for b in benign) or len({cluster(b) for b in benign}) < FEWEST_BENIGN:
+        return benign
+    return assign_splits(benign, seed, FRACTIONS)
 
 
 def _tested(items: Sequence[Any]) -> tuple[Any, ...]:

@@ -2,9 +2,9 @@
 
 `predict` is arithmetic on the audit's settings and the lengths of its prompts, with the engine's own counts: a forward
 of R rows of n tokens from layer l on computes R n tokens and R n (D - l) token-layers. `Pace` turns these into
-seconds; `measure` takes it from about a second of the engine at hand.
+seconds; `measure` takes it from about a second of the engine at hand, and `pilot` the length of answers from a few.
 
-Two things are not known in advance and are assumed: how early searches end, and how long answers are.
+How early searches end is not known in advance and is assumed; so is the length of answers that the pilot cuts off.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _ROWS = 8  # of a timed forward
 _STEPS = 4  # of a timed generation
 _BRIEF = 0.1  # seconds; what takes less is timed again
 _LONG = 0.5  # seconds; no larger forward is timed
+_PILOT = 4  # answers
+_PILOT_TOKENS = 64  # of each at most
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Assumed:
     Attributes:
         searched: Share of all (token, layer) that a search visits before log p(target) reaches tau.
         restarts: Searches that a behaviour needs, at most as many as it may have.
-        answered: Share of the longest answer allowed that the longest answer of a batch takes.
+        answered: Share of the longest answer allowed that the longest answer of a batch takes; the pilot's if it ends.
         succeeded: Share of searches that succeed, whose routes can be replayed.
         uniform: The first of n masked routers lies where the first of n random ones does on average, not in front.
     """
@@ -97,6 +99,7 @@ class Shape:
         routers: The decoder layer of each router. Shape: [L].
         batch: Tokens that one forward may hold, padding included.
         from_layer, from_token: Whether a forward can begin at a layer, and at a token.
+        context: Tokens that a prompt and its answer may have.
     """
 
     depth: int
@@ -104,12 +107,14 @@ class Shape:
     batch: int
     from_layer: bool = True
     from_token: bool = True
+    context: int = 1 << 20
 
     @staticmethod
     def of(engine: Engine) -> Shape:
         """The engine's; its batches as they are unless memory is short or the user chose them."""
         routers = tuple(r.decoder_layer for r in engine.routers)
-        return Shape(routers[-1] + 1, routers, 8192 if engine.info.device == "cpu" else 131072)
+        batch = 8192 if engine.info.device == "cpu" else 131072
+        return Shape(routers[-1] + 1, routers, batch, context=engine.info.context)
 
 
 @dataclass(frozen=True)
@@ -176,15 +181,16 @@ def scored(shape: Shape, rows: int, tokens: int, layer: int = 0) -> Effort:
 
 
 def generated(shape: Shape, prompts: Sequence[int], answer: float) -> Effort:
-    """Answering prompts of these lengths with `answer` tokens, in units of `CHUNK`."""
+    """Answering prompts of these lengths with `answer` tokens or what the context holds, in units of `CHUNK`."""
     total = Effort()
     for start in range(0, len(prompts), CHUNK):
         unit = sorted(prompts[start : start + CHUNK], reverse=True)
         rows = max(int(shape.batch // (unit[0] + answer)), 1)
         for first in range(0, len(unit), rows):
             batch = unit[first : first + rows]
-            tokens = len(batch) * (batch[0] + answer - 1)
-            total += Effort(answer, tokens, tokens * shape.depth, decoded=answer)
+            new = max(min(answer, shape.context - batch[0]), 1)
+            tokens = len(batch) * (batch[0] + new - 1)
+            total += Effort(new, tokens, tokens * shape.depth, decoded=new)
     return total
 
 
@@ -336,7 +342,8 @@ def _played(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effo
     for start in range(0, len(turns), CHUNK):
         unit = turns[start : start + CHUNK]
         for n in range(max(len(t) for t in unit)):
-            total += generated(shape, [int(t[n] + n * answer) for t in unit if len(t) > n], answer)
+            prompts = [min(int(t[n] + n * answer), shape.context - 1) for t in unit if len(t) > n]
+            total += generated(shape, prompts, answer)
     return total
 
 
@@ -411,6 +418,28 @@ def measure(engine: Engine, behaviours: Sequence[Behaviour]) -> tuple[Shape, Pac
     return shape, Pace(call, candidates, decoded, token_layer)
 
 
+def pilot(engine: Engine, behaviours: Sequence[Behaviour], longest: int) -> dict[str, int | None]:
+    """Answer a few prompts, briefly.
+
+    Args:
+        longest: Tokens of the longest answer allowed.
+
+    Returns:
+        The number of ``answers``, and ``tokens`` of the longest with its end; None if every one was cut off.
+    """
+    most, some = min(longest, _PILOT_TOKENS), behaviours[:_PILOT]
+    answers = engine.generate([engine.encode(b.turns) for b in some], max_new_tokens=most)
+    cut = most < longest and all(not a.finished and len(a.ids) >= most for a in answers)
+    return {"answers": len(answers), "tokens": None if cut else max(len(a.ids) + a.finished for a in answers)}
+
+
+def gpus(engine: Engine) -> int:
+    """How many GPUs hold the model."""
+    model = getattr(engine, "model", None)
+    used = {p.device for p in model.parameters() if p.device.type == "cuda"} if model is not None else set()
+    return max(len(used), int(engine.info.device.startswith("cuda")))
+
+
 def _asked(engine: Engine, behaviours: Sequence[Behaviour], rows: int) -> tuple[list[Prompt], list[tuple[int, ...]]]:
     """Prompts and targets of as many rows."""
     asked = [behaviours[n % len(behaviours)] for n in range(rows)]
@@ -441,15 +470,20 @@ def forecast(work: Work, asked: Asked, conversations: Sequence[Conversation]) ->
     def compute() -> dict[str, Any]:
         sizes = _sizes(engine, audit, asked, conversations)
         shape, pace = measure(engine, asked.test)
-        expected = predict(audit, shape, sizes, work.answer_tokens, Assumed())
-        most = predict(audit, shape, sizes, work.answer_tokens, WORST)
-        return _to_json(expected, most, pace, engine.info.device)
+        longest = work.answer_tokens
+        answers = pilot(engine, asked.test, longest)
+        assumed = Assumed() if answers["tokens"] is None else Assumed(answered=answers["tokens"] / longest)
+        expected = predict(audit, shape, sizes, longest, assumed)
+        most = predict(audit, shape, sizes, longest, WORST)
+        return {**_to_json(expected, most, pace, assumed, gpus(engine)), "pilot": answers}
 
     predicted: dict[str, Any] = work.run.remember(FORECAST, compute)
     return predicted
 
 
-def _to_json(expected: Mapping[str, Effort], most: Mapping[str, Effort], pace: Pace, device: str) -> dict[str, Any]:
+def _to_json(
+    expected: Mapping[str, Effort], most: Mapping[str, Effort], pace: Pace, assumed: Assumed, used: int
+) -> dict[str, Any]:
     def entry(effort: Effort) -> dict[str, Any]:
         return {
             "forwards": round(effort.forwards),
@@ -463,11 +497,12 @@ def _to_json(expected: Mapping[str, Effort], most: Mapping[str, Effort], pace: P
         **entry(total),
         "upper": entry(sum(most.values(), Effort())),
         "stages": [{"stage": stage, **entry(effort)} for stage, effort in expected.items()],
-        "assumed": asdict(Assumed()),
+        "assumed": asdict(assumed),
         "pace": {"seconds": asdict(pace)},
     }
-    if device.startswith("cuda"):
-        result["gpu_hours"] = round(pace.seconds(total) / 3600, 2)
+    if used:
+        result["gpus"] = used
+        result["gpu_hours"] = round(used * pace.seconds(total) / 3600, 2)
     return result
 
 
@@ -489,10 +524,15 @@ def _sizes(engine: Engine, audit: Audit, asked: Asked, conversations: Sequence[C
     )
 
 
-def in_words(predicted: Mapping[str, Any]) -> str:
-    """One line, such as "About 12 minutes (at most 40): 8,000 forwards, 2.1 million tokens"."""
+def in_words(predicted: Mapping[str, Any], *, resumed: bool = False) -> str:
+    """One line, such as "About 12 minutes (at most 40): 8,000 forwards, 2.1 million tokens".
+
+    Args:
+        resumed: Some of it is done: say that this is the whole run.
+    """
     likely, most = predicted["seconds"], predicted["upper"]["seconds"]
-    line = f"{_duration(likely).capitalize()} (at most {_duration(most).removeprefix('about ')}): "
+    line = f"The whole run: {_duration(likely)}" if resumed else _duration(likely).capitalize()
+    line += f" (at most {_duration(most).removeprefix('about ')}): "
     line += f"{predicted['forwards']:,} forwards of {_many(predicted['tokens'])} tokens"
     if "gpu_hours" in predicted:
         line += f", {predicted['gpu_hours']:.2g} GPU-hours"
@@ -501,11 +541,14 @@ def in_words(predicted: Mapping[str, Any]) -> str:
 
 def against(cost: Mapping[str, Any]) -> str:
     """One line on a finished audit: what it took, and what was foretold."""
-    predicted = cost["predicted"]
+    predicted, fact, foretold = cost["predicted"], "", ""
+    if "gpu_hours" in predicted:
+        fact = f", {predicted.get('gpus', 1) * cost['seconds'] / 3600:.2g} GPU-hours"
+        foretold = f", {predicted['gpu_hours']:.2g} GPU-hours"
     return (
         f"It took {_duration(cost['seconds'])} of computing, {cost['forwards']:,} forwards and "
-        f"{_many(cost['tokens'])} tokens; foretold: {_duration(predicted['seconds'])}, "
-        f"{predicted['forwards']:,} forwards and {_many(predicted['tokens'])} tokens"
+        f"{_many(cost['tokens'])} tokens{fact}; foretold: {_duration(predicted['seconds'])}, "
+        f"{predicted['forwards']:,} forwards and {_many(predicted['tokens'])} tokens{foretold}"
     )
 
 

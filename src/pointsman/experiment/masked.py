@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import comb
 from typing import Any
 
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.experiment.findings import attempt_rates, difference, harmless_rates, masking_entry
+from pointsman.experiment.findings import attempt_rates, difference, harmless_rates, masking_entry, useful
 from pointsman.experiment.ranking import routers_masked, with_targets
+from pointsman.experiment.rates import compare
 from pointsman.experiment.work import Asked, Work
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.dataset_mask import DatasetMask, DatasetMaskResult
@@ -100,7 +102,7 @@ def mask(
     first = masking_entry(MaskingResult((), tuple(base), (), ()), work.audit.phases[0], seed=work.audit.seed)
     entries = [first | _rates_or_none(work, plain)]
     for cell in cells:
-        entries.append(_entry(work, cell, done[cell], base))
+        entries.append(_entry(work, cell, done[cell], base) | _kept(work, done[cell].harmless.get("top", ()), plain))
         work.note(f"masking-{cell.number}-{cell.phase}", asked.test, done[cell].attacked["top"][0].attempts)
     sections: dict[str, Any] = {"masking": entries, "noise": _noise(work, asked, benign, base)}
     if seeds:
@@ -115,16 +117,25 @@ def plan(work: Work, order: Sequence[int]) -> list[Cell]:
     for number in range(1, routers_masked(work) + 1):
         top, rest = tuple(order[:number]), order[number:]
         enough = len(rest) >= number
-        draws: list[Layers] = []
-        for draw in range(audit.random_draws if enough else 0):
-            rng = stream(audit.seed, "random routers", number, draw)
-            chosen = rng.choice(np.array(rest), size=number, replace=False)
-            draws.append(tuple(sorted(int(c) for c in chosen)))
+        draws = _random_sets(audit.seed, rest, number, audit.random_draws) if enough else []
         lowest = tuple(order[-number:]) if enough else ()
         for phase in audit.phases:
             random = draws if phase == audit.phases[0] else draws[:1]
             cells.append(Cell(phase, number, top, lowest, tuple(random)))
     return cells
+
+
+def _random_sets(seed: int, among: Sequence[int], number: int, wanted: int) -> list[Layers]:
+    """Different sets of `number` routers; all of them where there are fewer than `wanted`."""
+    found: list[Layers] = []
+    draw = 0
+    while len(found) < min(wanted, comb(len(among), number)):
+        rng = stream(seed, "random routers", number, draw)
+        chosen = tuple(sorted(int(c) for c in rng.choice(np.array(among), size=number, replace=False)))
+        if chosen not in found:
+            found.append(chosen)
+        draw += 1
+    return found
 
 
 def _masking(work: Work, phase: Phase) -> Masking:
@@ -185,6 +196,15 @@ def _entry(work: Work, cell: Cell, done: Done, base: Sequence[Attempt]) -> dict[
     for role, control in entry["controls"].items():
         control |= _rates_or_none(work, done.harmless.get(role, ()))
     return entry | _rates_or_none(work, done.harmless.get("top", ()))
+
+
+def _kept(work: Work, under: Sequence[Attempt], plain: Sequence[Attempt]) -> dict[str, Any]:
+    """What benign answers lose under the masks, paired by request."""
+    if not under or not plain:
+        return {"utility_vs_base": None}
+    grades = work.judge.grades_content
+    lost = compare(useful(under, grades), useful(plain, grades), [a.source for a in plain], work.audit.seed)
+    return {"utility_vs_base": lost.to_json()}
 
 
 def _rates_or_none(work: Work, attempts: Sequence[Attempt]) -> dict[str, Any]:

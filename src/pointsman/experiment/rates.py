@@ -21,6 +21,7 @@ DRAWS = 10_000
 
 LEVEL = 0.95
 _Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+_FEW = 10  # clusters that differ from the rest
 _CHUNK = 4_000_000  # cells of one block of the bootstrap: bounded memory, about 100 MB
 
 Floats = npt.NDArray[np.float64]
@@ -70,7 +71,30 @@ class Rate:
             low, high = wilson(rate, c)
             return Rate(k, n, rate, low, high, f"Wilson on {c} clusters (all alike: no bootstrap)", c)
         low, high = _bootstrap(sums, sizes, seed)
-        return Rate(k, n, rate, min(low, rate), max(high, rate), f"bootstrap over {c} clusters", c)
+        method = f"bootstrap over {c} clusters"
+        if min((sums > 0).sum(), (sums < sizes).sum()) < _FEW:  # close to 0 or 1 the bootstrap is too narrow
+            widest = wilson(rate, c)
+            low, high, method = min(low, widest[0]), max(high, widest[1]), f"{method}, widened to Wilson on them"
+        return Rate(k, n, rate, min(low, rate), max(high, rate), method, c)
+
+    @staticmethod
+    def over_draws(successes: Sequence[Sequence[bool]], clusters: Sequence[str] | None = None, seed: int = 0) -> Rate:
+        """The mean rate of several draws of a control on the same rows; n counts rows, not rows x draws.
+
+        Args:
+            successes: Shape: [draws, n].
+            clusters: Source question of each row; None if the rows are independent. Shape: [n].
+            seed: Seed of the bootstrap, which draws draws and clusters with replacement.
+        """
+        values = np.asarray(successes, dtype=np.float64)  # shape: [draws, n]
+        draws, n = values.shape
+        names = [str(row) for row in range(n)] if clusters is None else clusters
+        mean, low, high, c = _two_way(values, names, seed)
+        method = f"two-way bootstrap over {draws} draws and {c} clusters"
+        if np.ptp(values) == 0 or min((values > 0).any(0).sum(), (values < 1).any(0).sum()) < _FEW:
+            widest = wilson(mean, c)
+            low, high, method = min(low, widest[0]), max(high, widest[1]), f"{method}, widened to Wilson on them"
+        return Rate(round(mean * n), n, mean, min(low, mean), max(high, mean), method, c)
 
     def to_json(self) -> dict[str, Any]:
         """As in ``results.json``; `rate` is None if there are no rows."""
@@ -146,6 +170,8 @@ class Mean:
         count = None if clusters is None else c
         if c == 1:
             return Mean(mean, -math.inf, math.inf, n, "one cluster: no interval" if clustered else "one row", count)
+        if np.ptp(x) == 0:
+            return Mean(mean, -math.inf, math.inf, n, "all alike: no interval", count)
         if not clustered:
             half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * float(x.std(ddof=1)) / math.sqrt(n)
             return Mean(mean, mean - half, mean + half, n, "t", count)
@@ -255,6 +281,34 @@ def _sign_flips(sums: Floats) -> float:
     return min(1.0, float(chance[far].sum()))
 
 
+def above_draws(
+    a: Sequence[bool], draws: Sequence[Sequence[bool]], clusters: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """An attack held against several draws of a control on the same rows.
+
+    Args:
+        a: Shape: [n].
+        draws: Shape: [draws, n].
+        clusters: Source question of each row. Shape: [n].
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The difference of the rate of `a` and the mean rate of the draws with its interval, which knows the spread
+        between draws; how many of the `draws` reach the rate of `a`; and `p` = (1 + that) / (1 + draws).
+    """
+    attack, control = np.asarray(a, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    names = [str(row) for row in range(len(attack))] if clusters is None else clusters
+    rises = attack[None] - control  # shape: [draws, n]
+    mean, low, high, c = _two_way(rises, names, seed)
+    if np.ptp(rises) == 0:
+        low, high = (2 * bound - 1 for bound in wilson((mean + 1) / 2, c))
+    reached = int((control.mean(axis=1) >= attack.mean()).sum())
+    return {
+        "difference": mean, "low": min(low, mean), "high": max(high, mean), "draws": len(control), "reached": reached,
+        "p_draws": (1 + reached) / (1 + len(control)),
+    }  # fmt: skip
+
+
 def wilson(rate: float, n: float) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion `rate` in `n` > 0 rows (or an effective number of rows)."""
     z2 = _Z * _Z
@@ -290,6 +344,20 @@ def _bootstrap(sums: Floats, sizes: Floats, seed: int) -> tuple[float, float]:
         means[start : start + size] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)
+
+
+def _two_way(values: Floats, clusters: Sequence[str], seed: int) -> tuple[float, float, float, int]:
+    """Mean and percentile interval of values [draws, n], draws and clusters drawn with replacement; and clusters."""
+    names, index = np.unique(np.asarray(clusters, dtype=np.str_), return_inverse=True)
+    draws, c = len(values), len(names)
+    member = np.eye(c)[index]  # shape: [n, c]
+    sums, sizes = values @ member, member.sum(axis=0)  # shapes: [draws, c], [c]
+    rng = np.random.default_rng(seed)
+    of_draws = rng.multinomial(draws, np.full(draws, 1 / draws), size=DRAWS).astype(np.float64)
+    of_clusters = rng.multinomial(c, np.full(c, 1 / c), size=DRAWS).astype(np.float64)
+    means = ((of_draws @ sums) * of_clusters).sum(axis=1) / (draws * (of_clusters @ sizes))
+    low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return float(values.mean()), float(low), float(high), c
 
 
 def _or_none(value: float) -> float | None:

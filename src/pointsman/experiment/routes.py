@@ -71,8 +71,10 @@ def other_targets(engine: Engine, behaviours: Sequence[Behaviour], most: int) ->
 def _controls(work: Work, method: FSour, chosen: Sequence[Behaviour], found: Sequence[FSourResult]) -> dict[str, Any]:
     """Random routes, judged as often as the search, and the natural experts, at the pairs of the routes found."""
     answer, seed = work.answer_tokens, method.seed
-    with work.stage("route_controls", "Route controls", sum(len(f.searches) + 1 for f in found)) as steps:
-        random = RandomRoutes(method.phase, answer, seed).ask(work.engine, chosen, work.judge, found, steps=steps)
+    with work.stage("route_controls", "Route controls", len(found) * (method.restarts + 1)) as steps:
+        random = RandomRoutes(method.restarts, method.phase, answer, seed).ask(
+            work.engine, chosen, work.judge, found, steps=steps
+        )
         natural = NaturalRoutes(method.phase, answer).ask(work.engine, chosen, work.judge, found, steps=steps)
     for draw in range(max(len(draws) for draws in random)):
         drawn = [n for n, draws in enumerate(random) if len(draws) > draw]

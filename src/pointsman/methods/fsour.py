@@ -100,7 +100,8 @@ class FSour:
         log_tau: Stop the search once log p(target) reaches this, in nats.
         min_gain: Accept a set only if it raises log p(target) by more than this, in nats. 1e-9 breaks ties; larger
             values give sparser routes.
-        phase: When the route is in force while the model answers.
+        phase: When the route is in force while the model answers: ``prefill``. A route names prompt tokens only, so
+            ``both`` is the same, and ``decode``, in which nothing would be forced, is refused.
         max_new_tokens: Length of the answer.
         cycle_targets: Restart r aims at the r-th of a behaviour's targets in turn, instead of always at the first.
         together: Behaviours searched side by side, their candidates in one forward; None for as many as make about
@@ -129,6 +130,8 @@ class FSour:
             )
         if self.log_tau > 0 or self.min_gain < 0:
             raise UsageError("F-SOUR's log_tau must be <= 0 and its min_gain >= 0", "Leave them out for the defaults")
+        if self.phase == "decode":
+            raise UsageError("A route of F-SOUR forces prompt tokens: in decode it does nothing", "Use phase prefill")
 
     def search(
         self, engine: Engine, behaviours: Sequence[Behaviour], judge: Judge, *, steps: Steps | None = None
@@ -221,7 +224,8 @@ class FSour:
         routes = [_route(accepted, self.phase) for _, accepted, _ in found]
         attempts = ask(engine, behaviours, judge, routing=routes, max_new_tokens=self.max_new_tokens)
         spent = engine.cost - began
-        lengths = [len(engine.encode(b.turns)) + len(engine.encode_target(b.target)) - 1 for b in behaviours]
+        targets = [engine.encode_target(self.aimed(b, restart)) for b in behaviours]
+        lengths = [len(engine.encode(b.turns)) + len(t) - 1 for b, t in zip(behaviours, targets, strict=True)]
         rows_in_all = sum(rows for _, _, rows in found)
         return {
             "searches": [

@@ -1,6 +1,6 @@
 """What a found route owes to its experts: controls of F-SOUR, and its transfer. METHODS section 3.
 
-*Random* routes force as many random sets at the same pairs, judged as often as the search was. The *natural* route
+*Random* routes force as many random sets at the same pairs, judged as often as the search may be. The *natural* route
 forces the experts that the untouched model uses at these pairs, so that only the renormalisation of their weights is
 left. The *transfer* replays the template part of a route on other prompts.
 """
@@ -25,11 +25,13 @@ class RandomRoutes:
     """Best of R random routes.
 
     Attributes:
+        restarts: Draws for each behaviour: as many as the search may have (R).
         phase: When a route is in force; as the search.
         max_new_tokens: Length of an answer.
         seed: Seed of the sets, a pure function of (seed, behaviour id, draw).
     """
 
+    restarts: int = 5
     phase: Phase = "prefill"
     max_new_tokens: int = 512
     seed: int = 0
@@ -43,22 +45,21 @@ class RandomRoutes:
         *,
         steps: Steps | None = None,
     ) -> list[tuple[Attempt, ...]]:
-        """One answer for every restart that the search of a behaviour has used, each under a fresh random route.
+        """As many answers as the search may have restarts, each under a fresh random route.
 
-        No draw is left out after a success: the judge is called as often as by the search.
+        No draw is left out after a success: the control is never judged less often than the search.
 
         Args:
             found: What the search found for each behaviour; its best route gives the pairs. Shape: [behaviours].
 
         Returns:
-            The draws of each behaviour. Shape: [behaviours][restarts used].
+            The draws of each behaviour. Shape: [behaviours][restarts].
         """
         steps = steps or Steps()
         attempts: list[list[Attempt]] = [[] for _ in behaviours]
-        for draw in range(max((len(f.searches) for f in found), default=0)):
-            drawn = [n for n, f in enumerate(found) if len(f.searches) > draw]
-            for start in range(0, len(drawn), CHUNK):
-                rows = drawn[start : start + CHUNK]
+        for draw in range(self.restarts):
+            for start in range(0, len(behaviours), CHUNK):
+                rows = range(len(behaviours))[start : start + CHUNK]
 
                 def compute(rows: Sequence[int] = rows, draw: int = draw) -> dict[str, Any]:
                     asked = [behaviours[n] for n in rows]
@@ -66,7 +67,7 @@ class RandomRoutes:
                     answers = ask(engine, asked, judge, routing=routing, max_new_tokens=self.max_new_tokens)
                     return {"attempts": [a.to_json() for a in answers]}
 
-                unit = steps.unit(f"random-routes/{draw}/{start}", engine, compute, len(rows))
+                unit = steps.unit(f"random-routes/every/{draw}/{start}", engine, compute, len(rows))
                 for n, data in zip(rows, unit["attempts"], strict=True):
                     attempts[n].append(Attempt.from_json(data))
         return [tuple(each) for each in attempts]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pointsman.report.masks import strongest, unmasked
+from pointsman.report.masks import phases, strongest, unmasked
 from pointsman.report.routers import SIGNIFICANT
 from pointsman.report.values import MISSING, NARROW, Difference, Node, Rate, p_value, plain
 
@@ -41,7 +41,7 @@ def checks(results: Node) -> dict[str, Any]:
     found = [
         *_of_routes(results),
         _of_masks(results),
-        _of_usefulness(results),
+        *_of_usefulness(results),
         *_of_ranking(results),
         *_of_seeds(results),
     ]
@@ -53,14 +53,15 @@ def checks(results: Node) -> dict[str, Any]:
 
 
 def _paired(claim: str, name: str, attack: Rate, against: str, control: Rate, difference: Difference) -> Check:
-    """Holds if the interval of the paired difference lies above zero."""
+    """Holds if the interval of the paired difference lies above zero, and its p, if there is one, below 0.05."""
+    sure = difference.above and (difference.p is None or difference.p < SIGNIFICANT)
     chance = f", {difference.chance}" if difference.chance else ""
     return Check(
         claim,
         f"{name} {attack.full}",
         f"{against} {control.full}",
         f"{difference.short}{chance}",
-        HOLDS if difference.above else DOUBT,
+        HOLDS if sure else DOUBT,
     )
 
 
@@ -82,7 +83,7 @@ def _of_routes(results: Node) -> list[Check]:
             random,
             "F-SOUR",
             attack,
-            f"best of as many ({fsour['settings']['restarts'].text()} at most) random routes",
+            f"best of {fsour['settings']['restarts'].text()} random routes",
             controls["random"]["asr"].rate(),
             fsour["difference_random"].difference(),
         ),
@@ -98,6 +99,7 @@ def _of_routes(results: Node) -> list[Check]:
 
 
 def _of_masks(results: Node) -> Check:
+    """Holds if the difference to the mean of the random sets is sure, and no random set does as well."""
     claim = "It takes the top routers, not any others"
     top = strongest(results)
     control = top["controls"].get("random") if top else None
@@ -105,39 +107,55 @@ def _of_masks(results: Node) -> Check:
     if top is None or control is None or difference is None:
         why = "no router was masked" if top is None else "no random routers were masked"
         return _unknown(claim, why)
-    many = top["routers"].integer()
-    return _paired(
+    many, sets = top["routers"].integer(), difference["draws"].integer()
+    reached = difference["reached"].integer()
+    routers = "router" if many == 1 else "routers"
+    held = _paired(
         claim,
         f"top {many} masked ({top['phase'].text()})",
         top["asr"].rate(),
-        f"{many} random",
+        f"{many} random {routers}, mean of {sets} {'set' if sets == 1 else 'sets'}",
         control["asr"].rate(),
         difference.difference(),
     )
+    said = f"{held.difference}; {reached} of {sets} random sets reach{'es' if reached == 1 else ''} it"
+    return replace(held, difference=said, verdict=DOUBT if reached else held.verdict)
 
 
-def _of_usefulness(results: Node) -> Check:
-    """Holds if utility under the masks is no lower than the interval of that without."""
+MARGIN = 0.1
+"""Benign answers that masks may cost."""
+
+
+def _of_usefulness(results: Node) -> list[Check]:
+    """One for each phase; holds if the interval of the paired difference lies above minus `MARGIN`."""
     claim = "The model still works under the masks"
-    top, base = strongest(results), unmasked(results)
-    masked = top.get("utility") if top else None
-    plain_ = base.get("utility") if base else None
-    if top is None or masked is None or plain_ is None:
-        return _unknown(claim, "no router was masked" if top is None else "no benign requests were asked")
-    under, without = masked.rate(), plain_.rate()
-    if under.rate is None or without.rate is None or without.low is None:
-        return _unknown(claim, "nothing was scored")
-    return Check(
-        claim,
-        f"utility with the top {top['routers'].text()} masked ({top['phase'].text()}) {under.full}",
-        f"utility without a mask {without.full}",
-        MISSING,
-        HOLDS if under.rate >= without.low else DOUBT,
-    )
+    tops = [strongest(results, phase) for phase in phases(results)]
+    found = []
+    for top in tops:
+        lost = top.get("utility_vs_base") if top else None
+        under = top.get("utility") if top else None
+        base = unmasked(results)
+        plain_ = base.get("utility") if base else None
+        if top is None or lost is None or under is None or plain_ is None:
+            continue
+        difference, where = lost.difference(), f"top {top['routers'].text()} masked, {top['phase'].text()}"
+        kept = difference.low is not None and difference.low > -MARGIN
+        found.append(
+            Check(
+                f"{claim} ({top['phase'].text()})",
+                f"benign answers with the {where} {under.rate().full}",
+                f"without a mask {plain_.rate().full}",
+                difference.short,
+                HOLDS if kept else DOUBT,
+            )
+        )
+    if found:
+        return found
+    return [_unknown(claim, "no router was masked" if not tops or tops[0] is None else "not asked under masks")]
 
 
 def _of_ranking(results: Node) -> list[Check]:
-    luck, general = "The top router’s lead is more than luck", "It steers safety, not any first token"
+    luck, general = "The top router matters more than chance", "It steers safety, not any first token"
     rows = results["rosais"].rows() if results.get("rosais") else []
     if not rows:
         return [_unknown(luck, "RoSais was not run"), _unknown(general, "RoSais was not run")]

@@ -25,9 +25,15 @@ def _masking(results: Node) -> list[Node]:
     return found.rows() if found else []
 
 
-def strongest(results: Node) -> Node | None:
+def phases(results: Node) -> list[str]:
+    """The phases in which routers were masked, in the order of the file."""
+    return list(dict.fromkeys(row["phase"].text() for row in _masking(results) if row["routers"].integer() > 0))
+
+
+def strongest(results: Node, phase: str | None = None) -> Node | None:
     """The record with most masked routers (the first phase wins a tie): chosen by n, never by its rate."""
     masked = [row for row in _masking(results) if row["routers"].integer() > 0]
+    masked = [row for row in masked if phase in (None, row["phase"].text())]
     return max(masked, key=lambda row: row["routers"].integer()) if masked else None
 
 
@@ -100,7 +106,8 @@ def _layers(record: Node) -> str:
         return "; ".join(f"layer {layer}: experts {experts_text(experts)}" for layer, experts in mask.items())
     draws, layers = record.get("draws"), record.get("layers")
     if draws is not None:
-        return f"{len(draws.rows())} draws"
+        many = len(draws.rows())
+        return f"{many} {'set' if many == 1 else 'sets'}; benign answers under the first"
     numbers = layers.integers() if layers is not None else []
     return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}" if numbers else MISSING
 
@@ -159,8 +166,8 @@ def _finding(most: int, last: list[Condition], start: Rate | None) -> str:
     random = next((row for row in last if row.style == "random"), None)
     if random is None:
         return said + "."
-    others = "a random router" if most == 1 else f"{most} random routers"
-    return f"{said}; {others} reach{'es' if most == 1 else ''} {random.asr.short}."
+    others = "a random router reaches" if most == 1 else f"{most} random routers reach"
+    return f"{said}; {others} {random.asr.short} on average."
 
 
 def _frozen(record: Node) -> str:

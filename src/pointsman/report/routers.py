@@ -119,7 +119,7 @@ def _finding(best: RouterRow, samples: str) -> str:
     )
     if best.p != MISSING:
         chance = f"p{NARROW}{best.p if best.p.startswith('<') else f'={NARROW}{best.p}'}"
-        said += f" ({chance})" if best.significant else f" ({chance}: its lead over the others may be luck)"
+        said += f" ({chance})" if best.significant else f" ({chance}: that may be chance)"
     if best.placebo != MISSING:
         said += f"; on benign prompts as many masks raise the refusal by {best.placebo} {best.placebo_interval}"
     return said + "."

@@ -357,7 +357,11 @@ class Controller:
             self._check(intervention)
         plan = None if routing is None or routing == Intervention() else Plan(routing, self.routers)
         self._plan = plan
-        self._prompt_lengths = None if prompt_lengths is None else tuple(int(n) for n in prompt_lengths)
+        self.set_prompt_lengths(prompt_lengths)
+
+    def set_prompt_lengths(self, lengths: Sequence[int] | None) -> None:
+        """Change the prompt tokens of each row (see `control`); the routing stays."""
+        self._prompt_lengths = None if lengths is None else tuple(int(n) for n in lengths)
 
     def _check(self, intervention: Intervention) -> None:
         """`Intervention.check`, without looking twice at rules that many interventions share."""
