@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pointsman.experiment.rates import Comparison, Mean, Rate, compare, wilson
+from pointsman.experiment.rates import Comparison, Mean, Rate, above_draws, compare, wilson
 
 
 def test_wilson_is_scipys() -> None:
@@ -51,9 +51,42 @@ def test_bootstrap_against_brute_force() -> None:
             if cumulative / 27 >= q:
                 quantiles.append(float(value))
                 break
-    rate = Rate.of([bool(x) for v in data.values() for x in v], [c for c, v in data.items() for _ in v])
-    assert (rate.low, rate.high) == pytest.approx(quantiles)
-    assert rate.method == "bootstrap over 3 clusters"
+    rows, clusters = [x for v in data.values() for x in v], [c for c, v in data.items() for _ in v]
+    mean = Mean.of(rows, clusters)
+    assert (mean.low, mean.high) == pytest.approx(quantiles)
+    assert mean.method == "bootstrap over 3 clusters"
+    rate = Rate.of([bool(x) for x in rows], clusters)  # few clusters: never narrower than Wilson on them
+    widest = wilson(3 / 6, 3)
+    assert (rate.low, rate.high) == pytest.approx((min(quantiles[0], widest[0]), max(quantiles[1], widest[1])))
+
+
+def test_intervals_near_the_boundary_do_not_shrink() -> None:
+    clusters = [str(n // 2) for n in range(200)]
+    edges = [Rate.of([n < k for n in range(200)], clusters).high for k in (0, 1, 2, 4)]
+    assert edges == sorted(edges)
+
+
+def test_the_rate_of_draws_knows_their_spread() -> None:
+    """Two draws, one that always works and one that never does: the interval is that of two draws, not of 100 rows."""
+    alike = Rate.over_draws([[True] * 25 + [False] * 25] * 2)
+    apart = Rate.over_draws([[True] * 50, [False] * 50])
+    assert (apart.rate, apart.n) == (alike.rate, alike.n) == (0.5, 50)
+    assert (apart.low, apart.high) == (0.0, 1.0)
+    assert alike.high - alike.low < 0.4
+
+
+def test_an_attack_is_held_against_every_draw() -> None:
+    attack = [True] * 40 + [False] * 10
+    found = above_draws(attack, [[False] * 50, [True] * 45 + [False] * 5, [True] * 10 + [False] * 40])
+    assert found["difference"] == pytest.approx(0.8 - (0 + 0.9 + 0.2) / 3)
+    assert (found["draws"], found["reached"], found["p_draws"]) == (3, 1, 0.5)
+    assert found["low"] < 0  # one of three does better
+    never = above_draws([True] * 3, [[False] * 3])
+    assert never["low"] < 1  # three rows are no certainty
+
+
+def test_what_does_not_vary_has_no_interval() -> None:
+    assert Mean.of([1.0, 1.0]).to_json()["low"] is None
 
 
 def test_bootstrap_standard_error() -> None:

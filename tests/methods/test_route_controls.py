@@ -55,13 +55,13 @@ def said(engine: HFEngine, behaviour: Behaviour, routing: Intervention) -> str:
     return engine.generate([engine.encode(behaviour.turns)], routing=routing, max_new_tokens=ANSWER)[0].text
 
 
-def test_random_routes_force_other_sets_at_the_same_pairs_as_often_as_the_search(
+def test_random_routes_force_other_sets_at_the_same_pairs_as_often_as_a_search_may(
     engine: HFEngine, asked: list[Behaviour], found: list[FSourResult]
 ) -> None:
-    judge, method = Judge(), RandomRoutes(max_new_tokens=ANSWER, seed=5)
+    judge, method = Judge(), RandomRoutes(restarts=2, max_new_tokens=ANSWER, seed=5)
     drawn = method.ask(engine, asked, judge, found)
-    assert [len(d) for d in drawn] == [len(f.searches) for f in found] == [2, 1, 2]
-    assert len(judge.asked) == 5
+    assert [len(d) for d in drawn] == [2, 2, 2]
+    assert len(judge.asked) == 6
     for behaviour, result, attempts in zip(asked, found, drawn, strict=True):
         pairs = result.best.steps
         for draw, attempt in enumerate(attempts):
@@ -123,14 +123,14 @@ def test_every_control_is_remembered(engine: HFEngine, asked: list[Behaviour], f
     def all_of_them(judge: Judge) -> list[Any]:
         steps = Steps(remember)
         return [
-            RandomRoutes(max_new_tokens=ANSWER).ask(engine, asked, judge, found, steps=steps),
+            RandomRoutes(restarts=2, max_new_tokens=ANSWER).ask(engine, asked, judge, found, steps=steps),
             NaturalRoutes(max_new_tokens=ANSWER).ask(engine, asked, judge, found, steps=steps),
             Transfer(max_new_tokens=ANSWER).replay(engine, asked, judge, [f.best.steps for f in found], steps=steps),
         ]
 
     first, again = Judge(), Judge()
     assert all_of_them(first) == all_of_them(again)
-    assert len(first.asked) == 5 + 3 + 9
+    assert len(first.asked) == 6 + 3 + 9
     assert again.asked == []
 
 

@@ -226,9 +226,9 @@ def _masked(routers: int, layers: list[int], base: Json, n: int, draw: random.Ra
         "vs_lowest": compared((hit - routers) / n, n),
         "controls": {
             "random": {
-                "garbage": rate(3, n * 10),
+                "garbage": rate(3, n),
                 **_harmless(37, 40),
-                "asr": rate(round(mean * n * 10), n * 10),
+                "asr": rate(round(mean * n), n),
                 "any_compliance": rate(4, n),
                 "draws": draws,
             },
@@ -254,7 +254,11 @@ def _masked(routers: int, layers: list[int], base: Json, n: int, draw: random.Ra
             "difference": hit / n - mean,
             "low": hit / n - mean - 0.14,
             "high": hit / n - mean + 0.13,
+            "draws": 10,
+            "reached": 0,
+            "p_draws": 1 / 11,
         },
+        "utility_vs_base": {**compared(-0.02, 40), "low": -0.08},
     }
 
 

@@ -233,7 +233,7 @@ def test_an_attack_without_its_controls(results: Json) -> None:
     words = Page(render_audit(results)).words
     assert "the routes’ controls were left out" in words
     assert "no random routers were masked" in words
-    assert "no benign requests were asked" in words
+    assert "no benign requests were asked under them" in words
     assert "The controls were left out of this run." in words
     assert "fewer than two routes were needed and succeeded" in words
     assert "Benign utility" not in words
@@ -267,7 +267,9 @@ def test_claims_are_held_against_their_controls(results: Json, seeds: Json) -> N
     assert set(verdicts(render_audit(results)).values()) == {"holds"}
     results["fsour"]["difference_random"]["low"] = 0.0
     results["masking"][-1]["difference_random"]["low"] = -0.1
-    results["masking"][-1]["utility"].update(k=20, rate=0.5)
+    for row in results["masking"]:
+        if row["routers"]:
+            row["utility_vs_base"]["low"] = -0.11
     top = next(row for row in results["rosais"] if row["rank"] == 1)
     top["p"] = 0.05
     top["placebo"]["high"] = top["low"]

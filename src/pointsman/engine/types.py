@@ -15,7 +15,7 @@ from pointsman.routing.routers import Router
 from pointsman.routing.trace import RouteTrace
 
 Routing = Intervention | Sequence[Intervention | None] | None
-"""One intervention for all rows (where a rule names rows, they are indices of the prompts), one for each row, or none."""
+"""One intervention for all rows (rows that its rules name are indices of the prompts), one for each row, or none."""
 
 
 def refuse_rows(routing: Sequence[Intervention | None]) -> None:

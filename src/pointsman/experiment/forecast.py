@@ -471,7 +471,7 @@ def forecast(work: Work, asked: Asked, conversations: Sequence[Conversation]) ->
         sizes = _sizes(engine, audit, asked, conversations)
         shape, pace = measure(engine, asked.test)
         longest = work.answer_tokens
-        answers = pilot(engine, asked.test, longest)
+        answers = pilot(engine, [*asked.benign[: _PILOT // 2], *asked.test], longest)
         assumed = Assumed() if answers["tokens"] is None else Assumed(answered=answers["tokens"] / longest)
         expected = predict(audit, shape, sizes, longest, assumed)
         most = predict(audit, shape, sizes, longest, WORST)

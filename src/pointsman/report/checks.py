@@ -151,7 +151,7 @@ def _of_usefulness(results: Node) -> list[Check]:
         )
     if found:
         return found
-    return [_unknown(claim, "no router was masked" if not tops or tops[0] is None else "not asked under masks")]
+    return [_unknown(claim, "no router was masked" if not tops else "no benign requests were asked under them")]
 
 
 def _of_ranking(results: Node) -> list[Check]:
