@@ -88,15 +88,15 @@ def masking(everything: Sequence[Evidence]) -> str:
         two, both = masked(e, 2), masked(e, 2, "both")
         if not two or not both:
             continue
-        controls = two["controls"]
+        controls, found = two["controls"], two["difference_random"]
         tops = [masked(e, n) for n in (1, 2, 3)]
         rows.append([
             e["checkpoint"],
             str(two["asr"]["n"]),
             percent(e["base"]["asr"]),
             *(percent(t["asr"]) if t else "-" for t in tops),
-            f"{percent(controls['random']['asr'])} ({two['difference_random']['reached']} of {two['difference_random']['draws']})",
-            points(two["difference_random"]),
+            f"{percent(controls['random']['asr'])} ({found['reached']} of {found['draws']})",
+            points(found),
             percent(controls["lowest"]["asr"]),
             percent(controls["dataset"]["asr"]) if "dataset" in controls else "-",
             percent(both["asr"]),
