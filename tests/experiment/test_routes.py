@@ -95,7 +95,7 @@ def test_every_part_is_there_and_costed(finished: tuple[dict[str, Any], Work, li
     assert {k.split("/")[0] for k in keys} == {
         "fsour", "random-routes", "natural-routes", "target-1", "target-2", f"min-gain-{SPARSE}", "transfer", "seed-2",
     }  # fmt: skip
-    used = sum(b["restarts"] for b in section["behaviours"])
+    used = section["settings"]["restarts"] * len(section["behaviours"])
     random = [c for c in work.completions if c["stage"].startswith("fsour-random")]
     assert len(random) == used > 4  # the judge is called as often as the search may
     assert [t["n"] for t in section["targets"]] == [2, 2, 1]
