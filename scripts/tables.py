@@ -273,7 +273,10 @@ def cost(everything: Sequence[Evidence]) -> str:
 
 def made_by(everything: Sequence[Evidence]) -> str:
     cpu = sorted({e["provenance"]["cpu"] for e in everything})
-    return f"Made by `make evidence` (one thread of {', '.join(cpu)}, two at a time and beside other load: minutes are upper bounds); the data are in `evidence/`."
+    return (
+        f"Made by `make evidence` (one thread of {', '.join(cpu)}, two at a time and beside other load: minutes are "
+        "upper bounds); the data are in `evidence/`."
+    )
 
 
 def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
