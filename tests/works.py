@@ -86,4 +86,4 @@ def work(
 
             run.remember = until  # type: ignore[method-assign]
         suite = Suite("tiny", (), max_new_tokens=3)
-        yield Work(audit, engine or small_engine(), suite, judge or ManyJudge(), run, NullProgress())
+        yield Work(engine or small_engine(), suite, judge or ManyJudge(), run, NullProgress(), audit=audit)

@@ -17,6 +17,7 @@ _HOME = {
     "control": "pointsman.routing.control",
     "prove": "pointsman.routing.control",
     "Intervention": "pointsman.routing.intervention",
+    "Steering": "pointsman.routing.steering",
     "RouteTrace": "pointsman.routing.trace",
     "Behaviour": "pointsman.data.types",
     "Conversation": "pointsman.data.types",
@@ -36,6 +37,7 @@ __all__ = [
     "RoSais",
     "RouteTrace",
     "Router",
+    "Steering",
     "__version__",
     "control",
     "find_routers",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from pointsman.routing.control import control, prove
     from pointsman.routing.intervention import Intervention
     from pointsman.routing.routers import Router, find_routers
+    from pointsman.routing.steering import Steering
     from pointsman.routing.trace import RouteTrace
 
 

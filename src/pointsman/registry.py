@@ -1,7 +1,7 @@
 """Names that the command line accepts, open to other packages by entry point.
 
-A registry is a dictionary with good errors. Pointsman registers its own judges, models and behaviour sets in the
-same way as any other package would: one entry point in `pyproject.toml`.
+A registry is a dictionary with good errors. Pointsman registers its own judges, models, behaviour sets and
+scenarios in the same way as any other package would: one entry point in `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -54,3 +54,4 @@ class Registry:
 judges = Registry("pointsman.judges", "judge")
 models = Registry("pointsman.models", "model")
 behaviors = Registry("pointsman.behaviors", "behavior set")
+scenarios = Registry("pointsman.scenarios", "scenario")

@@ -206,7 +206,7 @@ def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
         with Run.create(tmp_path / "run", "audit", {}) as run:
-            work = Work(Audit(), engine(), Suite("s", test, max_new_tokens=5), TestbedJudge(), run, NullProgress())
+            work = Work(engine(), Suite("s", test, max_new_tokens=5), TestbedJudge(), run, NullProgress(), audit=Audit())
             made.append(forecast(work, Asked(test, test, test, (), test, {}), [talk]))
             assert FORECAST in run
             assert work.costs == []
@@ -263,7 +263,7 @@ def test_the_forecast_expects_answers_as_long_as_the_pilot(monkeypatch: pytest.M
     made = []
     for tokens in (None, 10):
         monkeypatch.setattr(forecasting, "pilot", lambda *_, t=tokens: {"answers": 2, "tokens": t})
-        work = Work(Audit(), engine(), Suite("s", test, max_new_tokens=100), TestbedJudge(), run, NullProgress())  # type: ignore[arg-type]
+        work = Work(engine(), Suite("s", test, max_new_tokens=100), TestbedJudge(), run, NullProgress(), audit=Audit())  # type: ignore[arg-type]
         made.append(forecast(work, Asked(test, test, (), (), (), {}), []))
     assert [m["assumed"]["answered"] for m in made] == [0.6, 0.1]
     assert made[1]["tokens"] < made[0]["tokens"]
@@ -286,6 +286,6 @@ def test_a_gpu_is_counted_in_hours(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(engine(), "info", replace(engine().info, device="cuda:0"))
     test = tuple(behaviours(2))
     run = SimpleNamespace(remember=lambda key, compute: compute())
-    work = Work(Audit(), engine(), Suite("s", test), TestbedJudge(), run, NullProgress())  # type: ignore[arg-type]
+    work = Work(engine(), Suite("s", test), TestbedJudge(), run, NullProgress(), audit=Audit())  # type: ignore[arg-type]
     made = forecast(work, Asked(test, test, (), (), (), {}), [])
     assert made["gpu_hours"] == pytest.approx(made["seconds"] / 3600, abs=0.01)

@@ -70,7 +70,7 @@ def perform(
             return remember(key, compute)
 
         run.remember = until  # type: ignore[method-assign]
-        work = Work(audit, engine, Suite("s", asked.test), judge, run, NullProgress())
+        work = Work(engine, Suite("s", asked.test), judge, run, NullProgress(), audit=audit)
         return search(work, asked), work, list(run.keys())
 
 
@@ -161,7 +161,7 @@ def test_without_other_targets_or_successes(tmp_path: Path) -> None:
     audit = replace(AUDIT, method_seeds=1, min_gain=SPARSE, restarts=1)
     engine = _engine()
     with Run.create(tmp_path / "run", "audit", {}) as run:
-        work = Work(audit, engine, Suite("s", test), ByLength(set()), run, NullProgress())
+        work = Work(engine, Suite("s", test), ByLength(set()), run, NullProgress(), audit=audit)
         work.judge.judge = lambda *a, **k: Verdict("garbage", 0.0)  # type: ignore[method-assign]
         section = search(work, Asked((), test, (), (), (), {}))["fsour"]
     assert section["targets"] == []

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
-from pointsman.cli import audit, look, testbed
+from pointsman.cli import audit, chat, evaluate, fold, look, resume, scenario, steer, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
@@ -47,8 +47,13 @@ def _options(
 
 
 app.command("audit", rich_help_panel="Audit")(audit.audit)
-app.command("resume", rich_help_panel="Audit")(audit.resume)
-app.command("report", rich_help_panel="Audit")(audit.report)
+app.command("steer", rich_help_panel="Steer")(steer.steer)
+app.command("evaluate", rich_help_panel="Steer")(evaluate.evaluate)
+app.command("chat", rich_help_panel="Steer")(chat.chat)
+app.command("fold", rich_help_panel="Steer")(fold.fold)
+app.add_typer(scenario.app, name="scenario", rich_help_panel="Steer")
+app.command("resume", rich_help_panel="Runs")(resume.resume)
+app.command("report", rich_help_panel="Runs")(resume.report)
 app.command("doctor", rich_help_panel="Look")(look.doctor)
 app.command("routers", rich_help_panel="Look")(look.routers)
 app.add_typer(testbed.app, name="testbed", rich_help_panel="Look")

@@ -1,11 +1,9 @@
-"""``audit``, ``resume`` and ``report``."""
+"""``audit``."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Container, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,21 +25,14 @@ from pointsman.cli.options import (
 )
 from pointsman.cli.output import (
     Session,
-    interruptible,
-    keep_stdout_clean,
-    one_line,
-    quietly,
-    resume_command,
     say,
-    show,
     waiting,
 )
 from pointsman.cli.prompts import Prompts
-from pointsman.errors import Interrupted, RunError
+from pointsman.cli.runs import ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
-    from pointsman.engine.hf import HFEngine
     from pointsman.experiment.audit import Audit
     from pointsman.experiment.progress import ProgressLike, Stage
     from pointsman.experiment.run import Run
@@ -49,12 +40,6 @@ if TYPE_CHECKING:
 
 VERB = "audit"
 _EFFORT = "Effort"
-_MODEL_STEP, _COMMAND_STEP = "model", "command"
-
-ShowTextOption = Annotated[
-    bool, typer.Option("--show-text", help="Show prompts and answers in the report; they are redacted otherwise.")
-]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
 def _effort(help_: str, minimum: int = 1) -> Any:
@@ -158,11 +143,10 @@ def audit(
     )  # fmt: skip
     prompts = Prompts.of(model, behaviors, benign, borderline, options.chat_template)
     suite = prompts.read()
-    chosen = _judge(judge or suite.judge)
+    chosen = find_judge(judge or suite.judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
         from pointsman.experiment.audit import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
-        from pointsman.experiment.run import MANIFEST, Run
     effort = {
         "samples": samples, "routers": routers, "random_draws": random_draws, "candidates": candidates,
         "restarts": restarts, "rank_prompts": rank_prompts, "searches": searches, "max_new_tokens": max_new_tokens,
@@ -179,51 +163,15 @@ def audit(
         prompts=prompts.to_json(suite),
         judge={"name": chosen.name, "version": chosen.version},
     )
-    new = out is None or not (out / MANIFEST).exists()
-    place = out or Path("runs")
-    there = {folder for folder in (place, *place.parents) if folder.exists()}
-    run = Run.create(out, VERB, config)
-    with run, _discarded_if_nothing_was_done(run, there) if new else nullcontext():
+    with begun(out, VERB, config) as run:
         _perform(session, run, plan, options, suite, chosen)
-        _finish(session, run, show_text, as_json)
+        finish(session, run, show_text, as_json)
 
 
-def resume(
-    context: typer.Context, folder: RunArgument, as_json: JsonOption = False, show_text: ShowTextOption = False
-) -> None:
-    """Continue a run that was stopped, to the results it would have had; a finished one is only rendered again.
-
-    [bold]Example[/bold]
-
-    pointsman resume runs/audit-testbed-20260101-120000
-    """
-    session: Session = context.obj
-    from pointsman.experiment.run import Run
-
-    with Run.open(folder) as run:
-        _refuse_other_verbs(run)
-        if not run.path("results.json").exists():
-            plan, options, prompts, judge = _from_manifest(run)
-            suite = prompts.read_again(run)
-            for change in run.version_changes():
-                say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
-            _perform(session, run, plan, options, suite, judge)
-        _finish(session, run, show_text, as_json)
-
-
-def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOption = False) -> None:
-    """Write the report of a finished run again, and print its path.
-
-    [bold]Example[/bold]
-
-    pointsman report runs/audit-testbed-20260101-120000 --show-text
-    """
-    from pointsman.experiment.run import Run
-    from pointsman.report import write_report
-
-    with Run.open(folder, read_only=True) as run:
-        _refuse_other_verbs(run)
-        print(write_report(run.folder, show_text=show_text))
+def continued(session: Session, run: Run) -> None:
+    """Do what is left of a run, as its manifest says."""
+    plan, options, prompts, judge = _from_manifest(run)
+    _perform(session, run, plan, options, prompts.read_again(run), judge)
 
 
 # ---------------------------------------------------------------------- the work
@@ -236,20 +184,7 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
         return
     from pointsman.experiment.progress import Progress
 
-    with (
-        interruptible(f"Continue with {resume_command(run.folder)}"),
-        _kept(run),
-        keep_stdout_clean(),
-        quietly(session),
-    ):
-        resumed = _steps_done(run)
-        command = run.remember(_COMMAND_STEP, lambda: session.command)
-        if _MODEL_STEP in run:  # the very commit that the run began with
-            options = options.at(run.remember(_MODEL_STEP, dict)["revision"])
-        engine = options.load(session)
-        _refuse_other_model(run, engine)
-        if not engine.resumes_fully:
-            say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
+    with loaded(session, run, options) as (engine, command, resumed):
 
         def announce(behaviours: int) -> None:
             say(
@@ -260,31 +195,6 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
         with Progress() as progress:
             announced = _Announced(progress, announce, resumed=resumed)
             plan.perform(engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee)
-
-
-def _finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
-    """Render the report; print the results, and where the report is."""
-    from pointsman.report import summary_table, write_report
-
-    path = write_report(run.folder, show_text=show_text)
-    results = run.read_results()
-    _say_cost(results)
-    if as_json:
-        print(json.dumps(results, indent=2))
-        say(f"Report: {path}")
-        return
-    show(summary_table(results))
-    print(one_line(results["headline"]))
-    print()
-    print(path)
-
-
-def _say_cost(results: dict[str, Any]) -> None:
-    """The forecast against what it was."""
-    from pointsman.experiment.forecast import against
-
-    if results["cost"].get("predicted"):
-        say(against(results["cost"]))
 
 
 class _Announced:
@@ -320,76 +230,6 @@ class _Announced:
 # ---------------------------------------------------------------------- small things
 
 
-def _judge(name: str) -> Judge:
-    from pointsman.registry import judges
-
-    judge: Judge = judges.get(name)()
-    return judge
-
-
-def _steps_done(run: Run) -> bool:
-    """Has anything been computed?"""
-    from pointsman.experiment.forecast import FORECAST
-
-    return bool(set(run.keys()) - {_MODEL_STEP, _COMMAND_STEP, FORECAST})
-
-
-@contextmanager
-def _kept(run: Run) -> Iterator[None]:
-    """Let an error say that what was done before it is not lost."""
-    try:
-        yield
-    except Exception as error:
-        if _steps_done(run):
-            error.add_note(f"What was done is kept: {resume_command(run.folder)} continues.")
-        raise
-
-
-@contextmanager
-def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator[None]:
-    """Leave no empty run behind when it could not even begin, so that the mended command can use the folder.
-
-    Args:
-        run: A run that was created just now.
-        there: Folders that were there before; others are removed if they are empty.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, Interrupted) and not _steps_done(run):
-            run.close()
-            for entry in run.folder.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            with suppress(OSError):
-                for folder in (run.folder, *run.folder.parents):
-                    if folder not in there:
-                        folder.rmdir()
-        raise
-
-
-def _refuse_other_verbs(run: Run) -> None:
-    if run.verb != VERB:
-        raise RunError(
-            f"{run.folder} is a run of `pointsman {run.verb}`, which this version does not know",
-            "Give the folder of a `pointsman audit` run",
-        )
-
-
-def _refuse_other_model(run: Run, engine: HFEngine) -> None:
-    """The model is remembered by its fingerprint: half a run with another one would be worth nothing."""
-    info = engine.info
-    now = {"fingerprint": info.fingerprint, "revision": info.revision, "dtype": info.dtype, "device": info.device}
-    then = run.remember(_MODEL_STEP, lambda: now)
-    if then["fingerprint"] != info.fingerprint:
-        raise RunError(
-            f"{info.name} is not the model that this run began with ({info.fingerprint}, not {then['fingerprint']})",
-            "Put the old checkpoint back, or start a new run in another folder",
-        )
-    for name in ("dtype", "device"):
-        if then[name] != now[name]:
-            say(f"pointsman: note: this run began on {name} {then[name]} and continues on {now[name]}.")
-
-
 def _from_manifest(run: Run) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     """What the run was asked to do."""
     from pointsman.experiment.audit import Audit
@@ -402,14 +242,5 @@ def _from_manifest(run: Run) -> tuple[Audit, ModelOptions, Prompts, Judge]:
         prompts = Prompts.from_json(config["prompts"])
         name, version = config["judge"]["name"], config["judge"]["version"]
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"The manifest of {run.folder} does not say all that is needed ({type(error).__name__}: {error})",
-            "Continue it with the version of Pointsman that made it, or start a new run",
-        ) from error
-    judge = _judge(name)
-    if judge.version != version:
-        raise RunError(
-            f"The judge {name} is version {judge.version} now and was {version} when this run began",
-            "Continue it with the version of Pointsman that made it, or start a new run",
-        )
-    return plan, options, prompts, judge
+        raise damaged_manifest(run, error) from error
+    return plan, options, prompts, find_judge(name, version, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import TypeVar, get_args
@@ -43,8 +43,7 @@ def assign_splits(
         UsageError: The fractions are not shares.
         DataError: There are too few sources, or one source is in two splits already.
     """
-    if len(fractions) != len(SPLITS) or not all(0 <= f <= 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        raise UsageError(f"The split fractions {fractions} are not three shares of one", "Give three that sum to 1")
+    _check_fractions(fractions)
     given = _given(behaviours)
     free = sorted({cluster(b) for b in behaviours} - given.keys())
     chosen = dict(given)
@@ -80,7 +79,102 @@ def take(items: Sequence[Item], n: int, seed: int) -> tuple[Item, ...]:
     return tuple(item for _, item in sorted(order, key=lambda entry: entry[0])[:n])
 
 
-def _given(behaviours: Sequence[Item]) -> dict[str, Split]:
+def spoken(prompt: str) -> str:
+    """What two copies of a prompt have in common: everything but case and spacing."""
+    return " ".join(prompt.split()).casefold()
+
+
+def join_sources(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """The sources of rows (source, prompt) when rows with the same prompt are one cluster.
+
+    A joined cluster has the least of its names, whatever the order of the rows.
+    """
+    parent: dict[str, str] = {}
+
+    def root(source: str) -> str:
+        while (above := parent.setdefault(source, source)) != source:
+            parent[source] = parent[above]
+            source = above
+        return source
+
+    first: dict[str, str] = {}
+    for source, prompt in rows:
+        low, high = sorted((root(source), root(first.setdefault(spoken(prompt), source))))
+        parent[high] = low
+    return [root(source) for source, _ in rows]
+
+
+def split_together(
+    parts: Mapping[str, Sequence[Behaviour | Conversation]],
+    seed: int,
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
+    *,
+    least: int = 2,
+) -> dict[str, Split]:
+    """The split of every source of several lists, so that each list has enough sources in each split.
+
+    Sources are drawn as in `assign_splits`: items of one source agree, in whatever list they are. Where a list
+    would have fewer than `least` sources in a split, sources move there from the split where that list has most,
+    as long as no other list is left with too few.
+
+    Args:
+        parts: Lists by the name that messages call them; empty ones are passed over.
+        seed: Seed of the assignment.
+        fractions: As in `assign_splits`; each above 0.
+        least: Sources that every list needs in every split.
+
+    Returns:
+        The split by source (`cluster`).
+
+    Raises:
+        UsageError: The fractions are not shares.
+        DataError: A list has too few sources, or one source is in two splits already.
+    """
+    _check_fractions(fractions)
+    given = _given([item for items in parts.values() for item in items])
+    sources = {name: {cluster(item) for item in items} for name, items in parts.items() if items}
+    chosen = {s: given.get(s) or _draw(seed, s, fractions) for s in sorted(set().union(*sources.values()))}
+    for name, own in sources.items():
+        for split in SPLITS:
+            while (there := sum(chosen[s] == split for s in own)) < least:
+                source = _movable(own, sources, chosen, given, seed, split, least)
+                if source is None:
+                    raise DataError(
+                        f"{name}: {_questions(there)} in the {split} split ({len(own)} in all), and {least} are needed",
+                        f"Give more source questions there: {least} for each split, {least * len(SPLITS)} in all",
+                    )
+                chosen[source] = split
+    return chosen
+
+
+def _questions(number: int) -> str:
+    return f"{number} source question{'' if number == 1 else 's'}"
+
+
+def _movable(
+    own: set[str],
+    sources: Mapping[str, set[str]],
+    chosen: Mapping[str, Split],
+    given: Mapping[str, Split],
+    seed: int,
+    split: Split,
+    least: int,
+) -> str | None:
+    """A source of `own` that can move to `split` and leave no list with fewer than `least` where it was."""
+    sizes = {name: Counter(chosen[s] for s in each) for name, each in sources.items()}
+
+    def spare(source: str) -> bool:
+        home = chosen[source]
+        if home == split or source in given:
+            return False
+        return all(sizes[name][home] > least for name, each in sources.items() if source in each)
+
+    here = Counter(chosen[s] for s in own)
+    able = [s for s in own if spare(s)]
+    return min(able, key=lambda s: (-here[chosen[s]], _hash(seed, split, s)), default=None)
+
+
+def _given(behaviours: Sequence[Behaviour | Conversation]) -> dict[str, Split]:
     """The splits that sources have already."""
     given: dict[str, Split] = {}
     for behaviour in behaviours:
@@ -93,6 +187,11 @@ def _given(behaviours: Sequence[Item]) -> dict[str, Split]:
                 "Put all rows of one source question into one split",
             )
     return given
+
+
+def _check_fractions(fractions: tuple[float, float, float]) -> None:
+    if len(fractions) != len(SPLITS) or not all(0 <= f <= 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
+        raise UsageError(f"The split fractions {fractions} are not three shares of one", "Give three that sum to 1")
 
 
 def _draw(seed: int, source: str, fractions: tuple[float, float, float]) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 Split = Literal["discovery", "validation", "test"]
@@ -61,7 +61,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Suite:
-    """Everything that an audit asks of a model.
+    """Everything that is asked of a model, by an audit or to steer it.
 
     Attributes:
         name: Shown with every figure, for example ``"testbed"`` or the file's name.
@@ -71,6 +71,9 @@ class Suite:
         conversations: Multi-turn attempts at restricted requests.
         judge: Name of the judge that suits this suite, used unless the user names another.
         max_new_tokens: How long an answer may be, in tokens.
+        notes: What a reader should know about how it was made.
+        scenario: Requests that the model refuses and a mask shall make it answer; each has a target.
+        benign_conversations: Harmless conversations, whose last turn the model should answer.
     """
 
     name: str
@@ -81,3 +84,16 @@ class Suite:
     judge: str = "refusal"
     max_new_tokens: int = 512
     notes: tuple[str, ...] = field(default=())
+    scenario: tuple[Behaviour, ...] = ()
+    benign_conversations: tuple[Conversation, ...] = ()
+
+    def __repr__(self) -> str:
+        """All fields; those of steering only where they hold something.
+
+        Manifests of runs hold digests of it: suites without those fields keep theirs.
+        """
+        shown = [f.name for f in fields(self) if f.name not in _STEERING_ONLY or getattr(self, f.name)]
+        return f"Suite({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+_STEERING_ONLY = ("scenario", "benign_conversations")

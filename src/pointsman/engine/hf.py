@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pointsman.engine.batching import in_batches, rows_that_fit
 from pointsman.engine.chat import Chat
+from pointsman.engine.learning import Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
@@ -24,6 +25,7 @@ from pointsman.errors import BadLogits, InterventionError, PromptTooLong, UsageE
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
+from pointsman.routing.steering import Steering, plain
 from pointsman.routing.trace import LayerTrace, Recorder, RouteTrace
 
 _Out = TypeVar("_Out")
@@ -160,11 +162,16 @@ class HFEngine:
 
     @contextmanager
     def scorer(
-        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Intervention | None = None
+        self,
+        prompts: Sequence[Prompt],
+        targets: Sequence[tuple[int, ...]],
+        *,
+        routing: Intervention | Steering | None = None,
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
         self._refuse_if_open()
         self._check_targets(prompts, targets)
+        routing = routing.intervention if isinstance(routing, Steering) else routing
         refuse_rows([routing])
         if self._resume is None or not self._resume.tokens or not prompts:
             with self._exclusively():
@@ -194,6 +201,25 @@ class HFEngine:
                 self._resume, self._controller, rows_that_fit=self._rows, cost=self.cost, device=self._device,
                 name=self.info.name,
             )  # fmt: skip
+
+    @contextmanager
+    def learner(self) -> Iterator[Learner]:
+        """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
+        self._refuse_if_open()
+        self._controller.recorder = None
+        with self._exclusively(), weights_held(self.model), self._controller.attached():
+            yield Learner(
+                self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name
+            )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of answer tokens, special ones left out."""
+        return self._decode(list(ids))
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends an answer, if the model has one."""
+        return self._ends[0] if self._ends else None
 
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
@@ -394,7 +420,8 @@ class HFEngine:
     def _refuse_if_open(self) -> None:
         if self._open:
             raise InterventionError(
-                "The engine answers nothing else while its scorer or patcher is open", "Leave that `with` block first"
+                "The engine answers nothing else while its scorer, patcher or learner is open",
+                "Leave that `with` block first",
             )
 
     def _by_length(self, lengths: list[int], longest: int, batch: Callable[[Sequence[int]], list[_Out]]) -> list[_Out]:
@@ -444,9 +471,10 @@ def _per_row(routing: Routing, rows: int) -> list[Intervention | None]:
     """The routing of every prompt: a rule that names rows means these prompts, however they are batched."""
     if routing is None:
         return [None] * rows
-    if isinstance(routing, Intervention):
-        return _given_out(routing, rows)
-    each = list(routing)
+    rules = plain(routing)
+    if isinstance(rules, Intervention):
+        return _given_out(rules, rows)
+    each: list[Intervention | None] = rules
     if len(each) != rows:
         raise ValueError(f"{len(each)} routings for {rows} prompts")
     refuse_rows(each)

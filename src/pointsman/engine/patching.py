@@ -20,6 +20,7 @@ from pointsman.engine.types import Cost, Prompt, refuse_rows
 from pointsman.errors import BadLogits
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.steering import Steering, plain
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,21 @@ class Patcher:
         self._device = device
         self._name = name
 
-    def streams(self, prompts: Sequence[Prompt], routing: Sequence[Intervention | None]) -> Streams:
+    def streams(self, prompts: Sequence[Prompt], routing: Sequence[Intervention | Steering | None]) -> Streams:
         """One full forward of all prompts, each under its routing: give no more than fit. Shapes: [B] each."""
-        refuse_rows(routing)
+        rules = plain(routing)
+        refuse_rows(rules)
         started = time.perf_counter()
         lengths = [len(p) for p in prompts]
         ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt.ids)
-        self._controller.set(list(routing), prompt_lengths=lengths)
+        self._controller.set(rules, prompt_lengths=lengths)
         keep = slice(min(lengths) - 1, max(lengths))
         memory, logits = self._resume.remember(ids.to(self._device), keep)
         last = self._last(logits, lengths, keep.start)
         self._count(ids.numel(), self.layers, started)
-        return Streams(tuple(lengths), tuple(routing), last.double().cpu().numpy(), memory)
+        return Streams(tuple(lengths), tuple(rules), last.double().cpu().numpy(), memory)
 
     def patched(self, into: Streams, donor: Streams, cells: Sequence[Cell], read: np.ndarray) -> First:
         """What answers begin with when each cell of `into` is taken from `donor`; the routing stays that of `into`.

@@ -12,13 +12,14 @@ import numpy as np
 from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
+from pointsman.routing.steering import Steering
 from pointsman.routing.trace import RouteTrace
 
-Routing = Intervention | Sequence[Intervention | None] | None
+Routing = Intervention | Steering | Sequence[Intervention | Steering | None] | None
 """One intervention for all rows (rows that its rules name are indices of the prompts), one for each row, or none."""
 
 
-def refuse_rows(routing: Sequence[Intervention | None]) -> None:
+def refuse_rows(routing: Sequence[Intervention | Steering | None]) -> None:
     """Refuse rules that name rows, where every prompt has its own routing or all are routed alike."""
     for each in {id(i): i for i in routing if isinstance(i, Intervention)}.values():
         if any(rule.where.rows is not None for rule in each.rules):
@@ -184,7 +185,11 @@ class Engine(Protocol):
         ...
 
     def scorer(
-        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Intervention | None = None
+        self,
+        prompts: Sequence[Prompt],
+        targets: Sequence[tuple[int, ...]],
+        *,
+        routing: Intervention | Steering | None = None,
     ) -> AbstractContextManager[RouteScorer]:
         """Score routes that grow pair by pair, on top of `routing`; the engine answers nothing else meanwhile."""
         ...

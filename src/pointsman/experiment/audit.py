@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
-from pointsman.engine.types import Cost, Engine
+from pointsman.engine.types import Engine
 from pointsman.errors import DataError, PromptTooLong, UsageError
 from pointsman.experiment.findings import (
     attempt_rates,
@@ -135,7 +135,7 @@ class Audit:
         Returns:
             The results.
         """
-        work = _Stages(self, engine, suite, judge, run, progress or NullProgress())
+        work = _Stages(engine, suite, judge, run, progress or NullProgress(), audit=self)
         results = work.results(foreseen)
         results["provenance"]["command"] = without_home(command)
         run.write_results(results)
@@ -178,7 +178,7 @@ class _Stages(Work):
             "over_refusal": _rate([a.verdict.refused for a in harmless], harmless) if harmless else None,
             "multi_turn": _multi_turn(played, self._conversations()),
             **_merge(ranking, masking, routes),
-            "cost": {**self._cost(), "predicted": predicted},
+            "cost": {**self.cost(), "predicted": predicted},
             "provenance": {**provenance(), "created": datetime.now(UTC).isoformat(timespec="seconds")},
         }  # fmt: skip
         results["headline"] = headline(results)
@@ -253,13 +253,6 @@ class _Stages(Work):
     def _conversations(self) -> tuple[Conversation, ...]:
         tested = _tested(self.suite.conversations)
         return take(tested, self.audit.limit or len(tested), self.audit.seed)
-
-    # -- small things ------------------------------------------------------------------------------------------
-
-    def _cost(self) -> dict[str, Any]:
-        total = {f.name: sum(c[f.name] for c in self.costs) for f in fields(Cost)}
-        total["seconds"] = round(total["seconds"], 1)
-        return {**total, "stages": self.costs}
 
 
 def _divided(benign: tuple[Behaviour, ...], seed: int) -> tuple[Behaviour, ...]:

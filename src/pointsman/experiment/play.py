@@ -53,6 +53,7 @@ def play(
     steps: Steps | None = None,
     routing: Routing = None,
     max_new_tokens: int = 512,
+    system: str | None = None,
 ) -> list[Played]:
     """Play every conversation to its end, in stored units of `CHUNK`.
 
@@ -64,20 +65,25 @@ def play(
         chunk = conversations[start : start + CHUNK]
 
         def compute(chunk: Sequence[Conversation] = chunk) -> dict[str, Any]:
-            return {"played": [p.to_json() for p in _play(engine, chunk, judge, routing, max_new_tokens)]}
+            return {"played": [p.to_json() for p in _play(engine, chunk, judge, routing, max_new_tokens, system)]}
 
         units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))
     return [Played.from_json(p) for unit in units for p in unit["played"]]
 
 
 def _play(
-    engine: Engine, conversations: Sequence[Conversation], judge: Judge, routing: Routing, max_new_tokens: int
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    judge: Judge,
+    routing: Routing,
+    max_new_tokens: int,
+    system: str | None,
 ) -> list[Played]:
     answers: list[list[str]] = [[] for _ in conversations]
     verdicts: list[list[Verdict]] = [[] for _ in conversations]
     for turn in range(max(len(c.turns) for c in conversations)):
         going = [n for n, c in enumerate(conversations) if turn < len(c.turns)]
-        prompts = [engine.encode(conversations[n].turns[: turn + 1], answers=answers[n]) for n in going]
+        prompts = [engine.encode(conversations[n].turns[: turn + 1], answers=answers[n], system=system) for n in going]
         for n, done in zip(
             going, engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens), strict=True
         ):

@@ -1,13 +1,13 @@
-"""`Work`: one audit under way, as its stages see it. What is asked, who answers, and where it is remembered."""
+"""`Bench`: an experiment under way, as its stages see it; `Work`: an audit. Who answers, and where it is remembered."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pointsman.data.types import Behaviour, Suite
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Cost, Engine
 from pointsman.experiment.progress import ProgressLike, Stage
 from pointsman.experiment.run import Run
 from pointsman.judges.types import Judge
@@ -39,15 +39,14 @@ class Asked:
 
 
 @dataclass
-class Work:
-    """One audit under way.
+class Bench:
+    """An experiment under way: who answers, who judges, where it is remembered.
 
     Attributes:
         completions: What the model said, for ``artefacts/completions.jsonl``.
         costs: What every stage has cost.
     """
 
-    audit: Audit
     engine: Engine
     suite: Suite
     judge: Judge
@@ -55,11 +54,6 @@ class Work:
     progress: ProgressLike
     completions: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def answer_tokens(self) -> int:
-        """Length of an answer."""
-        return self.audit.max_new_tokens or self.suite.max_new_tokens
 
     def stage(self, key: str, name: str, total: int) -> StageSteps:
         """A stage: ``with work.stage("rosais", "RoSais", 60) as steps: method.rank(..., steps=steps)``.
@@ -88,11 +82,29 @@ class Work:
         for name, value in cost.items():
             known[name] = round(known[name] + value, 1)
 
+    def cost(self) -> dict[str, Any]:
+        """Of all stages, and in all."""
+        total = {f.name: sum(c[f.name] for c in self.costs) for f in fields(Cost)}
+        total["seconds"] = round(total["seconds"], 1)
+        return {**total, "stages": self.costs}
+
+
+@dataclass
+class Work(Bench):
+    """One audit under way."""
+
+    audit: Audit = field(kw_only=True)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Length of an answer."""
+        return self.audit.max_new_tokens or self.suite.max_new_tokens
+
 
 class StageSteps:
     """A stage of the progress display as the `Steps` of a method; what the run remembers counts as skipped."""
 
-    def __init__(self, work: Work, key: str, name: str, total: int) -> None:
+    def __init__(self, work: Bench, key: str, name: str, total: int) -> None:
         self._work = work
         self._key = key
         self._context = work.progress.stage(name, total)

@@ -11,8 +11,9 @@ from pointsman.engine.types import Engine, Routing
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.steering import plain
 
-CHUNK = 64  # behaviours in one stored unit; fixed, so that a resumed run forms the same batches
+CHUNK = 128  # behaviours in one stored unit; fixed, so that a resumed run forms the same batches
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def ask(
     *,
     routing: Routing = None,
     max_new_tokens: int = 512,
+    system: str | None = None,
 ) -> list[Attempt]:
     """Generate an answer to every behaviour under its routing, and judge it."""
-    prompts = [engine.encode(b.turns) for b in behaviours]
+    prompts = [engine.encode(b.turns, system=system) for b in behaviours]
     completions = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens)
     return [
         Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, judge.judge(b, c.text, finished=c.finished))
@@ -67,15 +69,16 @@ def ask_in_steps(
     steps: Steps,
     routing: Routing = None,
     max_new_tokens: int = 512,
+    system: str | None = None,
 ) -> list[Attempt]:
     """`ask`, in stored units of `CHUNK` behaviours."""
-    units = []
+    units, given = [], plain(routing)
     for start in range(0, len(behaviours), CHUNK):
         chunk = behaviours[start : start + CHUNK]
-        rules = routing if routing is None or isinstance(routing, Intervention) else routing[start : start + CHUNK]
+        rules = given if given is None or isinstance(given, Intervention) else given[start : start + CHUNK]
 
         def compute(chunk: Sequence[Behaviour] = chunk, rules: Routing = rules) -> dict[str, Any]:
-            attempts = ask(engine, chunk, judge, routing=rules, max_new_tokens=max_new_tokens)
+            attempts = ask(engine, chunk, judge, routing=rules, max_new_tokens=max_new_tokens, system=system)
             return {"attempts": [a.to_json() for a in attempts]}
 
         units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))

@@ -1,4 +1,4 @@
-"""`render_audit` and `write_report`: from results to one HTML file that needs nothing else.
+"""`render_audit`, `render_steer` and `write_report`: from results to one HTML file that needs nothing else.
 
 The page makes no request and runs no script (a Content-Security-Policy says so to the browser).  Model output
 is untrusted: Jinja escapes every value, and prompts, answers and prompt tokens are redacted unless the caller
@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pointsman.errors import RunError
 from pointsman.report.geometry import rate_bar
-from pointsman.report.values import check_schema, tick_text
+from pointsman.report.steer.view import steer_view
+from pointsman.report.values import STEER, check_schema, schema_of, tick_text
 from pointsman.report.view import audit_view
 
 RESULTS = "results.json"
@@ -59,11 +60,31 @@ def render_audit(
     return _environment().get_template("audit.html.j2").render(view)
 
 
+def render_steer(
+    results: Mapping[str, Any],
+    *,
+    completions: Iterable[Mapping[str, Any]] | None = None,
+    show_text: bool = False,
+) -> str:
+    """Render the results of a steer run as one self-contained HTML page.
+
+    Args:
+        results: The content of `results.json`, schema ``pointsman.steer/1``.
+        completions: The lines of `artefacts/completions.jsonl`; read only with `show_text`.
+        show_text: Show prompts and answers. They are escaped either way.
+
+    Raises:
+        RunError: The results are of another schema, or an entry is missing or of the wrong type.
+    """
+    view = steer_view(check_schema(results, STEER), completions if show_text else None, show_text=show_text)
+    return _environment().get_template("steer/page.html.j2").render(view)
+
+
 def write_report(run_folder: Path, *, show_text: bool = False) -> Path:
     """Render `run_folder` into its `report.html`, which appears whole or not at all.
 
     Args:
-        run_folder: A finished run, with `results.json`.
+        run_folder: A finished audit or steer run, with `results.json`, whose schema decides which page it is.
         show_text: Show prompts and answers, read from `artefacts/completions.jsonl`.
 
     Returns:
@@ -75,7 +96,8 @@ def write_report(run_folder: Path, *, show_text: bool = False) -> Path:
     run_folder = Path(run_folder)
     results = _read_results(run_folder / RESULTS)
     completions = _read_completions(run_folder / COMPLETIONS) if show_text else None
-    page = render_audit(results, completions=completions, show_text=show_text)
+    render = render_steer if schema_of(results) == STEER else render_audit
+    page = render(results, completions=completions, show_text=show_text)
     target = run_folder / REPORT
     try:
         _write_atomically(target, page.encode("utf-8", "replace"))
@@ -101,7 +123,7 @@ def _read_results(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error})", f"Write it again with `pointsman resume {path.parent}`"
         ) from error
     if not isinstance(results, dict):
-        raise RunError(f"{path} does not hold an object", "Point to the folder of a `pointsman audit` run")
+        raise RunError(f"{path} does not hold an object", "Point to the folder of a finished run")
     return results
 
 

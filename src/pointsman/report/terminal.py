@@ -1,4 +1,4 @@
-"""The table that the command line prints at the end of an audit: it fits a screen of 80 x 24."""
+"""The table that the command line prints at the end of a run, here of an audit: it fits a screen of 80 x 24."""
 
 from __future__ import annotations
 
@@ -11,17 +11,33 @@ from rich.text import Text
 
 from pointsman.report.masks import strongest
 from pointsman.report.routers import SIGNIFICANT
-from pointsman.report.values import MISSING, Difference, Node, Rate, check_schema, labels, p_value, plain
+from pointsman.report.steer.terminal import steer_table
+from pointsman.report.values import (
+    MISSING,
+    STEER,
+    Difference,
+    Node,
+    Rate,
+    check_schema,
+    labels,
+    p_value,
+    plain,
+    schema_of,
+)
 
 Cells = tuple[str, str, str, str, str]
 
 
 def summary_table(results: Mapping[str, Any]) -> Table:
-    """What the headline says, and the controls that decide whether one believes it, with intervals and n.
+    """The table of an audit or of a steer run, whichever the results are of.
+
+    What the headline says, and the controls that decide whether one believes it, with intervals and n.
 
     Raises:
         RunError: The results are of another schema, or incomplete.
     """
+    if schema_of(results) == STEER:
+        return steer_table(check_schema(results, STEER))
     node = check_schema(results)
     marks = " · ".join(labels(node))
     caption = [*_top_router(node), "Rates in %, differences in points, 95 % intervals." + _warning(node)]

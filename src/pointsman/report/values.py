@@ -15,7 +15,9 @@ from typing import Any
 
 from pointsman.errors import RunError
 
-SCHEMA = "pointsman.audit/2"
+AUDIT, STEER = "pointsman.audit/2", "pointsman.steer/1"
+"""The schemas that have a page."""
+
 REDACTED = "▮"
 NARROW = "\u202f"  # narrow no-break space: between a number and its unit, and between thousands
 MINUS = "\u2212"
@@ -46,7 +48,7 @@ def clean(value: Any) -> Any:
 def _broken(problem: str) -> RunError:
     return RunError(
         f"results.json cannot be rendered: {problem}",
-        "Render it with the Pointsman version that wrote it, or run `pointsman audit` again",
+        "Render it with the Pointsman version that wrote it, or make the run again",
     )
 
 
@@ -147,16 +149,27 @@ def _within(share: float | None) -> float | None:
     return None if share is None else min(max(share, -1.0), 1.0)
 
 
-def check_schema(results: Any) -> Node:
-    """The cleaned results as a `Node`; a `RunError` if they are of another schema."""
+def schema_of(results: Any) -> str:
+    """`AUDIT` or `STEER`, whichever the results are of; a `RunError` if neither."""
     if not isinstance(results, Mapping):
         raise _broken("it does not hold an object")
     schema = results.get("schema")
-    if schema != SCHEMA:
-        found = f"has schema {clean_text(str(schema))[:60]!r}" if schema is not None else "names no schema"
+    if schema in (AUDIT, STEER):
+        return str(schema)
+    found = f"has schema {clean_text(str(schema))[:60]!r}" if schema is not None else "names no schema"
+    raise RunError(
+        f"results.json {found}; this version of Pointsman renders {AUDIT!r} and {STEER!r}",
+        "Render it with the Pointsman version that wrote it, or make the run again",
+    )
+
+
+def check_schema(results: Any, schema: str = AUDIT) -> Node:
+    """The cleaned results as a `Node`; a `RunError` if they are of another schema."""
+    found = schema_of(results)
+    if found != schema:
         raise RunError(
-            f"results.json {found}; this version of Pointsman renders {SCHEMA!r}",
-            "Render it with the Pointsman version that wrote it, or run `pointsman audit` again",
+            f"results.json has schema {found!r}, and this page is that of {schema!r}",
+            "Render it with `pointsman report`, which picks the page by the schema",
         )
     return Node(clean(results))
 
@@ -177,6 +190,14 @@ class Difference:
             return MISSING
         edges = [signed(None if edge is None else 100 * edge) for edge in (self.low, self.high)]
         return f"{signed(100 * self.value)} [{', '.join(edges)}]"
+
+    @property
+    def fine(self) -> str:
+        """`−0.8 [−1.7, 0.1]`: with one decimal, where limits are a few points."""
+        if self.value is None:
+            return MISSING
+        edges = [signed(None if edge is None else 100 * edge, 1) for edge in (self.low, self.high)]
+        return f"{signed(100 * self.value, 1)} [{', '.join(edges)}]"
 
     @property
     def chance(self) -> str:
@@ -219,6 +240,14 @@ class Rate:
     def short(self) -> str:
         """`79 % [68, 87]`"""
         return f"{self.percent} {self.interval}".strip() if self.rate is not None else "nothing scored"
+
+    @property
+    def fine(self) -> str:
+        """`98.7 % [97.4, 99.4]`: with one decimal."""
+        if self.rate is None:
+            return "nothing scored"
+        low, high = (plain(None if edge is None else 100 * edge, 1) for edge in (self.low, self.high))
+        return f"{plain(100 * self.rate, 1)}{NARROW}% [{low}, {high}]"
 
     @property
     def count(self) -> str:

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from pointsman.errors import BadLogits, ControlFailed, InterventionError, UncontrollableRouter
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Layout, read_layout
-from pointsman.routing.plan import Forced, Plan
+from pointsman.routing.plan import Forced, Learnt, Plan
 from pointsman.routing.routers import Router, find_routers, fingerprint, weights_token
+from pointsman.routing.steering import Steering, plain
 from pointsman.routing.tap import WHOLE, Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
 
@@ -70,7 +71,7 @@ _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 @contextmanager
 def control(
     model: nn.Module,
-    intervention: Intervention | Sequence[Intervention | None] | None = None,
+    intervention: Intervention | Steering | Sequence[Intervention | Steering | None] | None = None,
     *,
     trace: bool = False,
     prompt_lengths: Sequence[int] | None = None,
@@ -82,7 +83,7 @@ def control(
 
     Args:
         model: A transformers MoE model. Call it, or its ``generate``, as usual.
-        intervention: One for all rows of a batch, or a sequence with one (or None) for each row.
+        intervention: One for all rows of a batch, or a sequence with one (or None) for each row. A `Steering` will do.
         trace: Record raw logits and realised experts; read them from ``controller.trace()``.
         prompt_lengths: Real prompt tokens of each row, if a forward holds prompt and answer together (scoring).
             Without it, tokens that come with an empty cache are prefill and all later ones decode.
@@ -313,6 +314,7 @@ class Controller:
         forwards: Forwards of the model seen so far.
         strict: Raise at the end of a forward in which an expert outside a mask was used.
         overlay: A set forced in each row at one layer and token, on top of the routing.
+        learnt: Vectors added to the raw logits, through which gradients flow, on top of the routing.
         first_layer, last_layer: Decoder layers that compute; routers in others are not expected to fire.
     """
 
@@ -322,6 +324,7 @@ class Controller:
         self.forwards = 0
         self.strict = True
         self.overlay: Forced | None = None
+        self.learnt: Learnt | None = None
         self.first_layer = 0
         self.last_layer: int | None = None
         self._model = model
@@ -337,7 +340,7 @@ class Controller:
 
     def set(
         self,
-        routing: Intervention | Sequence[Intervention | None] | None,
+        routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
         *,
         prompt_lengths: Sequence[int] | None = None,
     ) -> None:
@@ -346,16 +349,17 @@ class Controller:
         Raises:
             InterventionError, WrongModel: It does not fit these routers. The routing before stays.
         """
-        each = [routing] if routing is None or isinstance(routing, Intervention) else list(routing)
+        rules = plain(routing)
+        each = [rules] if rules is None or isinstance(rules, Intervention) else rules
         for part in each:
             if part is not None and not isinstance(part, Intervention):
                 raise InterventionError(
                     f"A routing of {type(part).__name__}",
-                    "Give an Intervention, one (or None) for each row, or None",
+                    "Give an Intervention or a Steering, one (or None) for each row, or None",
                 )
         for intervention in {id(i): i for i in each if i}.values():
             self._check(intervention)
-        plan = None if routing is None or routing == Intervention() else Plan(routing, self.routers)
+        plan = None if rules is None or rules == Intervention() else Plan(rules, self.routers)
         self._plan = plan
         self.set_prompt_lengths(prompt_lengths)
 
@@ -479,6 +483,8 @@ class Controller:
         edits = self._plan.edits(router.layer) if self._plan is not None else None
         if self.overlay is not None and self.overlay.layer == router.layer:
             edits = self.overlay.join(edits, layout, router)
+        if self.learnt is not None:
+            edits = self.learnt.join(edits, layout, router.layer)
         if edits is None and self.recorder is None:
             return original(*args, **kwargs)
         tokens = layout.position.numel()

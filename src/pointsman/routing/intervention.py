@@ -8,7 +8,7 @@ rule   effect on r[l, t]                                      source
 ====== ====================================================== =====================
 mask   r[e] = -inf for every expert e outside an allowed set  arXiv 2602.08621
 force  mask with exactly top-k experts allowed                arXiv 2602.08621
-bias   r + vector[l]                                          arXiv 2604.27818
+bias   r + vector[l]; per token: r + vector[l] * std(r)       arXiv 2604.27818
 pin    r[e] = max(r) + eps to activate, min(r) - eps to stop  arXiv 2509.09660
 noise  r + std[l] * z, z standard normal                      METHODS section 2
 ====== ====================================================== =====================
@@ -90,6 +90,7 @@ class Rule:
         selections: For mask and force the allowed experts; for pin those to activate.
         stopped: For pin, the experts to deactivate.
         vectors: For bias, one vector per layer: (layer, values of shape [E]), in logit units.
+        per_token: For bias, whether the vectors are in units of the standard deviation of each token's own logits.
         eps: For pin, the margin in logit units.
         stds: For noise, (layer, standard deviation in logit units).
         seed: For noise.
@@ -103,6 +104,7 @@ class Rule:
     eps: float = 1.0
     stds: tuple[tuple[int, float], ...] = ()
     seed: int = 0
+    per_token: bool = False
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -208,6 +210,7 @@ class Intervention:
         vectors: Mapping[int, Sequence[float] | np.ndarray],
         *,
         alpha: float = 1.0,
+        per_token: bool = False,
         phase: Phase = "both",
         positions: Iterable[int] | None = None,
         rows: Iterable[int] | None = None,
@@ -217,8 +220,12 @@ class Intervention:
         Args:
             vectors: One vector for each layer, shape [E], in logit units (sigma already multiplied in).
             alpha: Strength, a finite factor.
+            per_token: The vectors are in units of sigma instead, which is for each token the standard deviation over
+                the E logits that the rules before have left it (divided by E, not E - 1).
             phase, positions, rows: See `Where`.
         """
+        if not isinstance(per_token, bool):
+            raise InterventionError(f"per_token is {per_token!r}", "Use True or False")
         built: list[tuple[int, tuple[float, ...]]] = []
         for layer, vector in sorted((_natural(key, "layer"), value) for key, value in vectors.items()):
             try:
@@ -236,7 +243,8 @@ class Intervention:
             built.append((layer, tuple(scaled.tolist())))
         if not built:
             raise InterventionError("A bias without layers", "Give at least one {layer: vector}")
-        return Intervention((Rule("bias", _where(phase, positions, rows), vectors=tuple(built)),))
+        rule = Rule("bias", _where(phase, positions, rows), vectors=tuple(built), per_token=per_token)
+        return Intervention((rule,))
 
     @staticmethod
     def pin(
@@ -528,7 +536,9 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         data |= {"activate": rows(rule.selections), "deactivate": rows(rule.stopped), "eps": rule.eps}
     elif rule.kind == "noise":
         data |= {"std": {str(layer): std for layer, std in rule.stds}, "seed": rule.seed}
-    elif rule.kind != "bias":
+    elif rule.kind == "bias":
+        data |= {"per_token": True} if rule.per_token else {}
+    else:
         data["experts"] = rows(rule.selections)
     return data
 
@@ -551,7 +561,8 @@ def _rule_from_json(data: Mapping[str, Any]) -> Intervention:
     if kind == "force":
         return Intervention.force(table(data["experts"]), **where)
     if kind == "bias":
-        return Intervention.bias({int(layer): vector for layer, vector in data["vectors"].items()}, **where)
+        vectors = {int(layer): vector for layer, vector in data["vectors"].items()}
+        return Intervention.bias(vectors, per_token=data.get("per_token", False), **where)
     if kind == "pin":
         on, off = table(data["activate"]), table(data["deactivate"])
         return Intervention.pin(on, off, eps=data["eps"], **where)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pointsman.errors import InterventionError
-from pointsman.routing.intervention import Intervention, Rule
+from pointsman.routing.intervention import Intervention, Phase, Rule
 from pointsman.routing.layout import Layout
 from pointsman.routing.noise import NoiseStep
 from pointsman.routing.routers import Router
@@ -42,10 +42,13 @@ class Edits:
     _table: _Table | None = None
     _entry: Tensor | int = 0
     _position: Tensor | None = None  # of every token, only if there is noise. Shape: [B * T]
+    _learnt: Tensor | None = None  # added before anything else; keeps its gradient. Shape: [E] or [B * T, E]
 
     def apply(self, logits: Tensor) -> Tensor:
         """The edited logits, a new tensor. Shape: [B * T, E] -> [B * T, E]."""
         steps: list[_Step] = []
+        if self._learnt is not None:
+            logits = logits + self._learnt.to(logits)
         if self._table is None:
             pass
         elif isinstance(self._entry, int):
@@ -88,11 +91,35 @@ class Forced:
         return replace(edits, outside=outside if before is None else outside | before.to(outside.device))
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """A vector for each layer that is added to the raw logits, on top of a plan, and through which gradients flow.
+
+    Attributes:
+        vectors: One per MoE layer, None for none, in logit units. Shapes: [E].
+        phase: Of the tokens that get it.
+    """
+
+    vectors: Sequence[Tensor | None]
+    phase: Phase = "both"
+
+    def join(self, edits: Edits | None, layout: Layout, layer: int) -> Edits | None:
+        """This vector, and what the plan does at this router."""
+        vector = self.vectors[layer]
+        if vector is None:
+            return edits
+        if self.phase != "both":
+            here = layout.decode if self.phase == "decode" else ~layout.decode  # shape: [B, T]
+            vector = here.reshape(-1, 1).to(vector) * vector  # shape: [B * T, E]
+        return replace(edits or Edits(None), _learnt=vector)
+
+
 @dataclass
 class _Step:
-    """One bias, one pin and one noise for every entry (S of them); zeros where an entry has none."""
+    """One bias of each kind, one pin and one noise for every entry (S of them); zeros where an entry has none."""
 
     bias: Tensor | None = None  # shape: [S, E]
+    tilt: Tensor | None = None  # a bias in units of each token's own standard deviation. Shape: [S, E]
     on: Tensor | None = None  # shape: [S, E], bool
     off: Tensor | None = None  # shape: [S, E], bool
     eps: Tensor | None = None  # shape: [S, 1]
@@ -100,13 +127,16 @@ class _Step:
 
     def at(self, entry: Tensor | int) -> _Step:
         """The rows of these entries: S becomes B * T, or is gone for a single entry."""
-        bias, on, off, eps = (None if t is None else t[entry] for t in (self.bias, self.on, self.off, self.eps))
-        return _Step(bias, on, off, eps, self.noise)
+        tables = (self.bias, self.tilt, self.on, self.off, self.eps)
+        bias, tilt, on, off, eps = (None if t is None else t[entry] for t in tables)
+        return _Step(bias, tilt, on, off, eps, self.noise)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Shape: [B * T, E] -> [B * T, E]."""
         if self.bias is not None:
             logits = logits + self.bias
+        if self.tilt is not None:
+            logits = logits + self.tilt * _spread(logits)
         if self.on is not None and self.off is not None and self.eps is not None:
             high, low = logits.amax(-1, keepdim=True) + self.eps, logits.amin(-1, keepdim=True) - self.eps
             logits = torch.where(self.off, low, torch.where(self.on, high, logits))
@@ -126,7 +156,8 @@ class _Step:
                 )
             return cast_to.to(logits.device)
 
-        return _Step(cast(self.bias), cast(self.on), cast(self.off), cast(self.eps), self.noise)
+        bias, tilt, on, off, eps = map(cast, (self.bias, self.tilt, self.on, self.off, self.eps))
+        return _Step(bias, tilt, on, off, eps, self.noise)
 
 
 @dataclass
@@ -290,6 +321,9 @@ def _entry(rules: Sequence[Rule], router: Router, place: int | None) -> _Entry:
     for rule in rules:
         if rule.where.positions is not None and place not in rule.positions:
             continue
+        if rule.kind == "bias" and rule.per_token:
+            shifts.append(("tilt", (rule,), frozenset(), frozenset()))
+            continue
         if rule.kind == "bias":
             earlier = shifts.pop()[1] if shifts and shifts[-1][0] == "bias" else ()
             shifts.append(("bias", (*earlier, rule), frozenset(), frozenset()))
@@ -318,6 +352,15 @@ def _entry(rules: Sequence[Rule], router: Router, place: int | None) -> _Entry:
     return tuple(shifts), allowed
 
 
+def _spread(logits: Tensor) -> Tensor:
+    """Standard deviation of each token's logits; in float32 at least, in which squares of float16 fit.
+
+    Shape: [B * T, E] -> [B * T, 1].
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide.std(-1, keepdim=True, unbiased=False).to(logits.dtype)
+
+
 def _outside(entries: dict[_Entry, int], router: Router) -> Tensor | None:
     if all(allowed is None for _, allowed in entries):
         return None
@@ -343,6 +386,10 @@ def _steps(entries: dict[_Entry, int], router: Router) -> list[_Step]:
                     step.bias = torch.zeros(size, dtype=torch.float64)
                 for rule in rules:
                     step.bias[n] += torch.tensor(rule.vector_of[router.layer], dtype=torch.float64)
+            elif kind == "tilt":
+                if step.tilt is None:
+                    step.tilt = torch.zeros(size, dtype=torch.float64)
+                step.tilt[n] = torch.tensor(rules[0].vector_of[router.layer], dtype=torch.float64)
             elif kind == "noise":
                 if step.noise is None:
                     step.noise = NoiseStep(router.layer, router.experts, [None] * len(entries))

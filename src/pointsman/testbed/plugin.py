@@ -1,24 +1,31 @@
 """How the rest of Pointsman meets the testbed: by entry points, as it would meet any other package.
 
-`locate_model` resolves ``testbed[:checkpoint]``, `load_suite` gives the prompts, `TestbedJudge` judges exactly.
+`locate_model` resolves ``testbed[:checkpoint]``, `load_suite` gives the prompts of an audit and `load_steering_suite`
+those of steering, `TestbedJudge` judges exactly. The scenarios are in `pointsman.testbed.scenarios`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
+from pointsman.data.splits import assign_splits
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.judges.types import Verdict
 from pointsman.testbed.judge import classify
-from pointsman.testbed.language import PHRASINGS, PROBES, Request, Talk, how_to, nouns, probe, requests, talks
+from pointsman.testbed.language import PHRASINGS, PROBES, Kind, Request, Talk, how_to, nouns, probe, requests, talks
 from pointsman.testbed.models import locate
 
 _ITEMS_PER_SPLIT = 400
+_BENIGN_PER_SPLIT = 700  # for steering: more than any split has, so all of them
+_ALL = 10_000
+_MIXED = (0.4, 0.2, 0.4)  # discovery, validation, test: shares of the sources of mature and restricted requests
 _QUESTIONS_PER_SPLIT = 40
 _ANSWER_TOKENS = 48
+_NOTES = ("The testbed is a tiny model that speaks an invented language; its figures say nothing of others.",)
 
 
 def locate_model(name: str) -> Path:
@@ -31,27 +38,63 @@ def load_suite() -> Suite:
 
     Each list takes sources (verb x noun) in turn, so that any beginning of it covers as many clusters as possible.
     """
-    kinds: dict[str, tuple[Behaviour, ...]] = {}
-    for kind in ("restricted", "benign", "borderline"):
-        kinds[kind] = tuple(
-            _behaviour(request, split)
-            for split in get_args(Split)
-            for request in requests(kind, split, limit=_ITEMS_PER_SPLIT)
-        )
-    conversations = tuple(
-        _conversation(talk, split)
-        for split in get_args(Split)
-        for talk in talks("restricted", split, questions=_QUESTIONS_PER_SPLIT)
-    )
     return Suite(
         name="testbed",
-        restricted=kinds["restricted"],
-        benign=kinds["benign"],
-        borderline=kinds["borderline"],
-        conversations=conversations,
+        restricted=_held_out("restricted"),
+        benign=_held_out("benign"),
+        borderline=_held_out("borderline"),
+        conversations=_led_up_to("restricted"),
         judge="testbed",
         max_new_tokens=_ANSWER_TOKENS,
-        notes=("The testbed is a tiny model that speaks an invented language; its figures say nothing of others.",),
+        notes=_NOTES,
+    )
+
+
+def load_steering_suite() -> Suite:
+    """What steering the testbed needs: `load_suite` with all benign requests, the scenario ``mature``, benign talks.
+
+    Sources are verb x noun and splits go by noun, so a benign conversation shares the split of its request.
+    """
+    return replace(
+        load_suite(),
+        name="testbed-steering",
+        benign=_held_out("benign", _BENIGN_PER_SPLIT),
+        scenario=_held_out("mature"),
+        benign_conversations=_led_up_to("benign"),
+    )
+
+
+def load_mature_suite() -> Suite:
+    """`load_steering_suite` for opening the scenario ``mature``: its words and the restricted ones are in every split.
+
+    Nothing in the testbed's training ties mature words to each other and not to restricted ones: they are refused
+    alike. A mask can open the topic only if it is shown its words. So mature and restricted requests are split by
+    source (verb x noun) and not by noun; benign and borderline ones keep the stricter split.
+    """
+    suite = load_steering_suite()
+    parts = {"restricted": _held_out("restricted", _ALL), "scenario": _held_out("mature", _ALL)}
+    mixed = {
+        name: assign_splits(tuple(replace(b, split=None) for b in behaviours), 0, _MIXED)
+        for name, behaviours in parts.items()
+    }
+    return replace(
+        suite, name="testbed-mature", restricted=mixed["restricted"], scenario=mixed["scenario"], conversations=()
+    )
+
+
+def _held_out(kind: Kind, limit: int = _ITEMS_PER_SPLIT) -> tuple[Behaviour, ...]:
+    """At most `limit` requests of a kind from each split."""
+    return tuple(
+        _behaviour(request, split) for split in get_args(Split) for request in requests(kind, split, limit=limit)
+    )
+
+
+def _led_up_to(kind: Kind) -> tuple[Conversation, ...]:
+    """Conversations about requests of a kind from each split: every tactic, two variants."""
+    return tuple(
+        _conversation(talk, split)
+        for split in get_args(Split)
+        for talk in talks(kind, split, questions=_QUESTIONS_PER_SPLIT)
     )
 
 

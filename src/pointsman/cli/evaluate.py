@@ -1,0 +1,158 @@
+"""``evaluate``: what a steering gains and costs on the test prompts of a scenario."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pointsman.cli.fold import SteeringOption, read_steering
+from pointsman.cli.options import (
+    BatchOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    LoadInOption,
+    ModelArgument,
+    ModelOptions,
+    RevisionOption,
+    TemplateOption,
+    TrustOption,
+)
+from pointsman.cli.output import Session, say, waiting
+from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
+from pointsman.cli.steer import digest, from_manifest, read_again, template_hash
+from pointsman.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from pointsman.data.scenario import Scenario
+    from pointsman.data.types import Suite
+    from pointsman.experiment.evaluate import Evaluate
+    from pointsman.experiment.run import Run
+    from pointsman.judges.types import Judge
+    from pointsman.routing.steering import Steering
+
+VERB = "evaluate"
+
+
+def evaluate(
+    context: typer.Context,
+    model: ModelArgument,
+    steering: SteeringOption,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            "--scenario",
+            metavar="NAME|FILE",
+            show_default=False,
+            help="A scenario by name, or a YAML file; the one that the steering was made for if left out.",
+        ),
+    ] = None,
+    out: OutOption = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of splits, and of the choice of prompts.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Most prompts of each kind to test; 0 for all.")] = 100,
+    latency_rounds: Annotated[int, typer.Option(min=0, metavar="N", help="Timed rounds; 0 for none.")] = 5,
+    as_json: JsonOption = False,
+    show_text: ShowTextOption = False,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    load_in: LoadInOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    chat_template: TemplateOption = None,
+    batch_size: BatchOption = None,
+) -> None:
+    """Evaluate a steering on the test prompts of a scenario, beside the same model without it.
+
+    The last line printed is the path of the report.
+
+    [bold]Examples[/bold]
+
+    pointsman evaluate testbed --steering runs/defence
+
+    pointsman evaluate ./my-model --steering me/my-steering --scenario defence.yaml --limit 0
+    """  # fmt: skip
+    session: Session = context.obj
+    options = ModelOptions.of(
+        model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
+    )  # fmt: skip
+    with waiting("Starting ..."):
+        from pointsman.data.scenario import load_scenario, scenario_names
+        from pointsman.experiment.evaluate import Evaluate, evaluate_config
+    chosen = read_steering(steering)
+    name = scenario or str(chosen.about.get("scenario", ""))
+    if scenario is None and name not in scenario_names():
+        raise UsageError(
+            f"{steering} was made for the scenario {name or 'of no name'}, which does not come with Pointsman",
+            "Give the scenario's file with --scenario FILE",
+        )
+    what = load_scenario(name)
+    plan = Evaluate(seed=seed, limit=limit or None, latency_rounds=latency_rounds)
+    suite = what.read(seed)
+    judge = find_judge(suite.judge)
+    config = evaluate_config(
+        plan,
+        model=options.name,
+        load=options.to_json(),
+        steering={"name": steering, "sha256": _hash(chosen)},
+        scenario=what.to_json(),
+        prompts={"digest": digest(suite), "chat_template": template_hash(options)},
+        judge={"name": judge.name, "version": judge.version},
+    )
+    with begun(out, VERB, config) as run:
+        _perform(session, run, plan, options, chosen, what, suite, judge)
+        finish(session, run, show_text, as_json)
+
+
+def continued(session: Session, run: Run) -> None:
+    """Do what is left of a run, as its manifest says."""
+    from pointsman.experiment.evaluate import Evaluate
+
+    config = run.config
+    scenario, options, judge = from_manifest(run)
+    try:
+        plan = Evaluate(**{f.name: config[f.name] for f in fields(Evaluate)})
+        name, then = str(config["steering"]["name"]), config["steering"]["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_manifest(run, error) from error
+    steering = read_steering(name)
+    if _hash(steering) != then:
+        raise RunError(
+            f"The steering {name} has changed since {run.folder} began",
+            "Put the old one back, or start a new run in another folder",
+        )
+    _perform(session, run, plan, options, steering, scenario, read_again(run, scenario, plan.seed), judge)
+
+
+def _perform(
+    session: Session,
+    run: Run,
+    plan: Evaluate,
+    options: ModelOptions,
+    steering: Steering,
+    scenario: Scenario,
+    suite: Suite,
+    judge: Judge,
+) -> None:
+    """Load the model and do what is left to do. Nothing of it is printed to stdout."""
+    if run.path("results.json").exists():
+        say(f"{run.folder} is finished already; its results are shown as they are.")
+        return
+    from pointsman.experiment.progress import Progress
+
+    with loaded(session, run, options) as (engine, command, _):
+        say(
+            f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
+            f"{judge.name}; writing to {run.folder}"
+        )
+        with Progress() as progress:
+            plan.perform(engine, steering, scenario, suite, judge, run, progress=progress, command=command)
+
+
+def _hash(steering: Steering) -> str:
+    """Of all that decides what it does."""
+    rows = "".join(row.tobytes().hex() for row in steering.matrix)
+    return hashlib.sha256(f"{rows}{steering.to_json()}".encode()).hexdigest()

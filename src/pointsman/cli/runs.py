@@ -1,0 +1,179 @@
+"""What the verbs that make runs share: loading the model once, keeping what was done, the end of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pointsman.cli.options import ModelOptions
+from pointsman.cli.output import (
+    Session,
+    interruptible,
+    keep_stdout_clean,
+    one_line,
+    quietly,
+    resume_command,
+    say,
+    show,
+)
+from pointsman.errors import Interrupted, RunError
+
+if TYPE_CHECKING:
+    from pointsman.engine.hf import HFEngine
+    from pointsman.experiment.run import Run
+    from pointsman.judges.types import Judge
+
+MODEL_STEP, COMMAND_STEP = "model", "command"
+
+ShowTextOption = Annotated[
+    bool, typer.Option("--show-text", help="Show prompts and answers in the report; they are redacted otherwise.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run; runs/... if left out.")
+]
+
+
+@contextmanager
+def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[HFEngine, str, bool]]:
+    """The model of a run, the command that began it, and whether something was done before.
+
+    Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
+    """
+    with (
+        interruptible(f"Continue with {resume_command(run.folder)}"),
+        _kept(run),
+        keep_stdout_clean(),
+        quietly(session),
+    ):
+        resumed = steps_done(run)
+        command = run.remember(COMMAND_STEP, lambda: session.command)
+        if MODEL_STEP in run:  # the very commit that the run began with
+            options = options.at(run.remember(MODEL_STEP, dict)["revision"])
+        engine = options.load(session)
+        _refuse_other_model(run, engine)
+        if not engine.resumes_fully:
+            say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
+        yield engine, command, resumed
+
+
+def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
+    """Render the report; print the results, and where the report is."""
+    from pointsman.experiment.forecast import against
+    from pointsman.report import summary_table, write_report
+
+    path = write_report(run.folder, show_text=show_text)
+    results = run.read_results()
+    if results["cost"].get("predicted"):
+        say(against(results["cost"]))  # the forecast against what it was
+    if as_json:
+        print(json.dumps(results, indent=2))
+        say(f"Report: {path}")
+        return
+    show(summary_table(results))
+    print(one_line(results["headline"]))
+    print()
+    print(path)
+
+
+@contextmanager
+def begun(folder: Path | None, verb: str, config: Mapping[str, Any]) -> Iterator[Run]:
+    """A new run, or the same one continued; where it could not even begin, no empty folder is left behind."""
+    from pointsman.experiment.run import MANIFEST, Run
+
+    new = folder is None or not (folder / MANIFEST).exists()
+    place = folder or Path("runs")
+    there = {f for f in (place, *place.parents) if f.exists()}
+    with Run.create(folder, verb, config) as run:
+        if not new:
+            yield run
+            return
+        with _discarded_if_nothing_was_done(run, there):
+            yield run
+
+
+def find_judge(name: str, version: str | None = None, run: Run | None = None) -> Judge:
+    """A registered judge.
+
+    Raises:
+        RunError: It is of another version than the run began with.
+    """
+    from pointsman.registry import judges
+
+    judge: Judge = judges.get(name)()
+    if version is not None and judge.version != version:
+        raise RunError(
+            f"The judge {name} is version {judge.version} now and was {version} when "
+            f"{'this run' if run is None else run.folder} began",
+            "Continue it with the version of Pointsman that made it, or start a new run",
+        )
+    return judge
+
+
+def steps_done(run: Run) -> bool:
+    """Has anything been computed?"""
+    from pointsman.experiment.forecast import FORECAST
+
+    return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
+
+
+def damaged_manifest(run: Run, error: Exception) -> RunError:
+    """The error for a manifest that lacks something."""
+    return RunError(
+        f"The manifest of {run.folder} does not say all that is needed ({type(error).__name__}: {error})",
+        "Continue it with the version of Pointsman that made it, or start a new run",
+    )
+
+
+@contextmanager
+def _kept(run: Run) -> Iterator[None]:
+    """Let an error say that what was done before it is not lost."""
+    try:
+        yield
+    except Exception as error:
+        if steps_done(run):
+            error.add_note(f"What was done is kept: {resume_command(run.folder)} continues.")
+        raise
+
+
+@contextmanager
+def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator[None]:
+    """Leave no empty run behind when it could not even begin, so that the mended command can use the folder.
+
+    Args:
+        run: A run that was created just now.
+        there: Folders that were there before; others are removed if they are empty.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Interrupted) and not steps_done(run):
+            run.close()
+            for entry in run.folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            with suppress(OSError):
+                for folder in (run.folder, *run.folder.parents):
+                    if folder not in there:
+                        folder.rmdir()
+        raise
+
+
+def _refuse_other_model(run: Run, engine: HFEngine) -> None:
+    """The model is remembered by its fingerprint: half a run with another one would be worth nothing."""
+    info = engine.info
+    now = {"fingerprint": info.fingerprint, "revision": info.revision, "dtype": info.dtype, "device": info.device}
+    then = run.remember(MODEL_STEP, lambda: now)
+    if then["fingerprint"] != info.fingerprint:
+        raise RunError(
+            f"{info.name} is not the model that this run began with ({info.fingerprint}, not {then['fingerprint']})",
+            "Put the old checkpoint back, or start a new run in another folder",
+        )
+    for name in ("dtype", "device"):
+        if then[name] != now[name]:
+            say(f"pointsman: note: this run began on {name} {then[name]} and continues on {now[name]}.")

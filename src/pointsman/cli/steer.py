@@ -1,0 +1,281 @@
+"""``steer``: learn a steering mask for a scenario, choose it on validation, show on test what it gains and costs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pointsman.cli.options import (
+    BatchOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    LoadInOption,
+    ModelArgument,
+    ModelOptions,
+    RevisionOption,
+    TemplateOption,
+    TrustOption,
+)
+from pointsman.cli.output import Session, say, waiting
+from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
+from pointsman.errors import RunError
+
+if TYPE_CHECKING:
+    from pointsman.data.scenario import Scenario
+    from pointsman.data.types import Suite
+    from pointsman.experiment.run import Run
+    from pointsman.experiment.steer import Steer
+    from pointsman.judges.types import Judge
+
+VERB = "steer"
+_EFFORT = "Effort"
+_TUPLES = ("through_lambdas", "through_phases", "through_starts")
+
+
+class Start(StrEnum):
+    zero = "zero"
+    surrogate = "surrogate"
+
+
+ScenarioOption = Annotated[
+    str,
+    typer.Option(
+        "--scenario", metavar="NAME|FILE", show_default=False,
+        help="A scenario that comes with Pointsman (`scenario list`) or a YAML file (`scenario init`).",
+    ),
+]  # fmt: skip
+
+
+def _effort(help_: str, minimum: int = 1) -> Any:
+    return typer.Option(min=minimum, metavar="N", help=help_, rich_help_panel=_EFFORT, show_default=False)
+
+
+def steer(
+    context: typer.Context,
+    model: ModelArgument,
+    scenario: ScenarioOption,
+    out: OutOption = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of splits, surrogate, matrices, batches and random masks.")
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Most prompts of each kind to test; 0 for all.")] = 100,
+    as_json: JsonOption = False,
+    show_text: ShowTextOption = False,
+    learn: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            rich_help_panel=_EFFORT,
+            help="Most conversations (or scenario requests) to learn from; 0 for all.",
+        ),
+    ] = 400,
+    validate: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", rich_help_panel=_EFFORT, help="Most prompts of each kind to choose on; 0 for all."
+        ),
+    ] = 100,
+    method_seeds: Annotated[
+        int | None, _effort("Learn again with this many seeds, each reported on test. [dim]default: 1[/dim]")
+    ] = None,
+    surrogate_seeds: Annotated[int | None, _effort("Surrogates that are trained. [dim]default: 3[/dim]")] = None,
+    rounds: Annotated[int | None, _effort("Rounds on policy. [dim]default: 1[/dim]")] = None,
+    through_steps: Annotated[
+        int | None, _effort("Optimisation steps through the model. [dim]default: 150 (defend), 400 (allow)[/dim]")
+    ] = None,
+    through_lambda: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            rich_help_panel=_EFFORT,
+            show_default=False,
+            help="Weight of the L1 norm, in nats, through the model; may be repeated. "
+            "[dim]default: 0.01 (defend), 0.001 (allow)[/dim]",
+        ),
+    ] = None,
+    through_start: Annotated[
+        list[Start] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_EFFORT,
+            show_default=False,
+            help="Where an optimisation through the model starts: zero, or the surrogate's matrix; may be "
+            "repeated. [dim]default: zero[/dim]",
+        ),
+    ] = None,
+    finalists: Annotated[
+        int | None, _effort("Candidates of every method that answer on validation. [dim]default: 2[/dim]")
+    ] = None,
+    random_draws: Annotated[int | None, _effort("Random masks, the control. [dim]default: 5[/dim]", 0)] = None,
+    latency_rounds: Annotated[int | None, _effort("Timed rounds; 0 for none. [dim]default: 5[/dim]", 0)] = None,
+    per_token: Annotated[
+        bool,
+        typer.Option(
+            "--per-token",
+            rich_help_panel=_EFFORT,
+            help="Write an artefact that takes sigma from each token's own logits.",
+        ),
+    ] = False,
+    upper_bound: Annotated[
+        bool,
+        typer.Option(
+            "--upper-bound",
+            rich_help_panel=_EFFORT,
+            help="Also learn on the test prompts themselves: what could a constant mask reach?",
+        ),
+    ] = False,
+    max_new_tokens: Annotated[int | None, _effort("Length of answers. [dim]default: the scenario's[/dim]")] = None,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    load_in: LoadInOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    chat_template: TemplateOption = None,
+    batch_size: BatchOption = None,
+) -> None:
+    """Learn a steering mask on the routers for a scenario, and show what it gains and what it costs.
+
+    Plays the scenario, learns masks (MASCing: surrogate, on policy, through the model), chooses among them and the
+    baselines on validation prompts, and reports on test prompts. The mask is an artefact of the run.
+
+    The last line printed is the path of the report.
+
+    [bold]Examples[/bold]
+
+    pointsman steer testbed --scenario multi_turn_defence
+
+    pointsman scenario init multi_turn_defence --template real --out defence.yaml
+
+    pointsman steer allenai/OLMoE-1B-7B-0125-Instruct --scenario defence.yaml --out runs/defence
+    """  # fmt: skip
+    session: Session = context.obj
+    options = ModelOptions.of(
+        model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
+    )  # fmt: skip
+    with waiting("Starting ..."):
+        from pointsman.data.scenario import load_scenario
+        from pointsman.experiment.steer import Steer, steer_config
+    chosen = load_scenario(scenario)
+    given: dict[str, Any] = {
+        "method_seeds": method_seeds, "surrogate_seeds": surrogate_seeds, "rounds": rounds,
+        "through_steps": through_steps, "finalists": finalists, "random_draws": random_draws,
+        "latency_rounds": latency_rounds, "max_new_tokens": max_new_tokens,
+        "through_lambdas": tuple(through_lambda) if through_lambda else None,
+        "through_starts": tuple(start.value for start in through_start) if through_start else None,
+    }  # fmt: skip
+    plan = Steer(
+        seed=seed, limit=limit or None, learn=learn or None, validate=validate or None, per_token=per_token,
+        upper_bound=upper_bound, **{k: v for k, v in given.items() if v is not None},
+    )  # fmt: skip
+    suite = chosen.read(seed)
+    judge = find_judge(suite.judge)
+    config = steer_config(
+        plan,
+        model=options.name,
+        load=options.to_json(),
+        scenario=chosen.to_json(),
+        prompts={"digest": digest(suite), "chat_template": template_hash(options)},
+        judge={"name": judge.name, "version": judge.version},
+    )
+    with begun(out, VERB, config) as run:
+        _perform(session, run, plan, options, chosen, suite, judge)
+        finish(session, run, show_text, as_json)
+
+
+def continued(session: Session, run: Run) -> None:
+    """Do what is left of a run, as its manifest says."""
+    from pointsman.experiment.steer import Steer
+
+    config = run.config
+    scenario, options, judge = from_manifest(run)
+    try:
+        values = {f.name: config[f.name] for f in fields(Steer)}
+        plan = Steer(**{**values, **{name: tuple(values[name]) for name in _TUPLES}})
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_manifest(run, error) from error
+    _perform(session, run, plan, options, scenario, read_again(run, scenario, plan.seed), judge)
+
+
+def _perform(
+    session: Session, run: Run, plan: Steer, options: ModelOptions, scenario: Scenario, suite: Suite, judge: Judge
+) -> None:
+    """Load the model and do what is left to do. Nothing of it is printed to stdout."""
+    if run.path("results.json").exists():
+        say(f"{run.folder} is finished already; its results are shown as they are.")
+        return
+    from pointsman.experiment.progress import Progress
+
+    with loaded(session, run, options) as (engine, command, resumed):
+        say(
+            f"{'Continuing to steer' if resumed else 'Steering'} {engine.info.name} for {scenario.name} "
+            f"({scenario.objective}), judge {judge.name}, seed {plan.seed}; writing to {run.folder}"
+        )
+        with Progress() as progress:
+            plan.perform(engine, scenario, suite, judge, run, progress=progress, command=command)
+
+
+# ---------------------------------------------------------------------- what `evaluate` needs, too
+
+
+def from_manifest(run: Run) -> tuple[Scenario, ModelOptions, Judge]:
+    """Scenario, model and judge of a run.
+
+    Raises:
+        RunError: The manifest does not say, or the judge is another one now.
+    """
+    from pointsman.data.scenario import Scenario
+
+    config = run.config
+    try:
+        scenario = Scenario.from_json(config["scenario"])
+        options = ModelOptions(**config["load"])
+        name, version, then = config["judge"]["name"], config["judge"]["version"], config["prompts"]["chat_template"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_manifest(run, error) from error
+    if template_hash(options) != then:
+        raise RunError(
+            f"The chat template {options.chat_template} has changed since {run.folder} began",
+            "Put the old content back, or start a new run in another folder",
+        )
+    return scenario, options, find_judge(name, version, run)
+
+
+def read_again(run: Run, scenario: Scenario, seed: int) -> Suite:
+    """The prompts of a run that is resumed.
+
+    Raises:
+        RunError: They are not what they were.
+    """
+    suite = scenario.read(seed)
+    if digest(suite) != run.config["prompts"]["digest"]:
+        raise RunError(
+            f"The prompts of {scenario.name} have changed since {run.folder} began",
+            "Put the old content back, or start a new run in another folder",
+        )
+    return suite
+
+
+def digest(suite: Suite) -> str:
+    """Of all prompts, targets, splits and settings."""
+    return hashlib.sha256(repr(suite).encode()).hexdigest()
+
+
+def template_hash(options: ModelOptions) -> str | None:
+    """Of the chat template that was given, if one was."""
+    if options.chat_template is None:
+        return None
+    try:
+        return hashlib.sha256(Path(options.chat_template).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(
+            f"The chat template {options.chat_template} cannot be read ({error.strerror})", "Put it back"
+        ) from None

@@ -1,0 +1,163 @@
+"""`Learner`: what the model says under a routing that is being learnt, with gradients with respect to the routing.
+
+Only the vectors that are added to the router logits are learnt; the model's weights stay as they are. The choice of
+experts has no gradient: it flows through the weights with which the chosen experts enter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointsman.engine.types import Cost, Prompt
+from pointsman.errors import BadLogits
+from pointsman.routing.control import Controller
+from pointsman.routing.intervention import Phase
+from pointsman.routing.plan import Learnt
+
+_BACKWARD = 3  # rows of a forward with a backward need about this many times the memory of one without
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A prompt, and the answer that counts.
+
+    Attributes:
+        prompt: The prompt.
+        answer: Token ids, with the end token if the answer is whole. Shape: [A], at least one.
+        source: Its source question: lessons that share it are one cluster.
+    """
+
+    prompt: Prompt
+    answer: tuple[int, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Log-probabilities at the answers of some lessons, padded on the left.
+
+    Attributes:
+        log_p: Of every token of the vocabulary. Shape: [B, A, V].
+        mask: 1 at answer tokens. Shape: [B, A].
+        answers: The answer tokens; 0 where `mask` is. Shape: [B, A].
+    """
+
+    log_p: Tensor
+    mask: Tensor
+    answers: Tensor
+
+    def answer(self) -> Tensor:
+        """log p(answer) of each lesson, in nats. Shape: [B]."""
+        each = self.log_p.gather(-1, self.answers[..., None])[..., 0]  # shape: [B, A]
+        return (each * self.mask).sum(-1)
+
+    def divergence(self, other: Said) -> Tensor:
+        """KL(other || self) summed over the answer tokens of each lesson, in nats. Shape: [B]."""
+        each = F.kl_div(self.log_p, other.log_p, log_target=True, reduction="none").sum(-1)  # shape: [B, A]
+        return (each * self.mask).sum(-1)
+
+
+class Learner:
+    """Made by `HFEngine.learner`; of use within its block.
+
+    Args:
+        model, controller: Attached.
+        pad: Ids and mask of rows, padded on the left. Shapes: [B, T].
+        forward: Logits at the last positions. Shape: [B, keep, V].
+        rows_that_fit: Rows of a number of tokens that one forward without gradients may hold.
+        cost: Where forwards are counted; a backward counts as two.
+        layers: Decoder layers.
+        name: Of the model, for errors.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        pad: Callable[[Sequence[tuple[int, ...]]], tuple[Tensor, Tensor]],
+        forward: Callable[[Tensor, Tensor, int], Tensor],
+        rows_that_fit: Callable[[int], int],
+        cost: Cost,
+        layers: int,
+        name: str,
+    ) -> None:
+        self._controller = controller
+        self._pad = pad
+        self._forward = forward
+        self._rows_that_fit = rows_that_fit
+        self._cost = cost
+        self._layers = layers
+        self._name = name
+
+    def batches(self, lessons: Sequence[Lesson]) -> Iterator[Sequence[Lesson]]:
+        """Parts of `lessons`, longest first, each small enough for a forward with its backward."""
+        longest = max(len(lesson.prompt) + len(lesson.answer) for lesson in lessons)
+        rows = max(1, self._rows_that_fit(longest) // _BACKWARD)
+        ordered = sorted(lessons, key=lambda lesson: -len(lesson.prompt) - len(lesson.answer))
+        for start in range(0, len(ordered), rows):
+            yield ordered[start : start + rows]
+
+    def say(
+        self, lessons: Sequence[Lesson], vectors: Sequence[Tensor | None] | None = None, phase: Phase = "both"
+    ) -> Said:
+        """What the model says at the answers, each token given those before it.
+
+        Args:
+            lessons: As many as one forward holds.
+            vectors: Added to the raw router logits, one per MoE layer; None adds nothing, and has no gradient.
+            phase: Tokens that get them; answer tokens are decode phase.
+
+        Raises:
+            BadLogits: The model returned NaN or infinite logits.
+        """
+        started = time.perf_counter()
+        most = max(len(lesson.answer) for lesson in lessons)
+        ids, mask = self._pad([lesson.prompt.ids + lesson.answer[:-1] for lesson in lessons])
+        self._controller.set(None, prompt_lengths=[len(lesson.prompt) for lesson in lessons])
+        self._controller.learnt = None if vectors is None else Learnt(vectors, phase)
+        try:
+            with torch.set_grad_enabled(vectors is not None):
+                logits = self._forward(ids, mask, most)  # shape: [B, A, V]
+                log_p = F.log_softmax(logits.float(), dim=-1)
+        finally:
+            self._controller.learnt = None
+        answers = torch.zeros(len(lessons), most, dtype=torch.long, device=log_p.device)
+        said = torch.zeros(len(lessons), most, device=log_p.device)
+        for row, lesson in enumerate(lessons):
+            answers[row, most - len(lesson.answer) :] = torch.tensor(lesson.answer, device=log_p.device)
+            said[row, most - len(lesson.answer) :] = 1
+        if not bool(torch.isfinite(log_p.detach()[said.bool()].amax(-1)).all()):
+            raise BadLogits(f"{self._name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
+        self._cost.forwards += 1
+        self._cost.tokens += ids.numel()
+        self._cost.token_layers += ids.numel() * self._layers
+        self._cost.seconds += time.perf_counter() - started
+        return Said(log_p, said, answers)
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far."""
+        return self._cost.seconds
+
+    def spent(self, seconds: float) -> None:
+        """Count the time of a backward."""
+        self._cost.seconds += seconds
+
+
+@contextmanager
+def weights_held(model: nn.Module) -> Iterator[None]:
+    """No gradients for the model's weights; afterwards as before."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for p in wanted:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)

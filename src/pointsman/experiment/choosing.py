@@ -1,0 +1,222 @@
+"""`Choosing`: the grid of a steering run, coarse to fine, on the validation split; the same for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pointsman.errors import DataError
+from pointsman.experiment.candidates import Candidate, Screen, Tried, choose, screened_loss
+from pointsman.experiment.contexts import Context
+from pointsman.experiment.learnt import Found, Material, mask_of
+from pointsman.experiment.outcome import Asked, Outcome, measure
+from pointsman.experiment.scene import Scene
+from pointsman.experiment.traced import activations
+from pointsman.methods.mascing import circuit
+from pointsman.methods.steermoe import Activations, SteerMoE, sizes
+from pointsman.methods.steps import stream
+
+SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
+
+
+class Choosing:
+    """Screens, tries and chooses among masks and pins.
+
+    Args:
+        scene: The scenario on the model.
+        sigma: Standard deviation of each layer's logits. Shape: [L].
+        seed: Of the random masks.
+        finalists: Candidates per method, and per refinement of MASCing, that are generated with.
+        random_draws: Random masks.
+    """
+
+    def __init__(self, scene: Scene, sigma: tuple[float, ...], *, seed: int, finalists: int, random_draws: int) -> None:
+        self.scene, self.sigma = scene, sigma
+        self.seed, self.finalists, self.draws = seed, finalists, random_draws
+        self.limits = asdict(scene.scenario.limits)
+
+    def screen(self, asked: Asked, base: Outcome, contexts: Sequence[Context], refusal: str) -> Screen:
+        turning = [c for c in contexts if self.scene.turns(c)][:SCREENED]
+        forks = self.scene.forks(turning, asked, refusal, "validation")
+        held = {name: lessons[: SCREENED // 2] for name, lessons in self.scene.held(asked, base).items()}
+        return Screen(forks, held)
+
+    def screened(
+        self, founds: Sequence[Found], material: Material, screen: Screen
+    ) -> tuple[dict[str, tuple[Candidate, dict[str, Any]]], dict[str, Any]]:
+        """Every point of the coarse grid by what the model would say; and the unsteered model by the same."""
+        candidates = [c for f in founds for c in self._of_matrix(f, self._coarse())]
+        turning = [c for c in material.contexts if self.scene.turns(c)]
+        others = [c for c in material.contexts if not c.label]
+        candidates += self._pins(turning, others)
+        base, rates = self._screen_all(candidates, screen)
+        return {c.id: (c, r) for c, r in zip(candidates, rates, strict=True)}, base
+
+    def _screen_all(
+        self, candidates: Sequence[Candidate], screen: Screen
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        with self.scene.bench.stage("screen", "Screening candidates", len(candidates) + 1) as steps:
+            base = screen.rates(self.scene.engine, None, key="screen/none", steps=steps)
+            rates = [screen.rates(self.scene.engine, c.routing, key=f"screen/{c.id}", steps=steps) for c in candidates]
+        return base, rates
+
+    def _coarse(self) -> tuple[float, ...]:
+        """Every second strength, where there are many."""
+        alphas = tuple(sorted(self.scene.scenario.grid.alphas))
+        return alphas if len(alphas) <= 4 else alphas[1::2]
+
+    def _of_matrix(self, found: Found, alphas: Sequence[float], method: str = "mascing") -> list[Candidate]:
+        if not any(row.any() for row in found.values):
+            return []
+        phases = (found.phase,) if found.phase else self.scene.scenario.grid.phases
+        return [
+            Candidate(
+                f"{method}/{found.name}/alpha={alpha:g}" + ("" if found.phase else f"/{phase}"),
+                "mascing", found.routing(self.sigma, alpha, phase), alpha, phase, len(circuit(found.values)),
+                alpha * float(sum(np.abs(row).sum() for row in found.values)), found.refinement, found.lambda_,
+                found.start, found.values,
+            )
+            for phase in phases
+            for alpha in alphas
+        ]  # fmt: skip
+
+    def _pins(self, turning: Sequence[Context], others: Sequence[Context]) -> list[Candidate]:
+        """SteerMoE: experts that the wanted behaviour uses pinned on, those of the unwanted pinned off."""
+
+        def counted(contexts: Sequence[Context]) -> dict[str, Any]:
+            found = activations(self.scene.engine, contexts, system=self.scene.system)
+            return {"tokens": found.tokens, "counts": [row.tolist() for row in found.counts]}
+
+        sets = []
+        with self.scene.bench.stage("activations", "Activation rates", 2) as steps:
+            for name, contexts in (("wanted", others), ("unwanted", turning)):
+                unit = steps.unit(
+                    f"activations/{name}",
+                    self.scene.engine,
+                    lambda contexts=contexts: counted(contexts),  # type: ignore[misc]
+                )
+                sets.append(Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"])))
+        top_k = [router.top_k for router in self.scene.engine.routers]
+        found = []
+        for on, off in sizes(sum(self.scene.experts)):
+            for phase in self.scene.scenario.grid.phases:
+                pin = SteerMoE(on, off, phase).pin(sets[0], sets[1], top_k)
+                if pin is not None:
+                    found.append(
+                        Candidate(f"steermoe/on={on}/off={off}/{phase}", "steermoe", pin, None, phase, on + off)
+                    )
+        return found
+
+    def tried(
+        self,
+        asked: Asked,
+        screened: Mapping[str, tuple[Candidate, dict[str, Any]]],
+        unscreened: Mapping[str, Any],
+        base: Mapping[str, Any],
+        founds: Sequence[Found],
+    ) -> tuple[list[Tried], dict[str, float]]:
+        """The finalists of every method, generated with on validation; then strengths beside the best one."""
+        seconds: dict[str, float] = {}
+        finalists: list[Candidate] = []
+        for refinement in self.scene.scenario.grid.refinements:
+            some = [e for e in screened.values() if e[0].refinement == refinement]
+            finalists += self._best(some, unscreened, self.finalists)
+        pins = [e for e in screened.values() if e[0].method == "steermoe"]
+        finalists += self._best(pins, unscreened, self.finalists)
+        if not any(c.method == "mascing" for c in finalists):
+            raise DataError(
+                "Every steering matrix was zero after the cut: nothing was learnt",
+                "Give smaller lambdas in the grid, or more contexts",
+            )
+        tried = [self._try(c, asked, base, seconds) for c in finalists]
+        best, _ = choose([t for t in tried if t.candidate.method == "mascing"])
+        found = next(f for f in founds if f.values is best.candidate.matrix)
+        near = self._beside(best.candidate.alpha or 1.0)
+        seen = {t.candidate.id for t in tried}
+        for candidate in self._of_matrix(found, near):
+            if candidate.phase == best.candidate.phase and candidate.id not in seen:
+                tried.append(self._try(candidate, asked, base, seconds))
+        return tried, seconds
+
+    def _beside(self, alpha: float) -> list[float]:
+        """The strengths of the grid on both sides."""
+        alphas = sorted(self.scene.scenario.grid.alphas)
+        at = alphas.index(alpha)
+        return [alphas[n] for n in (at - 1, at + 1) if 0 <= n < len(alphas)]
+
+    def _best(
+        self, entries: Sequence[tuple[Candidate, dict[str, Any]]], base: Mapping[str, Any], count: int
+    ) -> list[Candidate]:
+        """The most promising of one method: what gains most at a tolerable loss, then whatever loses least."""
+
+        def key(entry: tuple[Candidate, dict[str, Any]]) -> tuple[float, ...]:
+            candidate, rates = entry
+            loss = screened_loss(rates, base)
+            return (max(0.0, loss - 0.1), -float(rates["gain"]["rate"]), loss, candidate.norm1 or candidate.entries)
+
+        return [candidate for candidate, _ in sorted(entries, key=lambda e: (key(e), e[0].id))[:count]]
+
+    def _try(self, candidate: Candidate, asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]) -> Tried:
+        key = f"validation/{candidate.id}"
+        with self.scene.bench.stage("validation", f"Validation: {candidate.id}", asked.units) as steps:
+            outcome = measure(
+                self.scene.engine, asked, self.scene.judge, objective=self.scene.scenario.objective,
+                routing=candidate.routing, key=key,
+                steps=steps, max_new_tokens=self.scene.tokens, system=self.scene.system,
+            )  # fmt: skip
+            seconds[candidate.id] = round(steps.cost()["seconds"] / max(asked.units, 1), 4)
+        return Tried.of(candidate, outcome, base, self.limits)
+
+    def random(
+        self, best: Tried, screen: Screen, asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]
+    ) -> tuple[list[Tried], dict[str, tuple[Candidate, dict[str, Any]]]]:
+        """Masks with the entries of the best one, elsewhere: the same sparsity and norm, through the same choice."""
+        matrix = best.candidate.matrix
+        if matrix is None or not self.draws:
+            return [], {}
+        founds = [(n, _shuffled(matrix, stream(self.seed, "random mask", n))) for n in range(self.draws)]
+        candidates = [
+            Candidate(
+                f"random/{n}/alpha={alpha:g}", "random", mask_of(values, self.sigma, alpha, best.candidate.phase),
+                alpha, best.candidate.phase, best.candidate.entries,
+                alpha * float(sum(np.abs(row).sum() for row in values)), matrix=values,
+            )
+            for n, values in founds
+            for alpha in self._coarse()
+        ]  # fmt: skip
+        unscreened, rates = self._screen_all(candidates, screen)
+        entries = list(zip(candidates, rates, strict=True))
+        chosen = self._best(entries, unscreened, self.finalists)
+        return [self._try(c, asked, base, seconds) for c in chosen], {c.id: (c, r) for c, r in entries}
+
+    def section(
+        self,
+        screened: Mapping[str, tuple[Candidate, dict[str, Any]]],
+        tried: Sequence[Tried],
+        best: Tried,
+        seconds: Mapping[str, float],
+    ) -> list[dict[str, Any]]:
+        """Fine: generated with. Coarse: by what the model would say; their rates are those of the screen."""
+        fine = [
+            {**t.candidate.to_json(), **t.rates, "stage": "fine", "admissible": not t.broken, "broken": list(t.broken),
+             "chosen": t is best, "seconds_per_answer": seconds.get(t.candidate.id)}
+            for t in tried
+        ]  # fmt: skip
+        coarse = [
+            {**c.to_json(), "gain": rates["gain"], "benign": rates.get("benign"), "garbage": None,
+             "benign_conversations": rates.get("benign_conversations"), "over_refusal": None,
+             "held": rates.get("restricted"), "borderline": rates.get("borderline"), "stage": "coarse",
+             "admissible": None, "broken": [], "chosen": False, "seconds_per_answer": None}
+            for c, rates in screened.values()
+        ]  # fmt: skip
+        return fine + coarse
+
+
+def _shuffled(matrix: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """The same entries at random places."""
+    flat = rng.permutation(np.concatenate(matrix))
+    edges = np.cumsum([len(row) for row in matrix])[:-1]
+    return tuple(np.split(flat, edges))

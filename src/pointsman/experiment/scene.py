@@ -1,0 +1,328 @@
+"""`Scene`: a scenario on a model. What is asked, what was said, and what contexts and lessons follow from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pointsman.data.scenario import Scenario
+from pointsman.data.splits import SPLITS, by_split, cluster, take
+from pointsman.data.types import Behaviour, Conversation, Split
+from pointsman.engine.hf import HFEngine
+from pointsman.engine.learning import Lesson
+from pointsman.engine.types import Prompt, TokenRole
+from pointsman.errors import DataError, PromptTooLong
+from pointsman.experiment.candidates import Fork
+from pointsman.experiment.contexts import Context, conversations_section, matched_pairs, of_conversations, of_requests
+from pointsman.experiment.outcome import Asked, Outcome, measure
+from pointsman.experiment.rates import Rate
+from pointsman.experiment.traced import open_traces, write_traces
+from pointsman.experiment.work import Bench
+from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
+from pointsman.methods.steps import Steps
+from pointsman.routing.intervention import Intervention
+
+ANSWER = 64  # tokens of an answer that a lesson has at most
+
+
+class Scene:
+    """One scenario on one model, judged by one judge.
+
+    Args:
+        bench: Where units are remembered.
+        engine: The model.
+        scenario: What for.
+        max_new_tokens: Answer length; None for the suite's.
+    """
+
+    def __init__(self, bench: Bench, engine: HFEngine, scenario: Scenario, max_new_tokens: int | None = None) -> None:
+        self.bench, self.engine, self.scenario = bench, engine, scenario
+        self.suite, self.judge, self.run = bench.suite, bench.judge, bench.run
+        self.tokens = max_new_tokens or bench.suite.max_new_tokens
+        self.experts = [router.experts for router in engine.routers]
+        self.system = scenario.system
+
+    @property
+    def defends(self) -> bool:
+        """Whether conversations shall be withstood; else requests shall be answered."""
+        return self.scenario.objective == "defend"
+
+    def section(self) -> dict[str, Any]:
+        """The scenario as in ``results.json``."""
+        what = self.scenario
+        return {
+            "name": what.name, "objective": what.objective, "description": what.description,
+            "limits": asdict(what.limits), "hold": None if what.hold is None else list(what.hold),
+        }  # fmt: skip
+
+    def asked(self, split: Split, most: int | None, held: int | None, seed: int) -> Asked:
+        """What is asked of one split.
+
+        Args:
+            most: Conversations, or scenario and restricted requests (objective allow); None for all.
+            held: Of each kind that should stay as it is; None for all.
+        """
+
+        def some(items: Sequence[Any], count: int | None) -> tuple[Any, ...]:
+            there = by_split(items, split)
+            return take(there, len(there) if count is None else count, seed)
+
+        hold = self.scenario.hold
+        restricted = [b for b in self.suite.restricted if self.defends or hold is None or b.category in hold]
+        return Asked(
+            some(self.suite.conversations, most) if self.defends else (),
+            () if self.defends else some(self.suite.scenario, most),
+            some(restricted, most if not self.defends else held),
+            some(self.suite.benign, held),
+            some(self.suite.borderline, held),
+            some(self.suite.benign_conversations, held),
+        )
+
+    def check_lengths(self, asked: Asked) -> None:
+        """Refuse what does not fit before anything is run."""
+        singles: list[Behaviour | Conversation] = [
+            *asked.scenario, *asked.restricted, *asked.benign, *asked.borderline, *asked.conversations,
+            *asked.benign_conversations,
+        ]  # fmt: skip
+        for item in singles:
+            answers = [""] * (len(item.turns) - 1)
+            tokens = len(self.engine.encode(item.turns, answers=answers, system=self.system))
+            if tokens + 1 > self.engine.info.context:
+                raise PromptTooLong(
+                    f"{item.id} needs {tokens} tokens without any answer, and {self.engine.info.name} has a context "
+                    f"of {self.engine.info.context}",
+                    "Shorten or remove it",
+                )
+
+    def measure(
+        self,
+        asked: Asked,
+        routing: Intervention | None,
+        key: str,
+        title: str,
+        fallen: Sequence[Context | None] | None = None,
+        stage: str | None = None,
+    ) -> Outcome:
+        with self.bench.stage(stage or key, title, asked.units) as steps:
+            return measure(
+                self.engine, asked, self.judge, objective=self.scenario.objective, routing=routing or None,
+                fallen=fallen, key=key, steps=steps, max_new_tokens=self.tokens, system=self.system,
+            )  # fmt: skip
+
+    def goals(self, asked: Asked) -> tuple[list[Behaviour], list[Attempt]]:
+        """The requests of the conversations on their own, and what the model says to them."""
+        goals = {c.goal: c for c in reversed(asked.conversations)}
+        behaviours = [
+            Behaviour(f"goal of {c.id}", c.goal, c.target, c.category, cluster(c), c.split)
+            for c in reversed(goals.values())
+        ]
+        with self.bench.stage("goals", "Single requests", len(behaviours)) as steps:
+            attempts = ask_in_steps(
+                self.engine, behaviours, self.judge, key="goals", steps=steps, max_new_tokens=self.tokens,
+                system=self.system,
+            )  # fmt: skip
+        return behaviours, attempts
+
+    def contexts(self, asked: Asked, base: Outcome) -> list[Context]:
+        """Labelled contexts of a split: label 1 is what the mask shall change."""
+        if self.defends:
+            single = of_requests(asked.restricted, base.restricted, refused_is=0)
+            return [*of_conversations(asked.conversations, base.played), *(c for c in single if c.kind == "refused")]
+        scenario = of_requests(asked.scenario, base.scenario, refused_is=1)
+        restricted = [c for c in of_requests(asked.restricted, base.restricted, refused_is=1) if c.label]
+        benign = [c for c in of_requests(asked.benign, base.benign, refused_is=1) if not c.label]
+        return [*scenario, *restricted, *benign]
+
+    def check_judged(self, base: Outcome) -> None:
+        """Refuse a judge that knows none of these prompts."""
+        verdicts = [p.verdicts[-1] for p in base.played] + [a.verdict for a in (*base.scenario, *base.restricted)]
+        if verdicts and all(v.label == "unscored" for v in verdicts):
+            raise DataError(
+                f"The judge {self.judge.name} scored none of {len(verdicts)} answers ({verdicts[0].reason})",
+                "Name a judge that knows these prompts in the scenario",
+            )
+
+    def check_contexts(self, contexts: Mapping[Split, Sequence[Context]]) -> None:
+        """Refuse a scenario from which nothing can be learnt."""
+        for split in SPLITS:
+            turning = [c for c in contexts[split] if self.turns(c)]
+            name, of = self.scenario.name, f"the {split} split"
+            if not turning and self.defends:
+                raise DataError(
+                    f"{self.engine.info.name} falls in no conversation of {of}: {name} has nothing to defend",
+                    "Give harder conversations, or more of them",
+                )
+            if not turning:
+                raise DataError(
+                    f"{self.engine.info.name} refuses no scenario request of {of}: {name} has nothing to open",
+                    "Give requests that it refuses",
+                )
+        others = [c for c in contexts["discovery"] if not c.label]
+        if not others:
+            raise DataError(
+                f"{self.engine.info.name} never {'refuses' if self.defends else 'answers'} on the discovery split",
+                "Steering contrasts both: give requests that it refuses" if self.defends else "Give benign requests",
+            )
+        for label in (0, 1):
+            sources = {c.source for c in contexts["discovery"] if c.label == label}
+            if len(sources) < 2:
+                raise DataError(
+                    f"Too few contexts to learn from: label {label} comes from {len(sources)} source question",
+                    "Give more conversations of different source questions",
+                )
+
+    def turns(self, context: Context) -> bool:
+        """Whether the mask shall change this one."""
+        return context.label == 1 and (self.defends or not self.is_guarded(context))
+
+    def is_guarded(self, context: Context) -> bool:
+        """A restricted request outside the scenario (objective allow): it must stay refused."""
+        return not self.defends and context.label == 1 and context.id in self._restricted
+
+    @property
+    def _restricted(self) -> frozenset[str]:
+        return frozenset(b.id for b in self.suite.restricted)
+
+    def contexts_section(self, base: Outcome, contexts: Sequence[Context]) -> dict[str, Any]:
+        labels = Counter(c.label for c in contexts)
+        if self.defends:
+            section = conversations_section(base.played)
+        else:
+            rows = [a.verdict.refused for a in base.scenario], [a.source for a in base.scenario]
+            section = {
+                "played": len(base.scenario), "fallen": Rate.of(*rows).to_json(), "by_turn": [], "by_tactic": {},
+            }  # fmt: skip
+        return {**section, "matched_pairs": len(matched_pairs(contexts)), "label1": labels[1], "label0": labels[0]}
+
+    def traced(self, contexts: Sequence[Context], name: str) -> Any:
+        folder = self.run.path(f"artefacts/traces-{name}")
+        with self.bench.stage("traces", f"Traces, {name}", len(contexts)) as steps:
+            write_traces(self.engine, contexts, folder, system=self.system, advance=steps.advance)
+        return open_traces(folder, contexts, self.experts)
+
+    def forks(
+        self,
+        contexts: Sequence[Context],
+        asked: Asked,
+        refusal: str,
+        split: str,
+        goals: tuple[Sequence[Behaviour], Sequence[Attempt]] | None = None,
+    ) -> tuple[Fork, ...]:
+        """Contexts with the answer that is wanted and the one that was given."""
+        if self.defends:
+            own: dict[str, str] = {}
+            if goals is not None:
+                own = {b.goal: a.response for b, a in zip(*goals, strict=True) if a.verdict.refused}
+            texts = [own.get(c.goal, refusal) for c in contexts]
+            wanted = [self._answer(text) for text in texts]
+        else:
+            wanted = self._affirmative(contexts, {b.id: b for b in asked.scenario}, split)
+        system = self.system
+        return tuple(
+            Fork(
+                Lesson(c.prompt(self.engine, system), answer, c.source),
+                Lesson(c.prompt(self.engine, system), self._answer(c.response), c.source),
+            )
+            for c, answer in zip(contexts, wanted, strict=True)
+        )
+
+    def _affirmative(
+        self, contexts: Sequence[Context], behaviours: Mapping[str, Behaviour], split: str
+    ) -> list[tuple[int, ...]]:
+        """The model's own answers once their affirmative beginning is given; the beginning alone where that fails."""
+        found: list[tuple[int, ...]] = []
+        with self.bench.stage("wanted", f"Wanted answers, {split}", len(contexts)) as steps:
+            for start in range(0, len(contexts), CHUNK):
+                part = [behaviours[c.id] for c in contexts[start : start + CHUNK]]
+
+                def compute(part: Sequence[Behaviour] = part) -> dict[str, Any]:
+                    targets = [self.engine.encode_target(b.target) for b in part]
+                    prompts = [self.engine.encode(b.turns, system=self.system) for b in part]
+                    begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
+                    said = self.engine.generate(begun, max_new_tokens=self.tokens)
+                    answers = []
+                    for b, target, s in zip(part, targets, said, strict=True):
+                        whole = (*target, *s.ids)
+                        text = self.engine.decode(whole)
+                        good = self.judge.judge(b, text, finished=s.finished).success
+                        answers.append(list(self._ended(whole)) if good else list(target))
+                    return {"answers": answers}
+
+                unit = steps.unit(f"wanted/{split}/{start}", self.engine, compute, len(part))
+                found += [tuple(answer) for answer in unit["answers"]]
+        return found
+
+    def held(self, asked: Asked, base: Outcome) -> dict[str, tuple[Lesson, ...]]:
+        """The unsteered model's own right answers, which should not move; and its refusals."""
+
+        def single(behaviours: Sequence[Behaviour], attempts: Sequence[Attempt]) -> tuple[Lesson, ...]:
+            return tuple(
+                Lesson(self.engine.encode(b.turns, system=self.system), self._answer(a.response), cluster(b))
+                for b, a in zip(behaviours, attempts, strict=True)
+                if a.response
+            )
+
+        talks = tuple(
+            Lesson(
+                self.engine.encode(c.turns, answers=p.responses[:-1], system=self.system),
+                self._answer(p.responses[-1]),
+                cluster(c),
+            )
+            for c, p in zip(asked.benign_conversations, base.harmless, strict=True)
+            if p.responses[-1]
+        )
+        groups = {
+            "benign": single(asked.benign, base.benign),
+            "borderline": single(asked.borderline, base.borderline),
+            "benign_conversations": talks,
+            "restricted": single(asked.restricted, base.restricted),
+        }
+        return {name: lessons for name, lessons in groups.items() if lessons}
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        return self._ended(self.engine.encode_target(text)) if text else self._ended(())
+
+    def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """An answer with its end token, cut off at `ANSWER` tokens."""
+        end = self.engine.end_token
+        return (ids if end is None else (*ids, end))[:ANSWER]
+
+    def again(self, contexts: Sequence[Context], routing: Intervention, key: str, steps: Steps) -> list[int | None]:
+        """Labels of what the model now says to these contexts; None for garbage."""
+        labels: list[int | None] = []
+        for start in range(0, len(contexts), CHUNK):
+            part = contexts[start : start + CHUNK]
+
+            def compute(part: Sequence[Context] = part) -> dict[str, Any]:
+                prompts = [c.prompt(self.engine, self.system) for c in part]
+                said = self.engine.generate(prompts, routing=routing or None, max_new_tokens=self.tokens)
+                verdicts = [
+                    self.judge.judge(_as_behaviour(c), s.text, finished=s.finished)
+                    for c, s in zip(part, said, strict=True)
+                ]
+                unsafe = [None if v.label in ("garbage", "unscored") else bool(v.success) for v in verdicts]
+                return {"unsafe": unsafe}
+
+            unit = steps.unit(f"{key}/{start}", self.engine, compute, len(part))
+            labels += [None if u is None else int(u == self.defends) for u in unit["unsafe"]]
+        return labels
+
+
+def usual_refusal(contexts: Sequence[Context]) -> str:
+    """How the model mostly refuses."""
+    said = Counter(c.response for c in contexts if c.kind in ("refused", "withstood"))
+    if not said:
+        raise DataError("The model refuses nothing on the discovery split", "Give restricted requests that it refuses")
+    return said.most_common(1)[0][0]
+
+
+def _continued(prompt: Prompt, target: tuple[int, ...]) -> Prompt:
+    """A prompt with the beginning of its answer."""
+    roles: list[TokenRole] = ["template" for _ in target]
+    return Prompt(prompt.ids + target, prompt.tokens + ("",) * len(target), (*prompt.roles, *roles))
+
+
+def _as_behaviour(context: Context) -> Behaviour:
+    return Behaviour(context.id, context.goal, "", context.category, context.source, context.split)

@@ -1,0 +1,499 @@
+"""`Steering`: a learned steering matrix as it is deployed. METHODS section 5, arXiv 2604.27818.
+
+The matrix S has a number for every expert of every MoE layer, in units of sigma, and is zero outside the *circuit*.
+At alpha, ``alpha * sigma_l * S[l]`` is added to the raw logits of router l: a constant vector, since sigma is kept
+with the matrix and not taken from whatever is in the batch. On disk it is a folder that the Hugging Face hub
+understands:
+
+==================== ====================================================================
+steering.json        what it is and is for, and the circuit, to be read by people too
+steering.safetensors the matrix: ``layers.<l>``, shape [E_l], float32
+README.md            the model card
+==================== ====================================================================
+
+The three methods of `huggingface_hub.ModelHubMixin` have its names and arguments. Its ``__new__`` writes to the
+instance, which an immutable class refuses, so they are written here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any, Self, get_args, overload
+
+import numpy as np
+
+from pointsman.errors import InterventionError, WrongModel
+from pointsman.routing.intervention import Intervention, Phase
+from pointsman.routing.routers import Router
+
+SCHEMA = "pointsman.steering/1"
+MAX_ALPHA = 8.0
+DATA, TENSORS, CARD = "steering.json", "steering.safetensors", "README.md"
+
+_TAGS = ("mixture-of-experts", "steering", "routing", "pointsman")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SHOWN = 20  # entries of the circuit on the model card
+_KEEP = "Keep the files of a steering together as Steering.save_pretrained wrote them, or save it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What is deployed: a steering matrix, its strength, and the model that it is for. Immutable and hashable.
+
+    Accepted wherever an `Intervention` is: ``engine.generate(..., routing=steering)``, ``control(model, steering)``.
+
+    Attributes:
+        matrix: S, one array a MoE layer, in units of sigma; read-only. Shapes: [E_l], float32.
+        sigma: Standard deviation of each layer's raw logits over real tokens, in logit units. Shape: [L].
+        alpha: Strength, above 0 and at most 8.
+        phase: ``prefill``, ``decode`` or ``both``.
+        per_token: Take sigma from each token's own logits instead (over its E_l experts).
+        fingerprint: Of the model that it is for; no other is steered.
+        base_model: What that model is called: a hub id if it has one.
+        revision: Hub revision of the base model.
+        about: JSON data on where it comes from (scenario, method, lambda, refinement, seeds). `measured`, if it is
+            there, becomes the table of the model card: a list of ``{"what": text, "before": Rate, "after": Rate}``,
+            each rate ``{"rate", "low", "high", "n"}`` as `Rate.to_json` writes it.
+
+    Raises:
+        InterventionError: A value is not finite, out of range or of another shape.
+    """
+
+    matrix: tuple[np.ndarray, ...]
+    sigma: tuple[float, ...]
+    alpha: float
+    phase: Phase
+    fingerprint: str
+    base_model: str
+    revision: str | None = None
+    per_token: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "matrix", tuple(_vector(values, layer) for layer, values in enumerate(self.matrix)))
+        put(self, "sigma", tuple(_number(value, "sigma") for value in self.sigma))
+        put(self, "alpha", _number(self.alpha, "alpha"))
+        if not 0 < self.alpha <= MAX_ALPHA:
+            raise InterventionError(
+                f"An alpha of {self.alpha:g}", f"Use one above 0 and at most {MAX_ALPHA:g}; no steering is alpha 0"
+            )
+        if not self.matrix or len(self.matrix) != len(self.sigma):
+            raise InterventionError(
+                f"A steering matrix of {len(self.matrix)} layers with {len(self.sigma)} sigmas",
+                "Give one of each for every MoE layer",
+            )
+        if min(self.sigma) < 0:
+            raise InterventionError(f"A sigma of {min(self.sigma):g}", "Give standard deviations, in logit units")
+        if self.phase not in get_args(Phase):
+            raise InterventionError(f"Unknown phase {self.phase!r}", f"Use one of {', '.join(get_args(Phase))}")
+        if not isinstance(self.per_token, bool):
+            raise InterventionError(f"per_token is {self.per_token!r}", "Use True or False")
+        for name in ("fingerprint", "base_model"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise InterventionError(f"A steering with {value!r} as its {name}", "Name the model that it is for")
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise InterventionError(f"A revision of {self.revision!r}", "Give a branch, tag or commit, or None")
+        if not isinstance(self.about, Mapping):
+            raise InterventionError("What a steering says about itself is no mapping", "Give a dictionary")
+        put(self, "about", _frozen(self.about))
+        self._measured()
+        _ = self.intervention  # so that a matrix beyond float32 is refused here
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Steering):
+            return NotImplemented
+        same = all(map(np.array_equal, self.matrix, other.matrix)) and len(self.matrix) == len(other.matrix)
+        return same and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.intervention, self.sigma, self.alpha, self.base_model, self.revision))
+
+    def __repr__(self) -> str:
+        return (
+            f"Steering({len(self.circuit)} of {sum(map(len, self.matrix))} entries, alpha={self.alpha:g}, "
+            f"phase={self.phase!r}, base_model={self.base_model!r})"
+        )
+
+    @cached_property
+    def intervention(self) -> Intervention:
+        """What it does, as rules: one bias. Layers without an entry of the circuit are left out."""
+        scale = (1.0,) * len(self.sigma) if self.per_token else self.sigma
+        vectors = {
+            layer: values.astype(np.float64) * sigma  # shape: [E_l]
+            for layer, (values, sigma) in enumerate(zip(self.matrix, scale, strict=True))
+            if values.any()
+        }
+        if not vectors:  # a rule all the same: what does nothing is still refused on another model
+            vectors = {0: np.zeros(len(self.matrix[0]))}
+        rules = Intervention.bias(vectors, alpha=self.alpha, per_token=self.per_token, phase=self.phase)
+        return rules.for_model(self.fingerprint)
+
+    @cached_property
+    def circuit(self) -> tuple[tuple[int, int, float], ...]:
+        """The entries that are not zero: (layer, expert, value in sigma), the largest first."""
+        entries = [
+            (layer, int(expert), float(values[expert]))
+            for layer, values in enumerate(self.matrix)
+            for expert in np.flatnonzero(values)
+        ]
+        return tuple(sorted(entries, key=lambda entry: (-abs(entry[2]), entry[:2])))
+
+    def at(self, alpha: float) -> Steering:
+        """The same at another strength. What was measured was measured at the old one, and is left out."""
+        about = self.about if alpha == self.alpha else {k: v for k, v in self.about.items() if k != "measured"}
+        return replace(self, alpha=alpha, about=about)
+
+    def check(self, routers: Sequence[Router], fingerprint: str | None = None) -> None:
+        """Refuse a model that it is not for.
+
+        Raises:
+            WrongModel: Another fingerprint.
+            InterventionError: Its layers or experts are not those of these routers.
+        """
+        if fingerprint and fingerprint != self.fingerprint:
+            raise WrongModel(
+                f"This steering is for {self.base_model} ({self.fingerprint}), and the model is {fingerprint}",
+                "Load the model it was made for, or learn a steering on this one",
+            )
+        shapes, wanted = [len(values) for values in self.matrix], [router.experts for router in routers]
+        if shapes != wanted:
+            raise InterventionError(
+                f"A steering for {len(shapes)} layers of {_few(shapes)} experts, and the model has {len(wanted)} of "
+                f"{_few(wanted)}",
+                "Load the model it was made for, or learn a steering on this one",
+            )
+        self.intervention.check(routers, fingerprint)
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``steering.json`` holds it: everything, the matrix as its circuit."""
+        return {
+            "schema": SCHEMA,
+            "base_model": self.base_model,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "alpha": self.alpha,
+            "phase": self.phase,
+            "per_token": self.per_token,
+            "experts": [len(values) for values in self.matrix],
+            "sigma": list(self.sigma),
+            "circuit": [list(entry) for entry in self.circuit],
+            "about": _thawed(self.about),
+        }
+
+    def card(self) -> str:
+        """The model card: front matter of the hub, what it is, how to use it, what was measured."""
+        front = [f"base_model: {json.dumps(self.base_model)}"] if _on_the_hub(self.base_model) else []
+        front += ["library_name: pointsman", "tags:", *(f"- {tag}" for tag in _TAGS)]
+        possible, layers = sum(map(len, self.matrix)), len({layer for layer, _, _ in self.circuit})
+        unit = "of each token's own logits" if self.per_token else "of the layer's logits, measured once and kept here"
+        facts: dict[str, Any] = {
+            "base model": self.base_model,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "alpha": f"{self.alpha:g}",
+            "tokens": {"prefill": "of the prompt", "decode": "of the answer", "both": "all"}[self.phase],
+            "circuit": f"{len(self.circuit)} of {possible} experts, in {layers} of {len(self.matrix)} layers",
+            "unit (sigma)": f"standard deviation {unit}",
+        }
+        lists = {k: ", ".join(map(str, v)) for k, v in self.about.items() if isinstance(v, tuple) and k != "measured"}
+        facts |= {k: v for k, v in self.about.items() if isinstance(v, str | int | float)} | lists
+        name = _cell(self.base_model)
+        lines = [
+            *("---", *front, "---", "", f"# A steering of {name}", ""),
+            "At the routers of the model a vector is added to the logits from which experts are chosen: the entries",
+            "of the circuit below, times sigma, times alpha. No weight is changed. It fits one model, known by its",
+            "fingerprint, and is refused by any other.",
+            *("", "| | |", "|---|---|"),
+            *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value is not None),
+            *("", "## Use", "", "```python", "import pointsman", ""),
+            f"engine = pointsman.load({json.dumps(self.base_model)})",
+            'steering = pointsman.Steering.from_pretrained("this repository or folder")',
+            'engine.generate([engine.encode(["Hello"])], routing=steering)',
+            *("```", "", "## Measured", ""),
+            *self._measured(),
+            *("", "## Circuit", "", "| layer | expert | value (sigma) |", "|---:|---:|---:|"),
+            *(f"| {layer} | {expert} | {value:+.3f} |" for layer, expert, value in self.circuit[:_SHOWN]),
+        ]
+        if len(self.circuit) > _SHOWN:
+            lines += ["", f"The {_SHOWN} largest of {len(self.circuit)}; all are in `{DATA}`."]
+        lines += [
+            *("", "## Limits", ""),
+            "It acts for as long as whoever runs the model applies it; who owns the weights can leave it out. What was",
+            "measured was measured on the prompts and with the judge named above, and says nothing of others.",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def save_pretrained(self, save_directory: str | Path) -> Path:
+        """Write the three files into a folder, over files of the same names.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InterventionError: It cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(save_directory)
+        tensors = {f"layers.{layer}": np.ascontiguousarray(values) for layer, values in enumerate(self.matrix)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TENSORS)
+            (folder / CARD).write_text(self.card(), encoding="utf-8")
+            (folder / DATA).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InterventionError(
+                f"Cannot write the steering into {folder} ({error.strerror or error})",
+                "Give a folder that can be written",
+            ) from error
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> Self:
+        """Read what `save_pretrained` wrote, from a folder or from the hub. The files are untrusted: all is checked.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or hub id.
+            force_download, token, cache_dir, local_files_only, revision: As everywhere on the hub.
+
+        Raises:
+            InterventionError: There is no such steering, or it is damaged.
+        """
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            if folder.exists() or isinstance(pretrained_model_name_or_path, Path) or not _HUB_ID.fullmatch(name):
+                raise InterventionError(
+                    f"There is no folder {name}", "Give the folder that Steering.save_pretrained wrote, or a hub id"
+                )
+            from huggingface_hub import snapshot_download
+
+            try:
+                folder = Path(
+                    snapshot_download(
+                        name, allow_patterns=[DATA, TENSORS], force_download=force_download, token=token,
+                        cache_dir=cache_dir, local_files_only=local_files_only, revision=revision,
+                    )
+                )  # fmt: skip
+            except Exception as error:  # of the hub's, of the network's, of the disk's
+                raise InterventionError(
+                    f"Cannot find the steering {name!r} on the hub or in the local cache ({type(error).__name__})",
+                    "Check the name and the network, or give a local folder; for a private one, `hf auth login`",
+                ) from error
+        return cls._read(folder, name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Add a steering",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload the three files to a repository of the hub, made if there is none.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InterventionError: The hub refused.
+        """
+        from huggingface_hub import HfApi
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                api = HfApi(token=token)
+                repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                done = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=branch,
+                    create_pr=create_pr,
+                )  # fmt: skip
+            except Exception as error:  # of the hub's or of the network's
+                raise InterventionError(
+                    f"The steering was not uploaded to {repo_id!r} ({_line(f'{type(error).__name__}: {error}')[:200]})",
+                    "Check the name and the network, and log in with `hf auth login`",
+                ) from error
+        return str(done)
+
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> Self:
+        """From the files of a folder; `name` is what the user calls it."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            data = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InterventionError(
+                f"{name} holds no steering: cannot read {DATA} ({error.strerror or error})",
+                "Give what Steering.save_pretrained wrote",
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise InterventionError(f"{DATA} of {name} is not JSON ({_line(str(error))})", _KEEP) from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else None
+            raise InterventionError(
+                f"{DATA} of {name} is no steering (schema {found!r})",
+                f"Expected the schema {SCHEMA!r}, as written by Steering.save_pretrained",
+            )
+        if "folded" in data:
+            raise InterventionError(
+                f"The steering of {name} is folded into the checkpoint there", "Load that model, and steer nothing"
+            )
+        try:
+            shapes = [int(n) for n in data["experts"]]
+            tensors = load_file(folder / TENSORS)
+            if sorted(tensors) != sorted(f"layers.{n}" for n in range(len(shapes))):
+                raise ValueError(f"{len(tensors)} tensors for {len(shapes)} layers")
+            matrix = tuple(tensors[f"layers.{n}"] for n in range(len(shapes)))
+            if [values.shape for values in matrix] != [(n,) for n in shapes]:
+                raise ValueError("the layers have other shapes")
+            steering = cls(
+                matrix, tuple(data["sigma"]), data["alpha"], data["phase"], data["fingerprint"], data["base_model"],
+                data["revision"], data["per_token"], data["about"],
+            )  # fmt: skip
+            if [tuple(entry) for entry in data["circuit"]] != list(steering.circuit):
+                raise ValueError("the circuit is another one in the two files")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InterventionError(
+                f"The steering of {name} is damaged ({_line(f'{type(error).__name__}: {error}')[:200]})", _KEEP
+            ) from error
+        return steering
+
+    def _measured(self) -> list[str]:
+        """The table of the model card.
+
+        Raises:
+            InterventionError: `measured` is not of the form that is wanted.
+        """
+        rows = self.about.get("measured")
+        if rows is None:
+            return ["Nothing was measured with this steering at this strength."]
+        lines = ["| | without | with |", "|---|---:|---:|"]
+        try:
+            for row in rows:
+                lines.append(f"| {_cell(row['what'])} | {_rate(row['before'])} | {_rate(row['after'])} |")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InterventionError(
+                f"What was measured is not a list of rates ({type(error).__name__}: {error})",
+                'Give rows of {"what": text, "before": rate, "after": rate}',
+            ) from error
+        return [*lines, "", "In brackets the 95 % interval; n rows, the same ones with and without."]
+
+
+@overload
+def plain(routing: None) -> None: ...
+@overload
+def plain(routing: Intervention | Steering) -> Intervention: ...
+@overload
+def plain(routing: Sequence[Intervention | Steering | None]) -> list[Intervention | None]: ...
+@overload
+def plain(
+    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
+) -> Intervention | list[Intervention | None] | None: ...
+def plain(
+    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
+) -> Intervention | list[Intervention | None] | None:
+    """A routing in which every `Steering` is its `Intervention`."""
+    if routing is None or isinstance(routing, Intervention):
+        return routing
+    if isinstance(routing, Steering):
+        return routing.intervention
+    return [each.intervention if isinstance(each, Steering) else each for each in routing]
+
+
+def _vector(values: Any, layer: int) -> np.ndarray:
+    """A read-only copy. Shape: [E], float32."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            vector = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InterventionError(
+            f"The steering matrix of layer {layer} is not numbers ({error})", "Give one finite number per expert"
+        ) from error
+    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+        raise InterventionError(
+            f"The steering matrix of layer {layer} is not a finite vector", "Give one finite number per expert"
+        )
+    vector += 0.0  # no negative zero, which is not in the circuit and would be lost
+    vector.setflags(write=False)
+    return vector
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise InterventionError(f"{value!r} is no {what}", "Give a finite number")
+    return float(value)
+
+
+def _frozen(value: Any) -> Any:
+    """A copy of JSON data that cannot be changed."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise InterventionError("What a steering says about itself has a key that is no text", "Give JSON data")
+        return MappingProxyType({key: _frozen(part) for key, part in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(part) for part in value)
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if value is None or isinstance(value, str | bool) or number:
+        return value
+    raise InterventionError(f"What a steering says about itself holds {value!r}", "Give JSON data: no NaN, no objects")
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _thawed(part) for key, part in value.items()}
+    return [_thawed(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a base model can be a hub id: the hub refuses a card with anything else."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def _rate(rate: Mapping[str, Any]) -> str:
+    n = rate["n"]
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError("n is not a number of rows")
+    if rate["rate"] is None:
+        return "not measured"
+    share, low, high = (_number(rate[key], key) for key in ("rate", "low", "high"))
+    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {n}"
+
+
+def _cell(value: Any) -> str:
+    """Text of others in a table of the card."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", _line(text))
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return " or ".join(str(n) for n in sorted(set(numbers))[:4])
