@@ -36,10 +36,11 @@ types: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-# The measurements of the README and of docs/: resumable, about an hour on two cores. Writes evidence/*.json, then tables.
+# The measurements of the README and of docs/: resumable, about two hours on two cores. Writes evidence/*.json, then tables.
 evidence: $(VENV)/.installed
 	$(BIN)/python scripts/evidence.py
 	$(BIN)/python scripts/dominant_layer.py
+	$(BIN)/python scripts/steering.py
 	$(BIN)/python scripts/tables.py
 
 evidence-tables: $(VENV)/.installed

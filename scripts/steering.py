@@ -2,8 +2,8 @@
 
     python scripts/steering.py [NAME ...]
 
-Runs live in evidence/work (not committed); what the tables need is written to evidence/steering-<name>.json. Resumable at
-any moment.
+Runs live in evidence/work (not committed); what the tables need is written to evidence/steering-<name>.json.
+Resumable at any moment.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "evidence" / "work"
 
-# Name -> checkpoint, scenario, options of `pointsman steer`. The headline learns with three method seeds and is scored on
-# all test prompts. The second family and the other training seeds show the spread.
-HEADLINE = ["--limit", "0", "--learn", "0", "--validate", "150", "--method-seeds", "3", "--latency-rounds", "9"]
-SECOND = ["--limit", "200", "--learn", "0", "--validate", "100", "--surrogate-seeds", "1"]
-MATURE = ["--limit", "0", "--learn", "600", "--validate", "120", "--surrogate-seeds", "1", "--through-steps", "800"]
+# Name -> checkpoint, scenario, options of `pointsman steer`. The headline learns with three method seeds and is scored
+# on all test prompts. The second family and the other training seeds show the spread.
+HEADLINE = [
+    *("--limit", "0", "--learn", "0", "--validate", "150", "--method-seeds", "3", "--latency-rounds", "9"),
+    *("--through-start", "zero", "--through-start", "surrogate"),
+]
+SECOND = ["--limit", "120", "--surrogate-seeds", "1", "--random-draws", "3"]
+MATURE = [
+    *("--limit", "100", "--learn", "300", "--validate", "72", "--surrogate-seeds", "1", "--random-draws", "2"),
+    *("--through-steps", "450", "--lesson-tokens", "12", "--latency-rounds", "0"),
+]
 PLAN: dict[str, tuple[str, str, list[str]]] = {
     "defence-olmoe": ("testbed:olmoe", "multi_turn_defence", HEADLINE),
     "defence-qwen2_moe": ("testbed:qwen2_moe", "multi_turn_defence", SECOND),
-    "mature-olmoe": ("testbed:olmoe", "mature_content", [*MATURE, "--method-seeds", "3"]),
+    "mature-olmoe": ("testbed:olmoe", "mature_content", MATURE),
     "mature-qwen2_moe": ("testbed:qwen2_moe", "mature_content", MATURE),
     "defence-olmoe-seed1": ("testbed:olmoe-seed1", "multi_turn_defence", SECOND),
     "defence-olmoe-seed2": ("testbed:olmoe-seed2", "multi_turn_defence", SECOND),

@@ -1,4 +1,4 @@
-"""Write the tables of the README and of docs/evidence.md from evidence/*.json; no number in them is typed by hand.
+"""Write the tables of the README, docs/evidence.md and docs/steering.md from evidence/*.json; none is typed by hand.
 
     python scripts/tables.py [--check]
 
@@ -13,10 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import steering_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["olmoe", "olmoe-seed1", "olmoe-seed2", "qwen2_moe", "qwen2_moe-seed1", "qwen2_moe-seed2"]
 
 BEGIN, END = "<!-- evidence:begin (make evidence-tables) -->", "<!-- evidence:end -->"
+STEERING = "<!-- steering:begin (make evidence-tables) -->", "<!-- steering:end -->"
 
 Evidence = dict[str, Any]
 
@@ -328,18 +332,26 @@ def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
 
 def pages() -> dict[Path, str]:
     """Every page with its tables as the evidence says."""
-    files = [ROOT / "evidence" / f"{name}.json" for name in ORDER]
-    everything = [json.loads(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+
+    def read(names: Sequence[str]) -> list[Evidence]:
+        files = [ROOT / "evidence" / f"{name}.json" for name in names]
+        return [json.loads(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+
+    audits, steered = read(ORDER), read([f"steering-{name}" for name in steering_tables.ORDER])
+    readme, docs = ROOT / "README.md", ROOT / "docs"
     made: dict[Path, str] = {}
-    for page, parts in (
-        (ROOT / "README.md", in_readme(everything)),
-        (ROOT / "docs" / "evidence.md", in_docs(everything)),
+    for page, (begin, end), parts in (
+        (readme, (BEGIN, END), in_readme(audits)),
+        (docs / "evidence.md", (BEGIN, END), in_docs(audits)),
+        (readme, STEERING, steering_tables.in_readme(steered)),
+        (docs / "steering.md", STEERING, steering_tables.in_docs(steered)),
     ):
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        _, found, after = rest.partition(END)
+        text = made.get(page) or page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
         if not found:
-            sys.exit(f"{page.name} lacks the lines {BEGIN} and {END}.")
-        made[page] = f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
+            sys.exit(f"{page.name} lacks the lines {begin} and {end}.")
+        made[page] = f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}"
     return made
 
 

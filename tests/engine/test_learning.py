@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.learning import Lesson
-from pointsman.errors import BadLogits, InterventionError
+from pointsman.engine.learning import _BACKWARD, Lesson
+from pointsman.errors import BadLogits, InterventionError, OutOfMemory
 from pointsman.routing.control import Controller, control
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.layout import Layout
@@ -34,8 +35,10 @@ def lessons_of(engine: HFEngine, count: int = 4) -> list[Lesson]:
 
 
 def vectors_of(engine: HFEngine, seed: int = 0, scale: float = 1.0) -> list[Tensor]:
+    """Numbers that float32, in which an intervention holds its vectors, holds too."""
     draw = torch.Generator().manual_seed(seed)
-    return [torch.randn(r.experts, generator=draw, dtype=torch.float64) * scale for r in engine.routers]
+    drawn = [torch.randn(r.experts, generator=draw, dtype=torch.float64) * scale for r in engine.routers]
+    return [(row * 256).round() / 256 for row in drawn]
 
 
 def as_bias(vectors: Sequence[Tensor | None], phase: Phase) -> Intervention:
@@ -74,8 +77,9 @@ def test_it_says_what_the_engine_scores_under_the_same_bias(family: str, phase: 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("family", ["olmoe", "gpt_oss", "deepseek_v3"])
 def test_gradients_are_those_of_finite_differences(family: str, phase: Phase) -> None:
+    """At vectors where no step changes which experts are chosen: that has no gradient."""
     engine = small_engine(family)
-    lessons, vectors = lessons_of(engine, 2), [v.requires_grad_() for v in vectors_of(engine, scale=0.3)]
+    lessons, vectors = lessons_of(engine, 2), [v.requires_grad_() for v in vectors_of(engine, 1, 0.3)]
     with engine.learner() as learner:
         base = learner.say(lessons)
         said = learner.say(lessons, vectors, phase)
@@ -84,10 +88,11 @@ def test_gradients_are_those_of_finite_differences(family: str, phase: Phase) ->
     gradients = [v.grad for v in vectors]
     assert all(g is not None and g.dtype == torch.float64 for g in gradients)
     assert base.log_p.requires_grad is False
-    step, draw = 2e-3, np.random.default_rng(0)
+    step, draw = 2**-9, np.random.default_rng(0)
     checked = 0
     for layer, router in enumerate(engine.routers):
-        for expert in draw.choice(router.experts, 3, replace=False):
+        steepest = gradients[layer].abs().argsort(descending=True)[:2].tolist()
+        for expert in {*steepest, int(draw.integers(router.experts))}:
             ends = []
             for sign in (1, -1):
                 there = [v.detach().clone() for v in vectors]
@@ -125,27 +130,78 @@ def test_no_vector_for_a_layer_is_no_gradient_and_no_effect(engine: HFEngine) ->
     assert not none.log_p.requires_grad
 
 
-def test_batches_are_parts_of_all_lessons_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = small_engine(batch_size=6)  # two rows with their backward
-    lessons = lessons_of(engine, 5)
+@pytest.mark.parametrize("rows", [None, 1, 2])
+def test_a_mean_and_its_gradient_are_gathered_over_parts_longest_first(rows: int | None) -> None:
+    engine = small_engine(batch_size=rows and rows * _BACKWARD)
+    lessons, vectors = lessons_of(engine, 5), [v.requires_grad_() for v in vectors_of(engine)]
+    parts: list[list[Lesson]] = []
+
     with engine.learner() as learner:
-        parts = list(learner.batches(lessons))
-    assert [len(part) for part in parts] == [2, 2, 1]
+
+        def unlikely(some: Sequence[Lesson]) -> Tensor:
+            parts.append(list(some))
+            return -learner.say(some, vectors).answer()
+
+        mean, found = learner.gradients(lessons, vectors, unlikely)
+        literal = -learner.say(lessons, vectors).answer().mean()
+    wanted = torch.autograd.grad(literal, vectors)
+    assert mean == pytest.approx(literal.item(), rel=1e-6)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6)
+    assert all(v.grad is None for v in vectors)
+    assert [len(part) for part in parts] == {None: [5], 1: [1] * 5, 2: [2, 2, 1]}[rows]
     assert sorted(map(id, (x for part in parts for x in part))) == sorted(map(id, lessons))
     lengths = [len(x.prompt) + len(x.answer) for part in parts for x in part]
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_part_that_does_not_fit_is_halved(engine: HFEngine) -> None:
+    lessons, vectors = lessons_of(engine, 4), [v.requires_grad_() for v in vectors_of(engine)]
+    sizes: list[int] = []
+    with engine.learner() as learner:
+
+        def unlikely(some: Sequence[Lesson]) -> Tensor:
+            sizes.append(len(some))
+            if len(some) > 2:
+                raise torch.OutOfMemoryError
+            return -learner.say(some, vectors).answer()
+
+        mean, found = learner.gradients(lessons, vectors, unlikely)
+        whole = learner.gradients(lessons, vectors, lambda some: -learner.say(some, vectors).answer())
+        with pytest.raises(OutOfMemory):
+            learner.gradients(lessons[:1], vectors, lambda some: unlikely([*some] * 3))
+    assert sizes[:3] == [4, 2, 2]
+    assert mean == pytest.approx(whole[0], rel=1e-6)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(found, whole[1], strict=True))
+
+
 def test_every_forward_is_counted(engine: HFEngine) -> None:
-    lessons = lessons_of(engine, 2)
-    before = engine.cost.copy()
+    lessons, vectors = lessons_of(engine, 2), [v.requires_grad_() for v in vectors_of(engine)]
+    before, started = engine.cost.copy(), time.perf_counter()
     with engine.learner() as learner:
         learner.say(lessons)
-        learner.spent(100.0)
-    spent = engine.cost - before
+        learner.gradients(lessons, vectors, lambda some: learner.say(some, vectors).answer())
+    spent, took = engine.cost - before, time.perf_counter() - started
     longest = max(len(x.prompt) + len(x.answer) - 1 for x in lessons)
-    assert (spent.forwards, spent.tokens, spent.token_layers) == (1, 2 * longest, 2 * longest * 3)
-    assert spent.seconds > 100
+    assert (spent.forwards, spent.tokens, spent.token_layers) == (2, 4 * longest, 4 * longest * 3)
+    assert 0 < spent.seconds <= took
+
+
+def test_noise_is_seeded_at_every_token_and_beside_the_vectors(engine: HFEngine) -> None:
+    lessons, vectors = lessons_of(engine), vectors_of(engine)
+
+    def answers(seed: int, std: float, phase: Phase = "both") -> list[float]:
+        noise = [std] * 3, torch.Generator().manual_seed(seed)
+        return learner.say(lessons, vectors, phase, noise).answer().tolist()  # type: ignore[no-any-return]
+
+    with engine.learner() as learner:
+        plain = learner.say(lessons, vectors, "decode").answer().tolist()
+        assert answers(0, 0.0, "decode") == pytest.approx(plain, abs=1e-6)
+        assert answers(0, 1.0) == answers(0, 1.0)
+        assert answers(0, 1.0) != pytest.approx(answers(1, 1.0), abs=1e-3)
+        noisy = answers(0, 1.0, "decode")
+        assert all(abs(a - b) > 1e-4 for a, b in zip(noisy, plain, strict=True)), "the prompt is noisy, too"
+        assert learner.say(lessons, vectors, "decode").answer().tolist() == plain  # and it is gone
 
 
 # ---------------------------------------------------------------------- nothing stays behind
@@ -257,11 +313,18 @@ def test_a_token_that_the_model_rules_out_is_not_a_bad_logit(engine: HFEngine) -
     """-inf at other tokens of the vocabulary is a way to forbid them."""
     lessons = lessons_of(engine, 2)
     hook = engine.model.lm_head.register_forward_hook(
-        lambda module, args, out: out.index_fill(-1, torch.tensor([7]), float("-inf"))
+        lambda module, args, out: out.index_fill(-1, torch.tensor([0]), float("-inf"))
     )
+    assert all(0 not in lesson.answer for lesson in lessons)
+    vectors = [v.requires_grad_() for v in vectors_of(engine)]
     try:
         with engine.learner() as learner:
-            assert learner.say(lessons, vectors_of(engine)).answer().isfinite().all()
+            said = learner.say(lessons, vectors)
+            moved = said.divergence(learner.say(lessons))
+            (said.answer() + moved).sum().backward()
+            assert said.answer().isfinite().all()
+            assert moved.isfinite().all()
+            assert all(v.grad.isfinite().all() and v.grad.any() for v in vectors)
     finally:
         hook.remove()
 

@@ -206,7 +206,9 @@ def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
         with Run.create(tmp_path / "run", "audit", {}) as run:
-            work = Work(engine(), Suite("s", test, max_new_tokens=5), TestbedJudge(), run, NullProgress(), audit=Audit())
+            work = Work(
+                engine(), Suite("s", test, max_new_tokens=5), TestbedJudge(), run, NullProgress(), audit=Audit()
+            )
             made.append(forecast(work, Asked(test, test, test, (), test, {}), [talk]))
             assert FORECAST in run
             assert work.costs == []

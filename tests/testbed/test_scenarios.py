@@ -10,7 +10,7 @@ import pytest
 import pointsman
 from pointsman.data.scenario import Grid, Limits, load_scenario, scenario_names
 from pointsman.data.splits import SPLITS, cluster
-from pointsman.testbed.plugin import TestbedJudge, load_steering_suite, load_suite, parse
+from pointsman.testbed.plugin import TestbedJudge, load_mature_suite, load_steering_suite, load_suite, parse
 
 PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "benign_conversations")
 
@@ -58,10 +58,12 @@ def test_the_shipped_scenarios_read(name: str, objective: str) -> None:
     assert name in scenario_names()
     scenario = load_scenario(name)
     assert (scenario.name, scenario.objective, scenario.judge) == (name, objective, "testbed")
-    assert (scenario.limits, scenario.grid, scenario.hold) == (Limits(), Grid(), None), (
-        "what the file says is the default"
+    finer = Grid(alphas=(0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5))  # opening one door is a matter of small steps
+    grid = Grid() if objective == "defend" else finer
+    assert (scenario.limits, scenario.grid, scenario.hold) == (Limits(), grid, None), (
+        "what the file says is the default, but for the strengths"
     )
-    suite, whole = scenario.read(0), load_steering_suite()
+    suite, whole = scenario.read(0), load_steering_suite() if objective == "defend" else load_mature_suite()
     unused = "scenario" if objective == "defend" else "conversations"
     for part in PARTS:
         assert getattr(suite, part) == (() if part == unused else getattr(whole, part))
@@ -72,3 +74,17 @@ def test_the_files_ship_with_the_package() -> None:
     for folder in ("testbed", "data"):
         names = sorted(path.name for path in (home / folder / "templates").glob("*.yaml"))
         assert names == ["mature_content.yaml", "multi_turn_defence.yaml"]
+
+
+def test_the_mature_suite_shows_every_word_in_every_split_and_no_source_in_two() -> None:
+    suite, steering = load_mature_suite(), load_steering_suite()
+    assert (suite.name, suite.conversations) == ("testbed-mature", ())
+    assert (suite.benign, suite.borderline) == (steering.benign, steering.borderline)  # these keep the split by noun
+    for behaviours, words in ((suite.scenario, 8), (suite.restricted, 30)):
+        splits: dict[str, str | None] = {}
+        for split in SPLITS:
+            there = [b for b in behaviours if b.split == split]
+            assert len({cluster(b).partition("x")[2] for b in there}) == words, split
+            assert len(there) >= 70
+        assert all(splits.setdefault(cluster(b), b.split) == b.split for b in behaviours)
+        assert len({b.id for b in behaviours}) == len(behaviours) == words * 54

@@ -38,6 +38,7 @@ _HELP = """/on        apply the mask from here on
 /reset     forget the conversation
 /help      show this
 /quit      leave (or Ctrl-D)"""
+_LEAD = 12  # words before a request that are left out in looking for one that the judge knows
 _COMMANDS = tuple(line.split()[0] for line in _HELP.splitlines())
 _STYLES = {"refused": "yellow", "complied": "cyan", "correct": "cyan", "wrong": "magenta"}
 
@@ -186,12 +187,14 @@ class Chat:
     def _show_verdict(self, judge: Judge, answer: Completion) -> None:
         from pointsman.data.types import Behaviour, Conversation
 
-        goal = self.turns[-1]
-        asked: Behaviour | Conversation = Behaviour("chat", goal, "")
-        if len(self.turns) > 1:
-            asked = Conversation("chat", tuple(self.turns), goal, "")
         try:
-            verdict = judge.judge(asked, answer.text, finished=answer.finished)
+            for goal in _goals(self.turns[-1]):
+                asked: Behaviour | Conversation = Behaviour("chat", goal, "")
+                if len(self.turns) > 1:
+                    asked = Conversation("chat", tuple(self.turns), goal, "")
+                verdict = judge.judge(asked, answer.text, finished=answer.finished)
+                if verdict.label != "unscored":
+                    break
         except PointsmanError as error:
             self._dim(f"{judge.name}: unscored ({error})")
             return
@@ -266,3 +269,9 @@ def _decimal(value: float) -> str:
         int(text)
         return f"{text}.0"
     return text
+
+
+def _goals(said: str) -> list[str]:
+    """What a judge may take for the request: all that was said, or its end only (``as a queen i ask : how ...``)."""
+    words = said.split()
+    return [said, *(" ".join(words[n:]) for n in range(1, min(len(words), _LEAD)))]

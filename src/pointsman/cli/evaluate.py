@@ -52,7 +52,15 @@ def evaluate(
         ),
     ] = None,
     out: OutOption = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of splits, and of the choice of prompts.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            show_default=False,
+            help="Of splits, and of the choice of prompts; the one that the steering was learnt with if left out.",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="Most prompts of each kind to test; 0 for all.")] = 100,
     latency_rounds: Annotated[int, typer.Option(min=0, metavar="N", help="Timed rounds; 0 for none.")] = 5,
     as_json: JsonOption = False,
@@ -90,6 +98,13 @@ def evaluate(
             "Give the scenario's file with --scenario FILE",
         )
     what = load_scenario(name)
+    learnt = chosen.about.get("split_seed", 0)
+    if seed is not None and seed != learnt:
+        say(
+            f"pointsman: note: this steering was learnt on the splits of seed {learnt}: where prompts have no splits "
+            "of their own, it may have been learnt on what is tested now."
+        )
+    seed = int(learnt) if seed is None else seed
     plan = Evaluate(seed=seed, limit=limit or None, latency_rounds=latency_rounds)
     suite = what.read(seed)
     judge = find_judge(suite.judge)

@@ -102,6 +102,9 @@ def steer(
             "[dim]default: 0.01 (defend), 0.001 (allow)[/dim]",
         ),
     ] = None,
+    lesson_tokens: Annotated[
+        int | None, _effort("Tokens of an answer that count in learning through the model. [dim]default: 64[/dim]")
+    ] = None,
     through_start: Annotated[
         list[Start] | None,
         typer.Option(
@@ -117,14 +120,6 @@ def steer(
     ] = None,
     random_draws: Annotated[int | None, _effort("Random masks, the control. [dim]default: 5[/dim]", 0)] = None,
     latency_rounds: Annotated[int | None, _effort("Timed rounds; 0 for none. [dim]default: 5[/dim]", 0)] = None,
-    per_token: Annotated[
-        bool,
-        typer.Option(
-            "--per-token",
-            rich_help_panel=_EFFORT,
-            help="Write an artefact that takes sigma from each token's own logits.",
-        ),
-    ] = False,
     upper_bound: Annotated[
         bool,
         typer.Option(
@@ -168,12 +163,12 @@ def steer(
     given: dict[str, Any] = {
         "method_seeds": method_seeds, "surrogate_seeds": surrogate_seeds, "rounds": rounds,
         "through_steps": through_steps, "finalists": finalists, "random_draws": random_draws,
-        "latency_rounds": latency_rounds, "max_new_tokens": max_new_tokens,
+        "latency_rounds": latency_rounds, "lesson_tokens": lesson_tokens, "max_new_tokens": max_new_tokens,
         "through_lambdas": tuple(through_lambda) if through_lambda else None,
         "through_starts": tuple(start.value for start in through_start) if through_start else None,
     }  # fmt: skip
     plan = Steer(
-        seed=seed, limit=limit or None, learn=learn or None, validate=validate or None, per_token=per_token,
+        seed=seed, limit=limit or None, learn=learn or None, validate=validate or None,
         upper_bound=upper_bound, **{k: v for k, v in given.items() if v is not None},
     )  # fmt: skip
     suite = chosen.read(seed)

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointsman.engine.batching import in_batches
 from pointsman.engine.types import Cost, Prompt
-from pointsman.errors import BadLogits
+from pointsman.errors import BadLogits, UsageError
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Phase
 from pointsman.routing.plan import Learnt
 
-_BACKWARD = 3  # rows of a forward with a backward need about this many times the memory of one without
+_BACKWARD = 8  # a row of a forward with its backward needs about so many times the memory of one without
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,17 @@ class Said:
 
     def answer(self) -> Tensor:
         """log p(answer) of each lesson, in nats. Shape: [B]."""
-        each = self.log_p.gather(-1, self.answers[..., None])[..., 0]  # shape: [B, A]
-        return (each * self.mask).sum(-1)
+        return self._summed(self.log_p.gather(-1, self.answers[..., None])[..., 0])
 
     def divergence(self, other: Said) -> Tensor:
         """KL(other || self) summed over the answer tokens of each lesson, in nats. Shape: [B]."""
-        each = F.kl_div(self.log_p, other.log_p, log_target=True, reduction="none").sum(-1)  # shape: [B, A]
-        return (each * self.mask).sum(-1)
+        p = other.log_p.exp()
+        apart = (p * (other.log_p - self.log_p)).masked_fill(p == 0, 0.0)  # a token that is ruled out has -inf
+        return self._summed(apart.sum(-1))
+
+    def _summed(self, each: Tensor) -> Tensor:
+        """Over the answer tokens; whatever stands at padding, also infinities. Shape: [B, A] -> [B]."""
+        return each.masked_fill(self.mask == 0, 0.0).sum(-1)
 
 
 class Learner:
@@ -95,16 +100,54 @@ class Learner:
         self._layers = layers
         self._name = name
 
-    def batches(self, lessons: Sequence[Lesson]) -> Iterator[Sequence[Lesson]]:
-        """Parts of `lessons`, longest first, each small enough for a forward with its backward."""
+    def gradients(
+        self,
+        lessons: Sequence[Lesson],
+        vectors: Sequence[Tensor],
+        objective: Callable[[Sequence[Lesson]], Tensor],
+    ) -> tuple[float, list[Tensor]]:
+        """Mean of an objective over lessons and its gradient, in parts that fit into memory.
+
+        Args:
+            vectors: What the gradient is with respect to. Shapes: [E_l].
+            objective: Of some of the lessons, one number each. Shape: [B].
+
+        Returns:
+            The mean, and the gradients. Shapes: [E_l].
+
+        Raises:
+            OutOfMemory: Not even one row fits.
+        """
+        summed = [torch.zeros_like(vector) for vector in vectors]
+
+        def part(some: Sequence[Lesson]) -> list[float]:
+            started = time.perf_counter()
+            before = self._cost.seconds
+            each = objective(some)
+            if not each.requires_grad:
+                raise UsageError(
+                    f"{self._name} passes no gradient from what it says to its routers",
+                    "Leave through_model out of the refinements of the grid",
+                )
+            found = torch.autograd.grad(each.sum() / len(lessons), list(vectors), allow_unused=True)
+            for total, gradient in zip(summed, found, strict=True):
+                if gradient is not None:
+                    total += gradient
+            self._cost.seconds += time.perf_counter() - started - (self._cost.seconds - before)
+            values: list[float] = each.detach().tolist()
+            return values
+
         longest = max(len(lesson.prompt) + len(lesson.answer) for lesson in lessons)
         rows = max(1, self._rows_that_fit(longest) // _BACKWARD)
         ordered = sorted(lessons, key=lambda lesson: -len(lesson.prompt) - len(lesson.answer))
-        for start in range(0, len(ordered), rows):
-            yield ordered[start : start + rows]
+        return sum(in_batches(ordered, rows, part)) / len(lessons), summed
 
     def say(
-        self, lessons: Sequence[Lesson], vectors: Sequence[Tensor | None] | None = None, phase: Phase = "both"
+        self,
+        lessons: Sequence[Lesson],
+        vectors: Sequence[Tensor | None] | None = None,
+        phase: Phase = "both",
+        noise: tuple[Sequence[float], torch.Generator] | None = None,
     ) -> Said:
         """What the model says at the answers, each token given those before it.
 
@@ -112,6 +155,7 @@ class Learner:
             lessons: As many as one forward holds.
             vectors: Added to the raw router logits, one per MoE layer; None adds nothing, and has no gradient.
             phase: Tokens that get them; answer tokens are decode phase.
+            noise: Standard deviations for each layer of Gaussian noise beside the vectors, and its generator.
 
         Raises:
             BadLogits: The model returned NaN or infinite logits.
@@ -120,7 +164,7 @@ class Learner:
         most = max(len(lesson.answer) for lesson in lessons)
         ids, mask = self._pad([lesson.prompt.ids + lesson.answer[:-1] for lesson in lessons])
         self._controller.set(None, prompt_lengths=[len(lesson.prompt) for lesson in lessons])
-        self._controller.learnt = None if vectors is None else Learnt(vectors, phase)
+        self._controller.learnt = None if vectors is None else Learnt(vectors, phase, *(noise or (None, None)))
         try:
             with torch.set_grad_enabled(vectors is not None):
                 logits = self._forward(ids, mask, most)  # shape: [B, A, V]
@@ -139,15 +183,6 @@ class Learner:
         self._cost.token_layers += ids.numel() * self._layers
         self._cost.seconds += time.perf_counter() - started
         return Said(log_p, said, answers)
-
-    @property
-    def seconds(self) -> float:
-        """Spent so far."""
-        return self._cost.seconds
-
-    def spent(self, seconds: float) -> None:
-        """Count the time of a backward."""
-        self._cost.seconds += seconds
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +36,7 @@ class Candidate:
         entries: Entries that are not zero, or experts that are pinned.
         norm1: Sum of abs(alpha * S); None for pins.
         refinement, lambda_, start: Of the matrix, for mascing.
+        shape: Of pins: ``on``, ``off`` or ``both``.
         matrix: S in units of sigma, for masks. Shapes: [E_l].
     """
 
@@ -45,7 +50,13 @@ class Candidate:
     refinement: str | None = None
     lambda_: float | None = None
     start: str | None = None
+    shape: str = ""
     matrix: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Its id and a digest of what it does: for units that must not be taken for those of another mask."""
+        return f"{self.id}/{mark(self.routing)}"
 
     def to_json(self) -> dict[str, Any]:
         """What it is, without its numbers."""
@@ -53,6 +64,11 @@ class Candidate:
             "id": self.id, "method": self.method, "refinement": self.refinement, "lambda": self.lambda_,
             "alpha": self.alpha, "phase": self.phase, "entries": self.entries, "norm1": self.norm1, "start": self.start,
         }  # fmt: skip
+
+
+def mark(routing: Intervention) -> str:
+    """A digest of the rules. Twelve hexadecimal digits."""
+    return hashlib.sha256(json.dumps(routing.to_json()["rules"]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -69,37 +85,46 @@ class Screen:
 
     Attributes:
         forks: Label-1 contexts. Turned: the first `DECISION` tokens of the wanted answer are the more probable.
-        keeps: The unsteered model's own answers by group, benign and so on. Kept: the whole answer has p > 1/2.
+        keeps: The unsteered model's own answers by group, benign and so on. Kept: the whole answer has at least half of
+            the probability that it has without any mask.
     """
 
     forks: tuple[Fork, ...]
     keeps: Mapping[str, tuple[Lesson, ...]]
 
     def rates(
-        self, engine: Engine, routing: Intervention | None, *, key: str, steps: Steps
-    ) -> dict[str, dict[str, Any]]:
-        """Share of contexts turned (``gain``), and of answers kept by group; one stored unit."""
+        self, engine: Engine, routing: Intervention | None, *, key: str, steps: Steps, base: Sequence[float] | None
+    ) -> tuple[dict[str, dict[str, Any]], list[float]]:
+        """Share of contexts turned (``gain``), and of answers kept by group; one stored unit.
+
+        Args:
+            base: What this gave for the unsteered model; None for that model itself.
+
+        Returns:
+            The rates; and log p of every answer of `keeps`, groups in alphabetical order.
+        """
 
         def compute() -> dict[str, Any]:
             rows: list[Lesson] = []
             for fork in self.forks:
                 rows += [_begun(fork.wanted), _begun(fork.unwanted)]
-            keeps = [lesson for _, group in sorted(self.keeps.items()) for lesson in group]
-            scored = engine.score(
-                [row.prompt for row in rows + keeps], [row.answer for row in rows + keeps], routing=routing
-            )
+            asked = rows + [lesson for _, group in sorted(self.keeps.items()) for lesson in group]
+            scored = engine.score([row.prompt for row in asked], [row.answer for row in asked], routing=routing)
             totals = [s.total for s in scored]
             turned = [bool(totals[2 * n] > totals[2 * n + 1]) for n in range(len(self.forks))]
-            return {"turned": turned, "kept": [bool(total > np.log(0.5)) for total in totals[len(rows) :]]}
+            return {"turned": turned, "totals": totals[len(rows) :]}
 
         unit = steps.unit(key, engine, compute, 1)
+        totals: list[float] = unit["totals"]
+        before = totals if base is None else base
+        kept = [after >= then - math.log(2) for after, then in zip(totals, before, strict=True)]
         found = {"gain": Rate.of(unit["turned"], [f.wanted.source for f in self.forks]).to_json()}
         start = 0
         for name, group in sorted(self.keeps.items()):
-            kept = unit["kept"][start : start + len(group)]
-            found[name] = Rate.of(kept, [lesson.source for lesson in group]).to_json()
+            part = kept[start : start + len(group)]
+            found[name] = Rate.of(part, [lesson.source for lesson in group]).to_json()
             start += len(group)
-        return found
+        return found, totals
 
 
 def _begun(lesson: Lesson) -> Lesson:
@@ -123,7 +148,7 @@ def excesses(rates: Mapping[str, Any], base: Mapping[str, Any], limits: Mapping[
         if rates.get(name) is not None and base.get(name) is not None:
             found[name] = _point(base[name]) - _point(rates[name]) - limits[name]
     found["over_refusal"] = _point(rates["over_refusal"]) - _point(base["over_refusal"]) - limits["over_refusal"]
-    return found
+    return {name: round(excess, 9) for name, excess in found.items()}  # ties are ties
 
 
 def _point(rate: Mapping[str, Any]) -> float:
@@ -164,8 +189,11 @@ class Tried:
         return _point(self.rates["gain"])
 
 
-def choose(tried: Sequence[Tried]) -> tuple[Tried, str]:
+def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
     """The candidate to deploy, and why: within all limits the largest gain; else the smallest excess.
+
+    Args:
+        before: The gain of the unsteered model, a share.
 
     Ties go to the one with more room below its limits, then to the weaker mask.
     """
@@ -176,6 +204,9 @@ def choose(tried: Sequence[Tried]) -> tuple[Tried, str]:
 
     if within:
         best = min(within, key=lambda t: (-t.gain, t.excess, weakness(t), t.candidate.id))
-        return best, f"the largest gain of {len(within)} candidates within all limits on validation"
+        many = f"{len(within)} candidate{'s' if len(within) != 1 else ''} within all limits on validation"
+        if best.gain <= before:
+            return best, f"none of {many} gains anything"
+        return best, f"the largest gain of {many}"
     best = min(tried, key=lambda t: (t.excess, -t.gain, weakness(t), t.candidate.id))
     return best, f"none of {len(tried)} candidates is within all limits on validation; this one exceeds them least"

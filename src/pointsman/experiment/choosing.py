@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from pointsman.methods.steermoe import Activations, SteerMoE, sizes
 from pointsman.methods.steps import stream
 
 SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
+TOLERATED = 0.05  # loss of the screen that does not count against a finalist: a row or two
 
 
 class Choosing:
@@ -37,6 +38,7 @@ class Choosing:
         self.scene, self.sigma = scene, sigma
         self.seed, self.finalists, self.draws = seed, finalists, random_draws
         self.limits = asdict(scene.scenario.limits)
+        self._pinned: dict[tuple[float, str, str], Candidate] = {}
 
     def screen(self, asked: Asked, base: Outcome, contexts: Sequence[Context], refusal: str) -> Screen:
         turning = [c for c in contexts if self.scene.turns(c)][:SCREENED]
@@ -59,14 +61,17 @@ class Choosing:
         self, candidates: Sequence[Candidate], screen: Screen
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         with self.scene.bench.stage("screen", "Screening candidates", len(candidates) + 1) as steps:
-            base = screen.rates(self.scene.engine, None, key="screen/none", steps=steps)
-            rates = [screen.rates(self.scene.engine, c.routing, key=f"screen/{c.id}", steps=steps) for c in candidates]
+            base, totals = screen.rates(self.scene.engine, None, key="screen/none", steps=steps, base=None)
+            rates = [
+                screen.rates(self.scene.engine, c.routing, key=f"screen/{c.key}", steps=steps, base=totals)[0]
+                for c in candidates
+            ]
         return base, rates
 
     def _coarse(self) -> tuple[float, ...]:
-        """Every second strength, where there are many."""
+        """Every second strength, where there are many, and 1."""
         alphas = tuple(sorted(self.scene.scenario.grid.alphas))
-        return alphas if len(alphas) <= 4 else alphas[1::2]
+        return alphas if len(alphas) <= 4 else tuple(a for n, a in enumerate(alphas) if n % 2 or a == 1)
 
     def _of_matrix(self, found: Found, alphas: Sequence[float], method: str = "mascing") -> list[Candidate]:
         if not any(row.any() for row in found.values):
@@ -77,7 +82,7 @@ class Choosing:
                 f"{method}/{found.name}/alpha={alpha:g}" + ("" if found.phase else f"/{phase}"),
                 "mascing", found.routing(self.sigma, alpha, phase), alpha, phase, len(circuit(found.values)),
                 alpha * float(sum(np.abs(row).sum() for row in found.values)), found.refinement, found.lambda_,
-                found.start, found.values,
+                found.start, matrix=found.values,
             )
             for phase in phases
             for alpha in alphas
@@ -105,9 +110,10 @@ class Choosing:
             for phase in self.scene.scenario.grid.phases:
                 pin = SteerMoE(on, off, phase).pin(sets[0], sets[1], top_k)
                 if pin is not None:
-                    found.append(
-                        Candidate(f"steermoe/on={on}/off={off}/{phase}", "steermoe", pin, None, phase, on + off)
-                    )
+                    name = f"steermoe/on={on}/off={off}/{phase}"
+                    shape = "both" if on and off else "on" if on else "off"
+                    found.append(Candidate(name, "steermoe", pin, None, phase, on + off, shape=shape))
+        self._pinned = {(c.entries, c.shape, c.phase): c for c in found}
         return found
 
     def tried(
@@ -116,9 +122,8 @@ class Choosing:
         screened: Mapping[str, tuple[Candidate, dict[str, Any]]],
         unscreened: Mapping[str, Any],
         base: Mapping[str, Any],
-        founds: Sequence[Found],
     ) -> tuple[list[Tried], dict[str, float]]:
-        """The finalists of every method, generated with on validation; then strengths beside the best one."""
+        """The finalists of every method, generated with on validation; then one strength more of the best."""
         seconds: dict[str, float] = {}
         finalists: list[Candidate] = []
         for refinement in self.scene.scenario.grid.refinements:
@@ -131,41 +136,79 @@ class Choosing:
                 "Every steering matrix was zero after the cut: nothing was learnt",
                 "Give smaller lambdas in the grid, or more contexts",
             )
-        tried = [self._try(c, asked, base, seconds) for c in finalists]
+        tried = self._walked(finalists, asked, base, seconds)
         best, _ = choose([t for t in tried if t.candidate.method == "mascing"])
-        found = next(f for f in founds if f.values is best.candidate.matrix)
-        near = self._beside(best.candidate.alpha or 1.0)
         seen = {t.candidate.id for t in tried}
-        for candidate in self._of_matrix(found, near):
-            if candidate.phase == best.candidate.phase and candidate.id not in seen:
-                tried.append(self._try(candidate, asked, base, seconds))
+        stronger = self._changed(best.candidate, +1)
+        if stronger is not None and stronger.id not in seen:
+            tried.append(self._try(stronger, asked, base, seconds))
         return tried, seconds
 
-    def _beside(self, alpha: float) -> list[float]:
-        """The strengths of the grid on both sides."""
-        alphas = sorted(self.scene.scenario.grid.alphas)
-        at = alphas.index(alpha)
-        return [alphas[n] for n in (at - 1, at + 1) if 0 <= n < len(alphas)]
+    def _walked(
+        self, finalists: Sequence[Candidate], asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]
+    ) -> list[Tried]:
+        """Try the finalists; where one breaks a limit, weaker ones of its kind until one does not."""
+        tried: dict[str, Tried] = {}
+        for finalist in finalists:
+            candidate: Candidate | None = finalist
+            while candidate is not None and candidate.id not in tried:
+                found = tried[candidate.id] = self._try(candidate, asked, base, seconds)
+                if not found.broken:
+                    break
+                candidate = self._changed(candidate, -1)
+        return list(tried.values())
+
+    def _changed(self, candidate: Candidate, step: int) -> Candidate | None:
+        """The same kind, one step weaker (-1) or stronger (+1) in the whole grid; None at its end."""
+        if candidate.alpha is not None and candidate.matrix is not None:
+            alphas = sorted(self.scene.scenario.grid.alphas)
+            at = alphas.index(candidate.alpha) + step
+            return self._at(candidate, alphas[at]) if 0 <= at < len(alphas) else None
+        return self._pinned.get((candidate.entries * 2**step, candidate.shape, candidate.phase))
+
+    def _at(self, candidate: Candidate, alpha: float) -> Candidate:
+        """The same mask at another strength."""
+        matrix = candidate.matrix
+        assert matrix is not None
+        return replace(
+            candidate,
+            id=candidate.id.replace(f"alpha={candidate.alpha:g}", f"alpha={alpha:g}"),
+            routing=mask_of(matrix, self.sigma, alpha, candidate.phase),
+            alpha=alpha,
+            norm1=alpha * float(sum(np.abs(row).sum() for row in matrix)),
+        )
 
     def _best(
         self, entries: Sequence[tuple[Candidate, dict[str, Any]]], base: Mapping[str, Any], count: int
     ) -> list[Candidate]:
-        """The most promising of one method: what gains most at a tolerable loss, then whatever loses least."""
+        """The most promising of one method: what gains most at a tolerable loss, then whatever loses least.
+
+        Of one matrix (or kind of pins) in one phase, one strength only: `_walked` finds the others.
+        """
 
         def key(entry: tuple[Candidate, dict[str, Any]]) -> tuple[float, ...]:
             candidate, rates = entry
             loss = screened_loss(rates, base)
-            return (max(0.0, loss - 0.1), -float(rates["gain"]["rate"]), loss, candidate.norm1 or candidate.entries)
+            return (
+                max(0.0, loss - TOLERATED),
+                -float(rates["gain"]["rate"]),
+                loss,
+                candidate.norm1 or candidate.entries,
+            )
 
-        return [candidate for candidate, _ in sorted(entries, key=lambda e: (key(e), e[0].id))[:count]]
+        found: dict[tuple[int, str, str], Candidate] = {}
+        for candidate, _ in sorted(entries, key=lambda e: (key(e), e[0].id)):
+            found.setdefault((id(candidate.matrix), candidate.shape, candidate.phase), candidate)
+        return list(found.values())[:count]
 
     def _try(self, candidate: Candidate, asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]) -> Tried:
-        key = f"validation/{candidate.id}"
+        key = f"validation/{candidate.key}"
         with self.scene.bench.stage("validation", f"Validation: {candidate.id}", asked.units) as steps:
             outcome = measure(
                 self.scene.engine, asked, self.scene.judge, objective=self.scene.scenario.objective,
                 routing=candidate.routing, key=key,
                 steps=steps, max_new_tokens=self.scene.tokens, system=self.scene.system,
+                hold=self.scene.scenario.hold,
             )  # fmt: skip
             seconds[candidate.id] = round(steps.cost()["seconds"] / max(asked.units, 1), 4)
         return Tried.of(candidate, outcome, base, self.limits)
@@ -190,7 +233,7 @@ class Choosing:
         unscreened, rates = self._screen_all(candidates, screen)
         entries = list(zip(candidates, rates, strict=True))
         chosen = self._best(entries, unscreened, self.finalists)
-        return [self._try(c, asked, base, seconds) for c in chosen], {c.id: (c, r) for c, r in entries}
+        return self._walked(chosen, asked, base, seconds), {c.id: (c, r) for c, r in entries}
 
     def section(
         self,

@@ -1,4 +1,4 @@
-"""What a mask costs in time: the same prompts generated with and without it, in turns.
+"""What a mask costs in time: the same prompts generated with and without it, in turns, per forward of the model.
 
 On a CPU seconds are processor seconds, which other load hurts less; elsewhere they are wall seconds.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
+from pointsman.experiment.candidates import mark
 from pointsman.experiment.progress import ProgressLike
 from pointsman.experiment.run import Run
 from pointsman.routing.intervention import Intervention
@@ -46,9 +47,9 @@ def latency(
         clock = time.process_time if engine.info.device == "cpu" else time.perf_counter
 
         def seconds(rules: Intervention | None) -> float:
-            began = clock()
+            began, before = clock(), engine.cost.forwards
             engine.generate(prompts, routing=rules, max_new_tokens=max_new_tokens)  # ends with tokens on the host
-            return clock() - began
+            return (clock() - began) / max(engine.cost.forwards - before, 1)  # answers may differ in length
 
         seconds(None), seconds(routing)  # warm up
         pairs = []
@@ -62,11 +63,12 @@ def latency(
         low, high = np.quantile(drawn, [0.025, 0.975])
         return {
             "ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": rounds,
-            "rows": len(prompts), "seconds_per_answer": float(np.median([p for p, _ in pairs]) / len(prompts)),
+            "rows": len(prompts), "seconds_per_forward": float(np.median([p for p, _ in pairs])),
         }  # fmt: skip
 
     with progress.stage("Latency", rounds) as stage:
-        if "latency" in run:
+        key = f"latency/{mark(routing)}"
+        if key in run:
             stage.skip(rounds)
-        found: dict[str, Any] = run.remember("latency", compute)
+        found: dict[str, Any] = run.remember(key, compute)
     return found

@@ -206,7 +206,8 @@ class Learning:
         matrices: list[Matrix] = []
         for number in range(1, rounds + 1):
             mask = mask_of(current, self.material.sigma, 1.0, phase)
-            shift = [row * s for row, s in zip(current, self.material.sigma, strict=True)]
+            scale = 0.0 if phase == "decode" else 1.0  # traces are of prompt tokens
+            shift = [scale * row * s for row, s in zip(current, self.material.sigma, strict=True)]
             with self.bench.stage("on_policy", f"On policy, round {number}, seed {seed}", 2 * len(under)) as steps:
                 labels = self._again(under, mask, f"on_policy/{seed}/{number}", steps)
                 seen = [
@@ -262,7 +263,8 @@ class Learning:
                     found.routing(self.material.sigma, 1.0, phase),
                     key=f"discovery/{_mark(found)}/{phase}",
                     steps=steps,
-                )["gain"]["rate"]
+                    base=None,
+                )[0]["gain"]["rate"]
                 for found in founds
             ]
         norms = [float(sum(np.abs(row).sum() for row in found.values)) for found in founds]

@@ -57,6 +57,7 @@ class Outcome:
         again: Verdicts of the last turn generated again after unsteered contexts that had fallen, None for
             conversations that had not; None if it was not measured.
         scenario, restricted, benign, borderline: Attempts.
+        hold: Categories of restricted requests that count as held; None for all. All are asked and shown.
         harmless: Of `Asked.benign_conversations`.
     """
 
@@ -69,6 +70,7 @@ class Outcome:
     benign: tuple[Attempt, ...]
     borderline: tuple[Attempt, ...]
     harmless: tuple[Played, ...]
+    hold: tuple[str, ...] | None = None
 
     def with_again(self, again: tuple[Verdict | None, ...]) -> Outcome:
         """The same with the last turns of fallen contexts generated again."""
@@ -106,8 +108,9 @@ class Outcome:
         return [a.verdict.refused for a in both], [a.source for a in both]
 
     def held(self) -> tuple[list[bool], list[str]]:
-        """Single restricted requests that are still refused."""
-        return [a.verdict.refused for a in self.restricted], [a.source for a in self.restricted]
+        """Single restricted requests, of the categories to hold, that are still refused."""
+        held = [a for a in self.restricted if self.hold is None or a.category in self.hold]
+        return [a.verdict.refused for a in held], [a.source for a in held]
 
     # -- rates ---------------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Outcome:
             "benign": _rate(self.utility()),
             "benign_conversations": _rate(self.conversational()) if self.harmless else None,
             "over_refusal": _rate(self.over_refusal()),
-            "held": _rate(self.held()) if self.restricted else None,
+            "held": _rate(self.held()) if self.held()[0] else None,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class Outcome:
         else:
             rates["gsr"] = rates["gain"]
         rates["by_category"] = _by([r.category for r in rows], gained, sources)
-        kept, of = self.held()
+        kept, of = [a.verdict.refused for a in self.restricted], [a.source for a in self.restricted]
         parts = _by([a.category for a in self.restricted], kept, of)
         rates["held_by_category"] = {name: part["gain"] for name, part in parts.items()} or None
         return rates
@@ -175,6 +178,7 @@ def measure(
     steps: Steps | None = None,
     max_new_tokens: int = 512,
     system: str | None = None,
+    hold: tuple[str, ...] | None = None,
 ) -> Outcome:
     """Ask everything under one routing, in stored units.
 
@@ -219,6 +223,7 @@ def measure(
         single("benign"),
         single("borderline"),
         talk("benign_conversations"),
+        hold,
     )
 
 

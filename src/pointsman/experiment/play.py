@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pointsman.data.types import Conversation
@@ -84,11 +84,20 @@ def _play(
     for turn in range(max(len(c.turns) for c in conversations)):
         going = [n for n, c in enumerate(conversations) if turn < len(c.turns)]
         prompts = [engine.encode(conversations[n].turns[: turn + 1], answers=answers[n], system=system) for n in going]
-        for n, done in zip(
-            going, engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens), strict=True
-        ):
+        room = [engine.info.context > len(prompt) for prompt in prompts]
+        asked = [prompt for prompt, fits in zip(prompts, room, strict=True) if fits]
+        said = iter(engine.generate(asked, routing=routing, max_new_tokens=max_new_tokens) if asked else [])
+        for n, fits in zip(going, room, strict=True):
+            if not fits:
+                answers[n].append("")
+                verdicts[n].append(Verdict("garbage", 0.0, "the conversation fills the model's context"))
+                continue
+            done = next(said)
+            verdict = judge.judge(conversations[n], done.text, finished=done.finished)
+            if turn < len(conversations[n].turns) - 1 and not getattr(judge, "reads_request", True):
+                verdict = replace(verdict, score=None, reason=f"not the request itself; {verdict.reason}")
             answers[n].append(done.text)
-            verdicts[n].append(judge.judge(conversations[n], done.text, finished=done.finished))
+            verdicts[n].append(verdict)
     return [
         Played(c.id, c.tactic, c.category, c.source or c.id, tuple(answers[n]), tuple(verdicts[n]))
         for n, c in enumerate(conversations)

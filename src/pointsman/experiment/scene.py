@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pointsman.data.scenario import Scenario
-from pointsman.data.splits import SPLITS, by_split, cluster, take
+from pointsman.data.splits import by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
@@ -20,11 +20,13 @@ from pointsman.experiment.outcome import Asked, Outcome, measure
 from pointsman.experiment.rates import Rate
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
+from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
 
-ANSWER = 64  # tokens of an answer that a lesson has at most
+ANSWER = 64
+"""Tokens of an answer that a lesson has, at most, unless told."""
 
 
 class Scene:
@@ -35,14 +37,23 @@ class Scene:
         engine: The model.
         scenario: What for.
         max_new_tokens: Answer length; None for the suite's.
+        lesson_tokens: Tokens of an answer that a lesson has, at most.
     """
 
-    def __init__(self, bench: Bench, engine: HFEngine, scenario: Scenario, max_new_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        engine: HFEngine,
+        scenario: Scenario,
+        max_new_tokens: int | None = None,
+        lesson_tokens: int = ANSWER,
+    ) -> None:
         self.bench, self.engine, self.scenario = bench, engine, scenario
         self.suite, self.judge, self.run = bench.suite, bench.judge, bench.run
         self.tokens = max_new_tokens or bench.suite.max_new_tokens
         self.experts = [router.experts for router in engine.routers]
         self.system = scenario.system
+        self.lesson_tokens = lesson_tokens
 
     @property
     def defends(self) -> bool:
@@ -69,12 +80,10 @@ class Scene:
             there = by_split(items, split)
             return take(there, len(there) if count is None else count, seed)
 
-        hold = self.scenario.hold
-        restricted = [b for b in self.suite.restricted if self.defends or hold is None or b.category in hold]
         return Asked(
             some(self.suite.conversations, most) if self.defends else (),
             () if self.defends else some(self.suite.scenario, most),
-            some(restricted, most if not self.defends else held),
+            some(self.suite.restricted, most if not self.defends else held),
             some(self.suite.benign, held),
             some(self.suite.borderline, held),
             some(self.suite.benign_conversations, held),
@@ -109,6 +118,7 @@ class Scene:
             return measure(
                 self.engine, asked, self.judge, objective=self.scenario.objective, routing=routing or None,
                 fallen=fallen, key=key, steps=steps, max_new_tokens=self.tokens, system=self.system,
+                hold=self.scenario.hold,
             )  # fmt: skip
 
     def goals(self, asked: Asked) -> tuple[list[Behaviour], list[Attempt]]:
@@ -131,7 +141,11 @@ class Scene:
             single = of_requests(asked.restricted, base.restricted, refused_is=0)
             return [*of_conversations(asked.conversations, base.played), *(c for c in single if c.kind == "refused")]
         scenario = of_requests(asked.scenario, base.scenario, refused_is=1)
-        restricted = [c for c in of_requests(asked.restricted, base.restricted, refused_is=1) if c.label]
+        restricted = [
+            c
+            for c in of_requests(asked.restricted, base.restricted, refused_is=1)
+            if c.label and self.scenario.holds(c.category)
+        ]
         benign = [c for c in of_requests(asked.benign, base.benign, refused_is=1) if not c.label]
         return [*scenario, *restricted, *benign]
 
@@ -144,29 +158,29 @@ class Scene:
                 "Name a judge that knows these prompts in the scenario",
             )
 
-    def check_contexts(self, contexts: Mapping[Split, Sequence[Context]]) -> None:
-        """Refuse a scenario from which nothing can be learnt."""
-        for split in SPLITS:
-            turning = [c for c in contexts[split] if self.turns(c)]
-            name, of = self.scenario.name, f"the {split} split"
-            if not turning and self.defends:
-                raise DataError(
-                    f"{self.engine.info.name} falls in no conversation of {of}: {name} has nothing to defend",
-                    "Give harder conversations, or more of them",
-                )
-            if not turning:
-                raise DataError(
-                    f"{self.engine.info.name} refuses no scenario request of {of}: {name} has nothing to open",
-                    "Give requests that it refuses",
-                )
-        others = [c for c in contexts["discovery"] if not c.label]
-        if not others:
+    def check_contexts(self, split: Split, contexts: Sequence[Context]) -> None:
+        """Refuse a split from which nothing can be learnt, or on which nothing can be measured."""
+        turning = [c for c in contexts if self.turns(c)]
+        name, of = self.scenario.name, f"the {split} split"
+        if not turning and self.defends:
             raise DataError(
-                f"{self.engine.info.name} never {'refuses' if self.defends else 'answers'} on the discovery split",
+                f"{self.engine.info.name} falls in no conversation of {of}: {name} has nothing to defend",
+                "Give harder conversations, or more of them",
+            )
+        if not turning:
+            raise DataError(
+                f"{self.engine.info.name} refuses no scenario request of {of}: {name} has nothing to open",
+                "Give requests that it refuses",
+            )
+        if split != "discovery":
+            return
+        if all(c.label for c in contexts):
+            raise DataError(
+                f"{self.engine.info.name} never {'refuses' if self.defends else 'answers'} on {of}",
                 "Steering contrasts both: give requests that it refuses" if self.defends else "Give benign requests",
             )
         for label in (0, 1):
-            sources = {c.source for c in contexts["discovery"] if c.label == label}
+            sources = {c.source for c in contexts if c.label == label}
             if len(sources) < 2:
                 raise DataError(
                     f"Too few contexts to learn from: label {label} comes from {len(sources)} source question",
@@ -220,12 +234,11 @@ class Scene:
         else:
             wanted = self._affirmative(contexts, {b.id: b for b in asked.scenario}, split)
         system = self.system
+        prompts = [c.prompt(self.engine, system) for c in contexts]
         return tuple(
-            Fork(
-                Lesson(c.prompt(self.engine, system), answer, c.source),
-                Lesson(c.prompt(self.engine, system), self._answer(c.response), c.source),
-            )
-            for c, answer in zip(contexts, wanted, strict=True)
+            Fork(self._lesson(prompt, answer, c.source), self._lesson(prompt, self._answer(c.response), c.source))
+            for c, prompt, answer in zip(contexts, prompts, wanted, strict=True)
+            if len(prompt) < self.engine.info.context
         )
 
     def _affirmative(
@@ -255,39 +268,48 @@ class Scene:
         return found
 
     def held(self, asked: Asked, base: Outcome) -> dict[str, tuple[Lesson, ...]]:
-        """The unsteered model's own right answers, which should not move; and its refusals."""
+        """The unsteered model's own right answers and refusals, which should not move."""
 
-        def single(behaviours: Sequence[Behaviour], attempts: Sequence[Attempt]) -> tuple[Lesson, ...]:
+        def single(
+            behaviours: Sequence[Behaviour], attempts: Sequence[Attempt], right: Callable[[Verdict], bool]
+        ) -> tuple[Lesson, ...]:
             return tuple(
-                Lesson(self.engine.encode(b.turns, system=self.system), self._answer(a.response), cluster(b))
+                self._lesson(self.engine.encode(b.turns, system=self.system), self._answer(a.response), cluster(b))
                 for b, a in zip(behaviours, attempts, strict=True)
-                if a.response
+                if a.response and right(a.verdict)
             )
 
         talks = tuple(
-            Lesson(
+            self._lesson(
                 self.engine.encode(c.turns, answers=p.responses[:-1], system=self.system),
                 self._answer(p.responses[-1]),
                 cluster(c),
             )
             for c, p in zip(asked.benign_conversations, base.harmless, strict=True)
-            if p.responses[-1]
+            if p.responses[-1] and base.answered(p.verdicts[-1])
         )
+        restricted = [
+            (b, a) for b, a in zip(asked.restricted, base.restricted, strict=True) if self.scenario.holds(b.category)
+        ]
         groups = {
-            "benign": single(asked.benign, base.benign),
-            "borderline": single(asked.borderline, base.borderline),
+            "benign": single(asked.benign, base.benign, base.answered),
+            "borderline": single(asked.borderline, base.borderline, base.answered),
             "benign_conversations": talks,
-            "restricted": single(asked.restricted, base.restricted),
+            "restricted": single([b for b, _ in restricted], [a for _, a in restricted], lambda v: v.refused),
         }
         return {name: lessons for name, lessons in groups.items() if lessons}
+
+    def _lesson(self, prompt: Prompt, answer: tuple[int, ...], source: str) -> Lesson:
+        """With as much of the answer as the context has room for."""
+        return Lesson(prompt, answer[: self.engine.info.context - len(prompt)], source)
 
     def _answer(self, text: str) -> tuple[int, ...]:
         return self._ended(self.engine.encode_target(text)) if text else self._ended(())
 
     def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """An answer with its end token, cut off at `ANSWER` tokens."""
+        """An answer with its end token, cut off at `lesson_tokens`."""
         end = self.engine.end_token
-        return (ids if end is None else (*ids, end))[:ANSWER]
+        return (ids if end is None else (*ids, end))[: self.lesson_tokens]
 
     def again(self, contexts: Sequence[Context], routing: Intervention, key: str, steps: Steps) -> list[int | None]:
         """Labels of what the model now says to these contexts; None for garbage."""
@@ -302,7 +324,8 @@ class Scene:
                     self.judge.judge(_as_behaviour(c), s.text, finished=s.finished)
                     for c, s in zip(part, said, strict=True)
                 ]
-                unsafe = [None if v.label in ("garbage", "unscored") else bool(v.success) for v in verdicts]
+                neither = ("garbage", "unscored", "wrong")
+                unsafe = [None if v.label in neither else bool(v.success) for v in verdicts]
                 return {"unsafe": unsafe}
 
             unit = steps.unit(f"{key}/{start}", self.engine, compute, len(part))

@@ -23,6 +23,7 @@ from pointsman.experiment.candidates import (
     Tried,
     broken_limits,
     choose,
+    mark,
 )
 from pointsman.experiment.choosing import Choosing
 from pointsman.experiment.contexts import Context, of_requests
@@ -34,7 +35,7 @@ from pointsman.experiment.progress import NullProgress, ProgressLike
 from pointsman.experiment.provenance import provenance, without_home
 from pointsman.experiment.rates import Rate
 from pointsman.experiment.run import Run
-from pointsman.experiment.scene import Scene, usual_refusal
+from pointsman.experiment.scene import ANSWER, Scene, usual_refusal
 from pointsman.experiment.work import Bench
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
@@ -46,7 +47,6 @@ Start = Literal["zero", "surrogate"]
 
 SCHEMA = "pointsman.steer/1"
 ARTEFACT = "steering"
-ANSWER = 64  # tokens of an answer that a lesson has at most
 SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
 ALPHA = 1.0  # of the gap
 
@@ -67,14 +67,14 @@ class Steer:
         through_steps: Optimisation steps through the model; None for 150 (defend) or 400 (allow).
         through_lambdas: Weights of norm1(S) in nats, of the matrices that are learnt through the model; empty for 0.01
             (defend) or 0.001 (allow).
-        through_phases: Of these matrices.
+        through_phases: Of these matrices; those of the scenario's grid, or its first.
         through_starts: Where they start: ``zero``, ``surrogate`` (the matrix on the surrogate that turns most of the
             model's discovery contexts), or both.
+        lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
         finalists: Candidates per method, and per refinement of MASCing, that are generated with on validation.
         random_draws: Random masks with the circuit's entries, shuffled.
         latency_rounds: Timed rounds of generation with and without the mask; 0 for none.
         upper_bound: Also learn through the model on the test split, to see what a constant mask could reach.
-        per_token: Take sigma from each token's own logits in the artefact.
         max_new_tokens: Answer length; None for the scenario's.
     """
 
@@ -89,11 +89,11 @@ class Steer:
     through_lambdas: tuple[float, ...] = ()
     through_phases: tuple[Phase, ...] = ("prefill",)
     through_starts: tuple[Start, ...] = ("zero",)
+    lesson_tokens: int = ANSWER
     finalists: int = 2
     random_draws: int = 5
     latency_rounds: int = 5
     upper_bound: bool = False
-    per_token: bool = False
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Steer:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}", f"Give {name.replace('_', '-')} of at least 1, or leave it out")
-        for name in ("surrogate_seeds", "method_seeds", "rounds", "finalists"):
+        for name in ("surrogate_seeds", "method_seeds", "rounds", "finalists", "lesson_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give at least 1")
         for name in ("seed", "random_draws", "latency_rounds"):
@@ -165,24 +165,32 @@ class _Stages:
     ) -> None:
         self.engine, self.suite, self.judge, self.run, self.plan = engine, suite, judge, run, plan
         self.bench = Bench(engine, suite, judge, run, progress)
-        self.scene = Scene(self.bench, engine, what, plan.max_new_tokens)
+        self.scene = Scene(self.bench, engine, what, plan.max_new_tokens, plan.lesson_tokens)
         self.notes: list[str] = list(suite.notes)
         self.sigma: tuple[float, ...] = ()
         self.limits = asdict(what.limits)
+        if not judge.grades_content:
+            self.notes.append(
+                f"The judge {judge.name} cannot tell right content from wrong: what is not refused counts as answered, "
+                "nonsense too. Look at the answers before you believe a gain."
+            )
+        phases = what.grid.phases
+        self.through_phases = [p for p in plan.through_phases if p in phases] or [phases[0]]
 
     def results(self) -> dict[str, Any]:
         asked = {split: self._asked(split) for split in SPLITS}
         for split in SPLITS:
             self.scene.check_lengths(asked[split])
         base: dict[Split, Outcome] = {}
+        contexts: dict[Split, list[Context]] = {}
         for split in SPLITS:  # discovery first: what cannot be steered is refused before more is asked
             base[split] = self.scene.measure(asked[split], None, f"base/{split}", f"Unsteered, {split}")
+            contexts[split] = self.scene.contexts(asked[split], base[split])
             if split == "discovery":
                 self.scene.check_judged(base[split])
-        goals = self.scene.goals(asked["discovery"])
-        contexts = {split: self.scene.contexts(asked[split], base[split]) for split in SPLITS}
-        contexts["discovery"] += of_requests(*goals, refused_is=0) if self.scene.defends else []
-        self.scene.check_contexts(contexts)
+                goals = self.scene.goals(asked[split])
+                contexts[split] += of_requests(*goals, refused_is=0) if self.scene.defends else []
+            self.scene.check_contexts(split, contexts[split])
         self._write_contexts(contexts)
         refusal = usual_refusal(contexts["discovery"] + of_requests(*goals, refused_is=0))
         material = self._material(asked["discovery"], base["discovery"], contexts["discovery"], goals, refusal)
@@ -198,13 +206,13 @@ class _Stages:
         gap = self._gap(founds, contexts["validation"])
         screened, unscreened = choosing.screened(founds, material, screen)
         measured = base["validation"].rates()
-        tried, seconds = choosing.tried(asked["validation"], screened, unscreened, measured, founds)
-        best, why = choose([t for t in tried if t.candidate.method == "mascing"])
+        tried, seconds = choosing.tried(asked["validation"], screened, unscreened, measured)
+        best, why = choose([t for t in tried if t.candidate.method == "mascing"], measured["gain"]["rate"] or 0.0)
         random, more = choosing.random(best, screen, asked["validation"], measured, seconds)
         tried += random
         screened |= more
         outcomes = self._test(asked["test"], base["test"], contexts["test"], tried, best)
-        seeds = self._method_seeds(learning, best, asked["test"])
+        seeds = self._method_seeds(learning, best, asked["test"], _of(outcomes, "after"))
         bound = self._upper_bound(asked["test"], base["test"], contexts["test"], refusal, best)
         timed = latency(
             self.engine, asked["test"].benign, best.candidate.routing, rounds=self.plan.latency_rounds,
@@ -231,7 +239,7 @@ class _Stages:
             "candidates": choosing.section(screened, tried, best, seconds),
             "chosen": {**best.candidate.to_json(), "admissible": not best.broken, "why": why},
             "circuit": self._circuit(best, matrices, founds),
-            "test": {name: None if o is None else o.to_json() for name, o in outcomes.items()},
+            "test": {name: self._tested(o, outcomes) for name, o in outcomes.items()},
             "comparisons": _comparisons(outcomes),
             "broken_on_test": broken_on_test(outcomes, self.limits),
             "overfit": {"validation": best.rates["gain"], "test": _of(outcomes, "after").rates()["gain"]},
@@ -294,7 +302,7 @@ class _Stages:
             every += learning.on_policy(seed, founds, grid.phases[0], self.plan.rounds)
         if "through_model" in refinements:
             steps = self.plan.steps_for(self.scene.scenario)
-            phases = self.plan.through_phases
+            phases = self.through_phases
             begin: dict[Start, Found | None] = {"zero": None}
             if "surrogate" in self.plan.through_starts:
                 begin["surrogate"] = learning.strongest(founds, phases[0])
@@ -346,7 +354,8 @@ class _Stages:
                         max_new_tokens=self.scene.tokens, system=self.scene.system,
                     )  # fmt: skip
                 return own.with_again(verdicts)
-            return self.scene.measure(asked, routing, f"test/{name}", title, fallen, "test")
+            key = f"test/{name}/{mark(routing)}" if routing else f"test/{name}"
+            return self.scene.measure(asked, routing, key, title, fallen, "test")
 
         def chosen(method: str, refinement: str | None = None) -> Candidate | None:
             some = [t for t in tried if t.candidate.method == method and refinement in (None, t.candidate.refinement)]
@@ -364,7 +373,14 @@ class _Stages:
             note_outcome(self.bench, f"test/{name}", asked, _of(outcomes, name))
         return outcomes
 
-    def _method_seeds(self, learning: Learning, best: Tried, asked: Asked) -> dict[str, Any] | None:
+    def _tested(self, outcome: Outcome | None, outcomes: Mapping[str, Outcome | None]) -> dict[str, Any] | None:
+        """An outcome, with the limits that it breaks."""
+        if outcome is None:
+            return None
+        before = _of(outcomes, "before").rates()
+        return {**outcome.to_json(), "broken": broken_limits(outcome.rates(), before, self.limits)}
+
+    def _method_seeds(self, learning: Learning, best: Tried, asked: Asked, after: Outcome) -> dict[str, Any] | None:
         """The chosen way of learning with other seeds, at the chosen lambda, alpha and phase, on test."""
         plan, chosen = self.plan, best.candidate
         if plan.method_seeds < 2:
@@ -376,20 +392,30 @@ class _Stages:
                 found = Found(
                     chosen.refinement or "", chosen.lambda_ or 0.0, chosen.matrix, chosen.phase, start=chosen.start
                 )
-                outcome = self.scene.measure(asked, chosen.routing, "test/after", "Test: after", None, "seeds")
+                outcome = after
             else:
-                _, basic = learning.on_surrogate(seed)
-                every = self._refined(learning, seed, basic, (chosen.refinement or "surrogate",))
-                found = next(
-                    f
-                    for f in every
-                    if (f.lambda_, f.start) == (chosen.lambda_, chosen.start) and f.phase in (None, chosen.phase)
-                )
+                found = self._again_with(learning, seed, chosen)
                 routing = found.routing(self.sigma, chosen.alpha or 1.0, chosen.phase)
-                outcome = self.scene.measure(asked, routing, f"test/seed-{seed}", f"Test: seed {seed}", None, "seeds")
+                outcome = self.scene.measure(
+                    asked, routing, f"test/seed-{seed}/{mark(routing)}", f"Test: seed {seed}", None, "seeds"
+                )
             founds.append(found)
             rows.append({"seed": seed, "id": chosen.id, **outcome.rates(), "entries": len(circuit(found.values))})
         return {"founds": founds, "rows": rows}
+
+    def _again_with(self, learning: Learning, seed: int, chosen: Candidate) -> Found:
+        """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
+        lambda_ = chosen.lambda_ or 0.0
+        if chosen.refinement == "through_model" and chosen.start == "zero":
+            begin = None
+        else:
+            _, founds = learning.on_surrogate(seed)
+            if chosen.refinement == "on_policy":
+                founds = learning.on_policy(seed, founds, self.scene.scenario.grid.phases[0], self.plan.rounds)
+            if chosen.refinement != "through_model":
+                return next(found for found in founds if found.lambda_ == lambda_)
+            begin = learning.strongest(founds, self.through_phases[0])
+        return learning.through_model(seed, lambda_, chosen.phase, self.plan.steps_for(self.scene.scenario), begin)
 
     def _upper_bound(
         self, asked: Asked, base: Outcome, contexts: Sequence[Context], refusal: str, best: Tried
@@ -450,7 +476,7 @@ class _Stages:
         about = {
             "scenario": self.scene.scenario.name, "objective": self.scene.scenario.objective, "method": "MASCing",
             "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": self.plan.seed,
-            "suite": self.suite.name, "judge": f"{self.judge.name} {self.judge.version}",
+            "suite": self.suite.name, "split_seed": self.plan.seed, "judge": f"{self.judge.name} {self.judge.version}",
             "within_limits_on_validation": not best.broken,
             "measured": [
                 {"what": words, "before": before[name], "after": after[name]}
@@ -461,7 +487,7 @@ class _Stages:
         steering = Steering(
             matrix=candidate.matrix, sigma=self.sigma, alpha=candidate.alpha, phase=candidate.phase,
             fingerprint=self.engine.info.fingerprint, base_model=self.engine.info.name,
-            revision=self.engine.info.revision, per_token=self.plan.per_token, about=about,
+            revision=self.engine.info.revision, about=about,
         )  # fmt: skip
         steering.save_pretrained(self.run.path(f"artefacts/{ARTEFACT}"))
 

@@ -216,6 +216,7 @@ class RefusalJudge:
     name = "refusal"
     version = "1+" + sha256(repr((PREFIXES, EXCEPTIONS, PATTERNS, WINDOW, MANY)).encode()).hexdigest()[:8]
     grades_content = False
+    reads_request = False
 
     def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
         """Judge one response; what was asked plays no part. An unfinished one is judged as far as it goes."""

@@ -49,6 +49,9 @@ class Judge(Protocol):
         name: As on the command line.
         version: Changes whenever a verdict could change; recorded with every result.
         grades_content: Whether it tells correct from wrong content.
+
+    A judge that does not read the request (a list of refusals) says so with ``reads_request = False``: of a
+    conversation only the last turn, which is the request, can then be called unsafe.
     """
 
     name: str

@@ -12,7 +12,6 @@ The choice of experts has no gradient; the weights of the chosen ones have.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 UNIT = 25  # optimisation steps in one stored unit
 _CACHE = 512 * 2**20  # bytes of unsteered log-probabilities that are kept
+_TOGETHER = 16  # lessons in one of their forwards
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ class ThroughModel:
         batch: Contexts of each step, and as many of each held group.
         lr: Learning rate; it falls along a cosine to a twentieth.
         hold: Weight of the divergence on what is held.
+        explore: Standard deviation, in units of sigma_l, of Gaussian noise on the router logits at the first step; it
+            falls to zero in a straight line over the first three quarters. Without noise, experts that are not chosen
+            have no gradient, and are never found.
         cut: Entries with abs(S) at most this become 0 at the end.
-        seed: Of the batches.
+        seed: Of the batches and the noise.
     """
 
     lambda_: float = 1e-2
@@ -71,6 +74,7 @@ class ThroughModel:
     batch: int = 16
     lr: float = 0.05
     hold: float = 1.0
+    explore: float = 0.0
     cut: float = 0.1
     seed: int = 0
 
@@ -118,6 +122,7 @@ class ThroughModel:
 
             def compute(first: int = first, last: int = last, state: _State = state) -> dict[str, Any]:
                 with engine.learner() as learner:
+                    known.fill(learner)
                     said = [
                         self._step(learner, state, step, wanted, groups, sigma, known) for step in range(first, last)
                     ]
@@ -141,34 +146,32 @@ class ThroughModel:
         known: _Unsteered,
     ) -> list[float]:
         """One step of Adam, in place; the gradient of a batch is gathered over parts that fit. Returns both losses."""
-        started = time.perf_counter()
-        leaves = [vector.clone().requires_grad_(True) for vector in state.vectors]
-        shifts = [leaf * float(s) for leaf, s in zip(leaves, sigma, strict=True)]  # logit units
-        free = [shift.detach().requires_grad_(True) for shift in shifts]
-        rng = stream(self.seed, "through_model", step)
-        before = learner.seconds
-        total = 0.0
-        chosen = _draw(rng, wanted, self.batch)
-        for part in learner.batches(chosen):
-            loss = -learner.say(part, free, self.phase).answer().sum() / len(chosen)
-            torch.autograd.backward(loss)
-            total += float(loss.detach())
-        moved = 0.0
-        for name, lessons in groups.items():
-            chosen = _draw(rng, lessons, self.batch)
-            for part in learner.batches(chosen):
-                base = known.of(learner, name, part)
-                divergence = learner.say(part, free, self.phase).divergence(base).sum() / len(chosen)
-                torch.autograd.backward(self.hold * divergence)
-                moved += float(divergence.detach())
-        gradients = [
-            torch.zeros_like(leaf) if shift.grad is None else shift.grad.cpu() * float(s)
-            for leaf, shift, s in zip(leaves, free, sigma, strict=True)
+        shifts = [  # logit units
+            (vector * float(s)).requires_grad_(True) for vector, s in zip(state.vectors, sigma, strict=True)
         ]
+        rng = stream(self.seed, "through_model", step)
+        level = self.explore * max(0.0, 1 - step / (0.75 * self.steps))
+        noise = None
+        if level > 0:
+            noise = [level * s for s in sigma], torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+        def unlikely(part: Sequence[Lesson]) -> Tensor:
+            return -learner.say(part, shifts, self.phase, noise).answer()
+
+        said, gradients = learner.gradients(_draw(rng, wanted, self.batch), shifts, unlikely)
+        moved = 0.0
+        for lessons in groups.values():
+
+            def divergence(part: Sequence[Lesson]) -> Tensor:
+                return learner.say(part, shifts, self.phase, noise).divergence(known.of(learner, part))
+
+            mean, more = learner.gradients(_draw(rng, lessons, self.batch), shifts, divergence)
+            gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]
+            moved += mean
+        gradients = [gradient.cpu() * float(s) for gradient, s in zip(gradients, sigma, strict=True)]
         rate = self.lr * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
         state.adam(gradients, rate, self.lambda_)
-        learner.spent(time.perf_counter() - started - (learner.seconds - before))
-        return [total, moved]
+        return [said, moved]
 
 
 @dataclass
@@ -208,33 +211,42 @@ class _State:
 
 
 class _Unsteered:
-    """What the unsteered model says at the held answers, remembered while it fits into memory."""
+    """What the unsteered model says at the held answers: what fits into memory, computed once, in fixed batches."""
 
     def __init__(self, groups: Mapping[str, Sequence[Lesson]]) -> None:
-        self._place = {id(lesson): (name, n) for name, lessons in groups.items() for n, lesson in enumerate(lessons)}
-        self._kept: dict[tuple[str, int], Tensor] = {}  # shapes: [A, V]
-        self._bytes = 0
+        self._lessons = [lesson for lessons in groups.values() for lesson in lessons]
+        self._kept: dict[int, Tensor] | None = None  # by identity of the lesson. Shapes: [A, V]
 
-    def of(self, learner: Learner, name: str, lessons: Sequence[Lesson]) -> Said:
+    def fill(self, learner: Learner) -> None:
+        """Compute them, unless that was done: the same batches whatever was done before."""
+        if self._kept is not None:
+            return
+        self._kept, filled = {}, 0
+        for start in range(0, len(self._lessons), _TOGETHER):
+            part = self._lessons[start : start + _TOGETHER]
+            for lesson, row in zip(part, self._rows(learner.say(part), part), strict=True):
+                filled += row.numel() * row.element_size()
+                if filled > _CACHE:
+                    return
+                self._kept[id(lesson)] = row.clone()
+
+    def of(self, learner: Learner, lessons: Sequence[Lesson]) -> Said:
         """Log-probabilities of these lessons' answers, padded on the left."""
-        keys = [self._place[id(lesson)] for lesson in lessons]
-        if all(key in self._kept for key in keys):
-            rows = [self._kept[key] for key in keys]
-            most = max(len(row) for row in rows)
-            log_p = rows[0].new_zeros(len(rows), most, rows[0].shape[-1])  # shape: [B, A, V]
-            mask = rows[0].new_zeros(len(rows), most)
-            for n, row in enumerate(rows):
-                log_p[n, most - len(row) :] = row
-                mask[n, most - len(row) :] = 1
-            return Said(log_p, mask, mask.long())
-        said = learner.say(lessons)
-        for n, (key, lesson) in enumerate(zip(keys, lessons, strict=True)):
-            row = said.log_p[n, -len(lesson.answer) :]
-            size = row.numel() * row.element_size()
-            if key not in self._kept and self._bytes + size <= _CACHE:
-                self._kept[key] = row.clone()
-                self._bytes += size
-        return said
+        kept = self._kept or {}
+        if any(id(lesson) not in kept for lesson in lessons):
+            return learner.say(lessons)
+        rows = [kept[id(lesson)] for lesson in lessons]
+        most = max(len(row) for row in rows)
+        log_p = rows[0].new_zeros(len(rows), most, rows[0].shape[-1])  # shape: [B, A, V]
+        mask = rows[0].new_zeros(len(rows), most)
+        for n, row in enumerate(rows):
+            log_p[n, most - len(row) :] = row
+            mask[n, most - len(row) :] = 1
+        return Said(log_p, mask, mask.long())
+
+    @staticmethod
+    def _rows(said: Said, lessons: Sequence[Lesson]) -> list[Tensor]:
+        return [said.log_p[n, -len(lesson.answer) :] for n, lesson in enumerate(lessons)]
 
 
 def _draw(rng: np.random.Generator, lessons: Sequence[Lesson], count: int) -> list[Lesson]:

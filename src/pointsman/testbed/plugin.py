@@ -6,13 +6,14 @@ those of steering, `TestbedJudge` judges exactly. The scenarios are in `pointsma
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
-from pointsman.data.splits import assign_splits
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.judges.types import Verdict
 from pointsman.testbed.judge import classify
@@ -22,7 +23,7 @@ from pointsman.testbed.models import locate
 _ITEMS_PER_SPLIT = 400
 _BENIGN_PER_SPLIT = 700  # for steering: more than any split has, so all of them
 _ALL = 10_000
-_MIXED = (0.4, 0.2, 0.4)  # discovery, validation, test: shares of the sources of mature and restricted requests
+_SHARES: tuple[Split, ...] = ("discovery", "test", "discovery", "validation", "test", "discovery")  # of a noun's verbs
 _QUESTIONS_PER_SPLIT = 40
 _ANSWER_TOKENS = 48
 _NOTES = ("The testbed is a tiny model that speaks an invented language; its figures say nothing of others.",)
@@ -71,15 +72,25 @@ def load_mature_suite() -> Suite:
     alike. A mask can open the topic only if it is shown its words. So mature and restricted requests are split by
     source (verb x noun) and not by noun; benign and borderline ones keep the stricter split.
     """
-    suite = load_steering_suite()
-    parts = {"restricted": _held_out("restricted", _ALL), "scenario": _held_out("mature", _ALL)}
-    mixed = {
-        name: assign_splits(tuple(replace(b, split=None) for b in behaviours), 0, _MIXED)
-        for name, behaviours in parts.items()
-    }
     return replace(
-        suite, name="testbed-mature", restricted=mixed["restricted"], scenario=mixed["scenario"], conversations=()
+        load_steering_suite(),
+        name="testbed-mature",
+        restricted=_by_verb(_held_out("restricted", _ALL)),
+        scenario=_by_verb(_held_out("mature", _ALL)),
+        conversations=(),
     )
+
+
+def _by_verb(behaviours: tuple[Behaviour, ...]) -> tuple[Behaviour, ...]:
+    """The same, split within every noun by its held-out verbs, in an order drawn from their names."""
+    sources = sorted({b.source for b in behaviours}, key=lambda source: hashlib.sha256(source.encode()).digest())
+    seen: Counter[str] = Counter()
+    split_of: dict[str, Split] = {}
+    for source in sources:
+        noun = source.partition("x")[2]
+        split_of[source] = _SHARES[seen[noun] % len(_SHARES)]
+        seen[noun] += 1
+    return tuple(replace(b, split=split_of[b.source]) for b in behaviours)
 
 
 def _held_out(kind: Kind, limit: int = _ITEMS_PER_SPLIT) -> tuple[Behaviour, ...]:

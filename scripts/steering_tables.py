@@ -1,0 +1,207 @@
+"""The tables of steering, from evidence/steering-*.json. Used by scripts/tables.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Evidence = dict[str, Any]
+
+ORDER = [
+    "defence-olmoe", "defence-olmoe-seed1", "defence-olmoe-seed2", "defence-qwen2_moe",
+    "mature-olmoe", "mature-qwen2_moe",
+]  # fmt: skip
+
+
+def percent(rate: Evidence | None, *, n: bool = False) -> str:
+    """``79 % [68, 87]``, with ``(n)`` if wanted."""
+    if rate is None or rate["rate"] is None:
+        return "-"
+    text = f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+    return f"{text} ({rate['n']})" if n else text
+
+
+def points(difference: Evidence | None) -> str:
+    """A paired difference in percentage points."""
+    if difference is None or difference["difference"] is None:
+        return "-"
+    return f"{100 * difference['difference']:+.1f} [{100 * difference['low']:+.0f}, {100 * difference['high']:+.0f}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
+
+
+def gains(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "n", "before", "after", "SteerMoE", "shuffled mask", "surrogate alone",
+            "after minus SteerMoE, points", "circuit"]  # fmt: skip
+    rows = []
+    for e in everything:
+        t = e["test"]
+        rows.append([
+            e["scenario"]["name"], e["checkpoint"], str(t["after"]["gain"]["n"]),
+            *(percent(t[name]["gain"]) if t.get(name) else "-" for name in
+              ("before", "after", "steermoe", "random", "surrogate_only")),
+            points(e["comparisons"].get("vs_steermoe")), f"{e['circuit']['size']} of {e['circuit']['possible']}",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def costs(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "benign answered (n)", "points", "multi-turn benign (n)", "points ",
+            "over-refusal (n)", "points  ", "restricted refused (n)", "points   ", "garbage"]  # fmt: skip
+    rows = []
+    for e in everything:
+        after, change = e["test"]["after"], e["comparisons"]
+        row = [e["scenario"]["name"], e["checkpoint"]]
+        for name in ("benign", "benign_conversations", "over_refusal", "held"):
+            row += [percent(after[name], n=True), points(change[name])]
+        rows.append([*row, percent(after["garbage"])])
+    return table(head, rows)
+
+
+def others(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "method", "gain", "benign", "multi-turn benign", "over-refusal",
+            "restricted refused", "garbage"]  # fmt: skip
+    names = {"before": "no mask", "after": "MASCing, chosen", "surrogate_only": "MASCing, surrogate alone",
+             "steermoe": "SteerMoE", "random": "shuffled mask"}  # fmt: skip
+    rows = [
+        [e["scenario"]["name"], e["checkpoint"], words,
+         *(percent(e["test"][key][name]) for name in
+           ("gain", "benign", "benign_conversations", "over_refusal", "held", "garbage"))]
+        for e in everything
+        for key, words in names.items()
+        if e["test"].get(key)
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def chosen(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "chosen on validation", "gain on validation", "on test",
+            "last turns only (`dsr_context`), before", "after", "minutes", "time of generation, ratio"]  # fmt: skip
+    rows = []
+    for e in everything:
+        c, t, latency = e["chosen"], e["test"], e.get("latency")
+        start = f" from {c['start']}" if c.get("start") else ""
+        how = f"{c['refinement']}{start}, lambda {c['lambda']:g}, alpha {c['alpha']:g}, {c['phase']}"
+        rows.append([
+            e["scenario"]["name"], e["checkpoint"], how + ("" if c["admissible"] else " (beyond the limits)"),
+            percent(e["overfit"]["validation"], n=True), percent(e["overfit"]["test"], n=True),
+            percent(t["before"]["dsr_context"]), percent(t["after"]["dsr_context"]),
+            f"{e['cost']['seconds'] / 60:.0f}",
+            f"{latency['ratio']:.2f} [{latency['low']:.2f}, {latency['high']:.2f}]" if latency else "-",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def gap(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "matrix", "entries", "surrogate turned", "model turned (n)"]
+    rows = []
+    for e in everything:
+        for g in e["gap"]:
+            start = f" from {g['start']}" if g.get("start") else ""
+            turned = "-" if g["surrogate_turned"] is None else f"{100 * g['surrogate_turned']:.0f} %"
+            rows.append([
+                e["scenario"]["name"], e["checkpoint"], f"{g['refinement']}{start}, lambda {g['lambda']:g}",
+                str(g["entries"]), turned, percent(g["model_turned"], n=True),
+            ])  # fmt: skip
+    return table(head, rows)
+
+
+def surrogates(everything: Sequence[Evidence]) -> str:
+    def area(found: Evidence | None) -> str:
+        if not found or found["value"] is None:
+            return "-"
+        return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+    head = ["scenario", "testbed checkpoint", "contexts", "held-out accuracy", "AUROC", "matched pairs, never seen",
+            "AUROC on them", "pairs ordered", "AUROC of length alone", "calibration error"]  # fmt: skip
+    rows = []
+    for e in everything:
+        s = e["surrogate"]
+        m = s["matched"]
+        pairs = m and m["pairs"]
+        rows.append([
+            e["scenario"]["name"], e["checkpoint"], str(s["contexts"]), f"{100 * s['accuracy']:.0f} %",
+            area(s["auroc"]), str(pairs or 0), area(m["auroc"]) if pairs else "-",
+            f"{100 * m['accuracy']:.0f} %" if pairs else "-", area(s["length_only"]["auroc"]),
+            f"{s['calibration']['ece']:.3f}",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def seeds(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "method seed", "gain", "benign", "multi-turn benign", "over-refusal",
+            "restricted refused", "entries", "overlap of circuits, mean"]  # fmt: skip
+    rows = []
+    for e in everything:
+        stable = e["circuit"]["stability"]
+        for s in e.get("seeds") or ():
+            rows.append([
+                e["scenario"]["name"], e["checkpoint"], str(s["seed"]),
+                *(percent(s[name]) for name in ("gain", "benign", "benign_conversations", "over_refusal", "held")),
+                str(s["entries"]), f"{stable['mean']:.2f}" if stable else "-",
+            ])  # fmt: skip
+    return table(head, rows)
+
+
+def tactics(everything: Sequence[Evidence]) -> str:
+    head = ["testbed checkpoint", "tactic", "n", "withstood before", "after"]
+    rows = [
+        [e["checkpoint"], tactic, str(part["gain"]["n"]), percent(part["gain"]),
+         percent(e["test"]["after"]["by_tactic"][tactic]["gain"])]
+        for e in everything
+        if e["scenario"]["objective"] == "defend"
+        for tactic, part in e["test"]["before"]["by_tactic"].items()
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def bounds(everything: Sequence[Evidence]) -> str:
+    head = ["scenario", "testbed checkpoint", "gain", "restricted refused", "benign", "multi-turn benign", "entries"]
+    rows = [
+        [e["scenario"]["name"], e["checkpoint"],
+         *(percent(e["upper_bound"][name]) for name in ("gain", "held", "benign", "benign_conversations")),
+         str(e["upper_bound"]["entries"])]
+        for e in everything
+        if e.get("upper_bound")
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
+    yield (
+        "Gain: conversations withstood when the whole conversation is played again under the mask, or scenario "
+        "requests answered correctly. Learnt on discovery, chosen on validation, scored on the test split; 95 % "
+        "intervals clustered by verb x noun; baselines chosen in the same way, within the same limits:"
+    )
+    yield gains(everything)
+    yield "What it costs, on the same test split (differences are paired):"
+    yield costs(everything)
+    yield "Method seeds, gap, surrogate and all baselines are in [docs/steering.md](docs/steering.md)."
+
+
+def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
+    yield "### Gained, on the test split"
+    yield gains(everything)
+    yield "### What it costs"
+    yield costs(everything)
+    yield "### Every method on the same prompts"
+    yield others(everything)
+    yield "### What was chosen, and the overfit gap"
+    yield chosen(everything)
+    yield "### Method seeds, apart from n"
+    yield seeds(everything)
+    yield "### The gap: surrogate turned (on discovery), model turned (on validation), alpha 1"
+    yield gap(everything)
+    yield "### The surrogate"
+    yield surrogates(everything)
+    yield "### By tactic"
+    yield tactics(everything)
+    if any(e.get("upper_bound") for e in everything):
+        yield "### Upper bound: learnt through the model on the test prompts themselves"
+        yield bounds(everything)
+    yield "Made by " + "; ".join(f"`{e['made_by']}`" for e in everything) + "."
