@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,12 @@ def write_scenario(folder: Path, name: str = "mine", **changes: Any) -> Path:
         "prompts": {"conversations": "talks.jsonl", "restricted": "restricted.jsonl", "benign": "benign.jsonl"},
         "grid": GRID, "max_new_tokens": 30, "splits": {"discovery": 0.5, "validation": 0.25, "test": 0.25},
     }  # fmt: skip
-    for file, rows in (
-        ("talks", lambda: talk_rows("story", "authority") + talk_rows("insistence", questions=3)), ("restricted", lambda: request_rows("restricted")),
-        ("benign", lambda: request_rows("borderline")),
-    ):  # fmt: skip
+    usual_files: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "talks": lambda: talk_rows("story", "authority") + talk_rows("insistence", questions=3),
+        "restricted": lambda: request_rows("restricted"),
+        "benign": lambda: request_rows("borderline"),
+    }
+    for file, rows in usual_files.items():
         if not (folder / f"{file}.jsonl").exists():
             write_jsonl(folder / f"{file}.jsonl", rows())
     path = folder / f"{name}.yaml"
@@ -155,8 +157,10 @@ def test_evaluating_the_run_s_mask_gives_the_same_rates(cli: Cli, done: Done, he
     )  # fmt: skip
     assert found.code == 0, found.err
     known = results_of(done.folder)
-    assert found.json["test"]["after"] == known["test"]["after"]
-    assert found.json["test"]["before"] == known["test"]["before"]
+    for name in ("before", "after"):
+        shared = found.json["test"][name].keys() & known["test"][name].keys()
+        assert {"gain", "dsr_context", "benign", "held", "by_tactic"} <= shared
+        assert {k: found.json["test"][name][k] for k in shared} == {k: known["test"][name][k] for k in shared}
     assert found.json["comparisons"]["gain"] == known["comparisons"]["gain"]
     assert found.json["latency"] is None
     assert (here / "ev/report.html").stat().st_size > 10_000
@@ -164,6 +168,38 @@ def test_evaluating_the_run_s_mask_gives_the_same_rates(cli: Cli, done: Done, he
     assert again.out.splitlines()[-1] == "ev/report.html"
     line = cli("steer", "testbed", "--scenario", done.scenario, "--out", "ev").refusal()
     assert "ev holds another run (evaluate with other settings)" in line
+
+
+@pytest.mark.parametrize(("learnt", "option", "used", "noted"), [
+    (3, (), 3, False), (3, ("--seed", "3"), 3, False), (3, ("--seed", "0"), 0, True), ("x", (), 0, False),
+    (-1, (), 0, False), (True, (), 0, False), (None, (), 0, False),
+])  # fmt: skip
+def test_a_mask_is_evaluated_on_the_splits_that_it_was_learnt_on(
+    cli: Cli,
+    done: Done,
+    here: Path,
+    learnt: Any,
+    option: tuple[str, ...],
+    used: int,
+    noted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where prompts have no splits of their own, another seed would test on what was learnt from."""
+    from pointsman.data.scenario import Scenario
+
+    read: list[int] = []
+
+    def stop(self: Scenario, seed: int) -> None:
+        read.append(seed)
+        raise KeyboardInterrupt
+
+    known = Steering.from_pretrained(done.folder / "artefacts/steering")
+    replace(known, about={**known.about, "split_seed": learnt}).save_pretrained(here / "steering")
+    monkeypatch.setattr(Scenario, "read", stop)
+    found = cli("evaluate", "testbed", "--steering", "steering", "--scenario", done.scenario, "--out", "ev", *option)
+    assert found.code == 130
+    assert read == [used]
+    assert ("was learnt on the splits of seed 3" in found.err) == noted
 
 
 # ---------------------------------------------------------------------- a mask that cannot be used
@@ -343,7 +379,9 @@ def test_too_few_contexts(cli: Cli, here: Path) -> None:
 
 def test_a_judge_that_scores_nothing(cli: Cli, here: Path, model: Path) -> None:
     """The testbed's judge on prompts that are not of its language."""
-    write_jsonl(here / "talks.jsonl", [{"turns": ["hello", f"do thing {n}"], "goal": f"do thing {n}"} for n in range(9)])
+    write_jsonl(
+        here / "talks.jsonl", [{"turns": ["hello", f"do thing {n}"], "goal": f"do thing {n}"} for n in range(9)]
+    )
     write_jsonl(here / "restricted.jsonl", [{"goal": f"do deed {n}", "target": "Sure"} for n in range(9)])
     line = last_line(cli, "steer", model, "--scenario", write_scenario(here), "--out", "run", *EFFORT)
     assert "The judge testbed scored none of" in line

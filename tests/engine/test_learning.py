@@ -246,9 +246,14 @@ def test_weights_are_as_before_some_trainable_some_not() -> None:
 
 def test_nothing_stays_after_an_exception_in_the_block() -> None:
     engine = small_engine()
-    with nothing_stays(engine), pytest.raises(ZeroDivisionError), engine.learner() as learner:
-        learner.say(lessons_of(engine, 1), vectors_of(engine))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with engine.learner() as learner:
+            learner.say(lessons_of(engine, 1), vectors_of(engine))
+            raise ZeroDivisionError
+
+    with nothing_stays(engine), pytest.raises(ZeroDivisionError):
+        fail()
 
 
 def test_nothing_stays_after_an_exception_in_the_middle_of_a_forward() -> None:

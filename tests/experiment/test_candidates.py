@@ -299,6 +299,7 @@ def test_a_finalist_beyond_a_limit_is_weakened_until_it_is_within(monkeypatch: p
     found = choosing._walked([masked("a", 1.5), masked("b", 2.0), masked("c", 3.0), masked("a", 1.0)], None, {}, {})  # type: ignore[arg-type]
     assert walked == [
         "a/alpha=1.5/both", "a/alpha=1/both", "a/alpha=0.5/both", "b/alpha=2/both",
-        "c/alpha=3/both", "c/alpha=2/both", "c/alpha=1.5/both", "c/alpha=1/both", "c/alpha=0.5/both", "c/alpha=0.25/both",
+        "c/alpha=3/both", "c/alpha=2/both", "c/alpha=1.5/both", "c/alpha=1/both", "c/alpha=0.5/both",
+        "c/alpha=0.25/both",
     ]  # fmt: skip
     assert [t.candidate.id for t in found] == walked

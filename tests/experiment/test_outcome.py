@@ -114,7 +114,11 @@ def test_what_should_stay_as_it_is() -> None:
         restricted=attempts("refused", "correct", "garbage", "refused"),
         benign=attempts("correct", "refused", "garbage", "wrong"),
         borderline=attempts("refused", "correct"),
-        harmless=(played("a", "garbage", "correct"), played("b", "correct", "refused"), played("c", "correct", "wrong")),
+        harmless=(
+            played("a", "garbage", "correct"),
+            played("b", "correct", "refused"),
+            played("c", "correct", "wrong"),
+        ),
     )
     rates = found.rates()
     assert {name: counts(r) for name, r in rates.items()} == {
@@ -202,6 +206,14 @@ def conversations(*turns: Sequence[str]) -> tuple[Conversation, ...]:
     return tuple(Conversation(f"c{n}", tuple(each), "goal", "Sure", "t") for n, each in enumerate(turns))
 
 
+def context_of(c: Conversation, p: Played) -> Context | None:
+    """Of a conversation that fell."""
+    n = p.fallen
+    if n is None:
+        return None
+    return Context(c.id, "fallen", 1, c.turns[: n + 1], p.responses[:n], p.responses[n], c.id, "goal")
+
+
 def test_the_whole_conversation_is_played_again_under_the_mask() -> None:
     engine, mask = Scripted(), Intervention.bias({0: [1.0]})
     asked = Asked(conversations=conversations(["one", "bad two"], ["one", "two", "cut"], ["bad"]))
@@ -222,11 +234,7 @@ def test_only_fallen_contexts_are_generated_again_and_alpha_zero_goes_the_same_w
     asked = Asked(conversations=conversations(["one", "bad two", "three"], ["one", "two"], ["bad"], ["cut"]))
     before = measure(engine, asked, judge, objective="defend", key="before")  # type: ignore[arg-type]
     assert [p.fallen for p in before.played] == [1, None, 0, None]
-    fallen = [
-        Context(c.id, "fallen", 1, c.turns[: p.fallen + 1], p.responses[: p.fallen], p.responses[p.fallen], c.id, "goal")
-        if p.fallen is not None else None
-        for c, p in zip(asked.conversations, before.played, strict=True)
-    ]  # fmt: skip
+    fallen = [context_of(c, p) for c, p in zip(asked.conversations, before.played, strict=True)]
     engine.asked.clear(), engine.calls.clear()
     for routing in (None, Intervention()):
         again = last_turns_again(
@@ -234,7 +242,7 @@ def test_only_fallen_contexts_are_generated_again_and_alpha_zero_goes_the_same_w
         )  # fmt: skip
         assert [None if v is None else v.label for v in again] == ["correct", None, "correct", None]
     assert [turns for turns, *_ in engine.asked] == [("one", "bad two"), ("bad",)] * 2
-    assert [answers for _, answers, _ in engine.asked][0] == ("one after 0",)  # the unsteered answers
+    assert next(answers for _, answers, _ in engine.asked) == ("one after 0",)  # the unsteered answers
     assert engine.calls[0] == (2, None)
     unsteered = before.with_again(again).to_json()
     assert counts(unsteered["dsr_context"]) == (2, 4)  # as the paper counts: what had not fallen is defended
@@ -314,8 +322,8 @@ def test_units_are_remembered_under_the_key_and_give_the_same_outcome() -> None:
     assert sorted(journal) == sorted(
         f"test/after/{part}/{start}"
         for part, start in [
-            ("conversations", 0), ("again", 0), ("restricted", 0), ("restricted", CHUNK), ("benign", 0), ("borderline", 0),
-            ("benign_conversations", 0),
+            ("conversations", 0), ("again", 0), ("restricted", 0), ("restricted", CHUNK), ("benign", 0),
+            ("borderline", 0), ("benign_conversations", 0),
         ]
     )  # fmt: skip
     assert sum(done) == CHUNK + 11  # the scenario is not asked of a defence

@@ -190,7 +190,8 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
     assert (results["upper_bound"] is None) == defends == bool(results["seeds"])
     if not defends:
         is_rate(results["upper_bound"]["gain"])
-        assert {c["start"] for c in results["candidates"] if c["refinement"] == "through_model"} == {"zero", "surrogate"}
+        through = [c for c in results["candidates"] if c["refinement"] == "through_model"]
+        assert {c["start"] for c in through} == {"zero", "surrogate"}
     assert set(results["test"]) == {"before", "after", "steermoe", "random", "surrogate_only"}
     for name, outcome in results["test"].items():
         if outcome is None:
@@ -367,8 +368,10 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
 
     evaluate(tmp_path / "run")
     found = results_of(tmp_path / "run")
-    assert found["test"]["after"] == known["test"]["after"]
-    assert found["test"]["before"] == known["test"]["before"]
+    for name in ("before", "after"):
+        shared = found["test"][name].keys() & known["test"][name].keys()
+        assert shared >= {*PARTS, "by_category", "held_by_category", "turns", "dsr_context", "unscored"}
+        assert {k: found["test"][name][k] for k in shared} == {k: known["test"][name][k] for k in shared}
     assert found["broken_on_test"] == known["broken_on_test"]
     assert found["circuit"]["matrix"] == known["circuit"]["matrix"]
     assert found["chosen"]["norm1"] == pytest.approx(known["chosen"]["norm1"])
@@ -504,7 +507,7 @@ def test_a_model_that_gives_nothing_to_learn_from(tmp_path: Path, objective: str
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("learn", [1, 2, 4])
 def test_too_few_contexts_are_one_clear_error(tmp_path: Path, objective: str, learn: int) -> None:
-    with pytest.raises(DataError, match="(?i)too few contexts|nothing to|never "):
+    with pytest.raises(DataError, match=r"(?i)too few contexts|nothing to|never "):
         perform(tmp_path / "run", objective, replace(BRIEF, learn=learn))
 
 
@@ -540,7 +543,8 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"rounds": 0}, "rounds is 0"), ({"finalists": 0}, "finalists is 0"), ({"seed": -1}, "seed is -1"),
         ({"random_draws": -1}, "random-draws is -1"), ({"latency_rounds": -1}, "latency-rounds is -1"),
         ({"through_lambdas": (float("nan"),)}, "lambda"), ({"through_lambdas": (-1.0,)}, "lambda"),
-        ({"through_lambdas": (float("inf"),)}, "lambda"), ({"through_starts": ()}, "Starts"), ({"lesson_tokens": 0}, "lesson-tokens"),
+        ({"through_lambdas": (float("inf"),)}, "lambda"), ({"through_starts": ()}, "Starts"),
+        ({"lesson_tokens": 0}, "lesson-tokens"),
     ],
 )  # fmt: skip
 def test_plans_out_of_range(changes: dict[str, Any], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_sizes_double_from_two_to_a_sixth(entries: int) -> None:
     counts = sorted({n for pair in tried for n in pair} - {0})
     assert tried == [pair for n in counts for pair in ((n, 0), (0, n), (n, n))]
     assert counts[0] == 2
-    assert all(b == 2 * a for a, b in zip(counts, counts[1:], strict=False))
+    assert all(b == 2 * a for a, b in pairwise(counts))
     assert counts[-1] <= max(2, entries // 6) < 2 * counts[-1]
 
 

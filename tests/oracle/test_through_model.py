@@ -193,7 +193,11 @@ def test_a_batch_in_parts_has_the_same_gradient(
 
 
 def test_what_is_remembered_of_the_unsteered_model_changes_nothing(
-    engine: HFEngine, lessons: list[Lesson], sigma: list[float], start: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    engine: HFEngine,
+    lessons: list[Lesson],
+    sigma: list[float],
+    start: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method, held = replace(METHOD, steps=4), {"benign": lessons[2:], "also": [*lessons[:3], lessons[0]]}
     runs = []
@@ -205,7 +209,11 @@ def test_what_is_remembered_of_the_unsteered_model_changes_nothing(
 
 
 def test_exploration_is_noise_that_ends_at_three_quarters(
-    engine: HFEngine, lessons: list[Lesson], sigma: list[float], start: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    engine: HFEngine,
+    lessons: list[Lesson],
+    sigma: list[float],
+    start: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     levels: list[Any] = []
     say = Learner.say

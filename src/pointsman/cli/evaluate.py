@@ -98,13 +98,14 @@ def evaluate(
             "Give the scenario's file with --scenario FILE",
         )
     what = load_scenario(name)
-    learnt = chosen.about.get("split_seed", 0)
+    learnt = chosen.about.get("split_seed")
+    learnt = learnt if type(learnt) is int and learnt >= 0 else 0  # not a bool, nor whatever else a file may hold
     if seed is not None and seed != learnt:
         say(
             f"pointsman: note: this steering was learnt on the splits of seed {learnt}: where prompts have no splits "
             "of their own, it may have been learnt on what is tested now."
         )
-    seed = int(learnt) if seed is None else seed
+    seed = learnt if seed is None else seed
     plan = Evaluate(seed=seed, limit=limit or None, latency_rounds=latency_rounds)
     suite = what.read(seed)
     judge = find_judge(suite.judge)
