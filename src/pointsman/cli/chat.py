@@ -154,6 +154,7 @@ class Chat:
             if isinstance(error, UnicodeDecodeError):
                 raise UsageError("The input is not UTF-8 text", "Pipe in UTF-8") from None
             return None
+        line = line.encode("utf-8", "replace").decode("utf-8")  # bytes that are no text become question marks
         if not sys.stdin.isatty():
             self.console.print(one_line(line))
         return line

@@ -56,6 +56,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
+            max=2**32 - 1,
             metavar="N",
             show_default=False,
             help="Of splits, and of the choice of prompts; the one that the steering was learnt with if left out.",
@@ -108,6 +109,13 @@ def evaluate(
     seed = learnt if seed is None else seed
     plan = Evaluate(seed=seed, limit=limit or None, latency_rounds=latency_rounds)
     suite = what.read(seed)
+    made_on = chosen.about.get("suite")
+    if scenario is None and made_on != suite.name:
+        raise UsageError(
+            f"{steering} was made on the prompts {made_on}, and the scenario {name} that comes with Pointsman asks "
+            f"{suite.name}",
+            "Give the scenario's file with --scenario FILE",
+        )
     judge = find_judge(suite.judge)
     config = evaluate_config(
         plan,

@@ -63,7 +63,10 @@ def steer(
     scenario: ScenarioOption,
     out: OutOption = None,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of splits, surrogate, matrices, batches and random masks.")
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, metavar="N", help="Of splits, surrogate, matrices, batches and random masks."
+        ),
     ] = 0,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="Most prompts of each kind to test; 0 for all.")] = 100,
     as_json: JsonOption = False,

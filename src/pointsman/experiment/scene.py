@@ -151,12 +151,19 @@ class Scene:
 
     def check_judged(self, base: Outcome) -> None:
         """Refuse a judge that knows none of these prompts."""
-        verdicts = [p.verdicts[-1] for p in base.played] + [a.verdict for a in (*base.scenario, *base.restricted)]
-        if verdicts and all(v.label == "unscored" for v in verdicts):
-            raise DataError(
-                f"The judge {self.judge.name} scored none of {len(verdicts)} answers ({verdicts[0].reason})",
-                "Name a judge that knows these prompts in the scenario",
-            )
+        groups = {
+            "conversations": [p.verdicts[-1] for p in base.played],
+            "scenario requests": [a.verdict for a in base.scenario],
+            "restricted requests": [a.verdict for a in base.restricted],
+            "benign requests": [a.verdict for a in base.benign],
+            "benign conversations": [p.verdicts[-1] for p in base.harmless],
+        }
+        for name, verdicts in groups.items():
+            if verdicts and all(v.label == "unscored" for v in verdicts):
+                raise DataError(
+                    f"The judge {self.judge.name} scored none of {len(verdicts)} {name} ({verdicts[0].reason})",
+                    "Name a judge that knows these prompts in the scenario",
+                )
 
     def check_contexts(self, split: Split, contexts: Sequence[Context]) -> None:
         """Refuse a split from which nothing can be learnt, or on which nothing can be measured."""
