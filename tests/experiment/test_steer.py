@@ -98,7 +98,8 @@ def perform(
         )
 
 
-CLOCKS = ("seconds", "seconds_per_answer", "created", "latency")
+CLOCKS = ("seconds", "seconds_per_answer", "created", "latency", "commit")
+"""What two runs need not share: clocks, and the state of the checkout, which may change while tests run."""
 
 
 def comparable(folder: Path) -> dict[str, Any]:
