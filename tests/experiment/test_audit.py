@@ -154,7 +154,7 @@ def test_benign_requests_without_splits_are_split_for_the_placebo(number: int, s
         tuple(Behaviour(f"b{n}", b.goal, b.target) for n, b in enumerate(suite.restricted[:12])),
         benign=tuple(Behaviour(f"benign:{n}", b.goal, b.target) for n, b in enumerate(suite.benign[:number])),
     )
-    asked = _Stages(Audit(), None, own, None, None, None)._choose()  # type: ignore[arg-type]
+    asked = _Stages(None, own, None, None, None, audit=Audit())._choose()  # type: ignore[arg-type]
     tested, ranked_on = {b.id for b in asked.benign}, {b.id for b in asked.benign_discovery}
     assert not tested & ranked_on
     assert bool(ranked_on) == split
@@ -163,7 +163,7 @@ def test_benign_requests_without_splits_are_split_for_the_placebo(number: int, s
 
 def test_benign_requests_keep_splits_of_their_own() -> None:
     suite = load_suite()
-    asked = _Stages(Audit(), None, suite, None, None, None)._choose()  # type: ignore[arg-type]
+    asked = _Stages(None, suite, None, None, None, audit=Audit())._choose()  # type: ignore[arg-type]
     assert {b.id for b in asked.benign} == {b.id for b in suite.benign if b.split == "test"}
     assert {b.split for b in asked.benign_discovery} == {"discovery"}
 

@@ -70,7 +70,7 @@ def test_scored_and_generated() -> None:
     assert scored(DEEP, 0, 20) == Effort()
     assert generated(DEEP, [7, 4], 3) == Effort(3, 2 * (7 + 2), 2 * 9 * 5, decoded=3)
     assert generated(replace(DEEP, batch=10), [7, 4], 3) == Effort(6, 9 + 6, 15 * 5, decoded=6)  # one row at a time
-    assert generated(DEEP, [4] * 65, 3).forwards == 6  # two units
+    assert generated(DEEP, [4] * 129, 3).forwards == 6  # two units
     assert generated(DEEP, [], 3) == Effort()
     assert generated(replace(DEEP, context=9), [7, 4], 300) == generated(DEEP, [7, 4], 2)
     assert generated(replace(DEEP, context=9), [9], 300) == generated(DEEP, [9], 1)
