@@ -151,12 +151,12 @@ def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool], seconds: float = 90) -> None:
-    """Wait until `ready`, while the process still runs."""
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool], seconds: float = 400) -> None:
+    """Wait until `ready`, while the process still runs; patient, for machines that do other work too."""
     deadline = time.monotonic() + seconds
     while not ready():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"not ready after {seconds:g} s"
         time.sleep(0.005)
 
 

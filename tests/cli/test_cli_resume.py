@@ -65,7 +65,7 @@ def test_ctrl_c_exits_130_and_resume_gives_the_same_results(
     process = start(folder, "audit", "model", *ASKED)
     wait_for(process, lambda: steps_done(folder / "run") >= 5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1] == "pointsman: Interrupted. Continue with `pointsman resume run`."
@@ -81,7 +81,7 @@ def test_kill_9_and_resume_give_the_same_results(
     process = start(folder, "audit", "model", *ASKED)
     wait_for(process, lambda: steps_done(folder / "run") >= 12)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     journal = folder / "run/journal.jsonl"
     with journal.open("ab") as file:
         file.write(b'{"key": "torn')  # as a kill in the middle of a write would leave it
@@ -96,7 +96,7 @@ def test_ctrl_c_before_anything_is_done(
     wait_for(process, lambda: steps_done(folder / "run") >= 1)
     time.sleep(0.2)  # the command line is on disk by now; the model is being loaded
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "pointsman: Interrupted. Continue with `pointsman resume run`."
     check_resumed(cli, folder, whole, monkeypatch, begun=False)

@@ -73,13 +73,13 @@ class Choosing:
         alphas = tuple(sorted(self.scene.scenario.grid.alphas))
         return alphas if len(alphas) <= 4 else tuple(a for n, a in enumerate(alphas) if n % 2 or a == 1)
 
-    def _of_matrix(self, found: Found, alphas: Sequence[float], method: str = "mascing") -> list[Candidate]:
+    def _of_matrix(self, found: Found, alphas: Sequence[float]) -> list[Candidate]:
         if not any(row.any() for row in found.values):
             return []
         phases = (found.phase,) if found.phase else self.scene.scenario.grid.phases
         return [
             Candidate(
-                f"{method}/{found.name}/alpha={alpha:g}" + ("" if found.phase else f"/{phase}"),
+                f"mascing/{found.name}/alpha={alpha:g}" + ("" if found.phase else f"/{phase}"),
                 "mascing", found.routing(self.sigma, alpha, phase), alpha, phase, len(circuit(found.values)),
                 alpha * float(sum(np.abs(row).sum() for row in found.values)), found.refinement, found.lambda_,
                 found.start, matrix=found.values,

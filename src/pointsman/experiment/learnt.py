@@ -16,7 +16,6 @@ from pointsman.experiment.candidates import Fork, Screen
 from pointsman.experiment.contexts import Context, matched_pairs
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
-from pointsman.judges.types import Judge
 from pointsman.methods.mascing import Matrix, SteeringMatrix
 from pointsman.methods.steps import Steps
 from pointsman.methods.surrogate import FittedSurrogate, Surrogate, length_only, matched
@@ -103,7 +102,7 @@ class Learning:
 
     Args:
         bench: Where units are remembered.
-        engine, judge: Who answers, and who says what the answers are.
+        engine: The model.
         material: Of the discovery split.
         lambdas: Of the matrices on the surrogate.
         system: Prompt of every request.
@@ -114,7 +113,6 @@ class Learning:
         self,
         bench: Bench,
         engine: HFEngine,
-        judge: Judge,
         material: Material,
         lambdas: tuple[float, ...],
         *,
@@ -123,7 +121,6 @@ class Learning:
     ) -> None:
         self.bench = bench
         self.engine = engine
-        self.judge = judge
         self.material = material
         self.lambdas = lambdas
         self._system = system

@@ -238,7 +238,7 @@ class _Stages:
             "baseline_validation": measured,
             "candidates": choosing.section(screened, tried, best, seconds),
             "chosen": {**best.candidate.to_json(), "admissible": not best.broken, "why": why},
-            "circuit": self._circuit(best, matrices, founds),
+            "circuit": self._circuit(best, matrices),
             "test": {name: self._tested(o, outcomes) for name, o in outcomes.items()},
             "comparisons": _comparisons(outcomes),
             "broken_on_test": broken_on_test(outcomes, self.limits),
@@ -282,7 +282,7 @@ class _Stages:
 
     def _learning(self, material: Material) -> Learning:
         return Learning(
-            self.bench, self.engine, self.judge, material, self.scene.scenario.grid.lambdas, system=self.scene.system,
+            self.bench, self.engine, material, self.scene.scenario.grid.lambdas, system=self.scene.system,
             again=self.scene.again,
         )  # fmt: skip
 
@@ -442,7 +442,7 @@ class _Stages:
             "entries": len(circuit(found.values)),
         }
 
-    def _circuit(self, best: Tried, matrices: Sequence[Any], founds: Sequence[Found]) -> dict[str, Any]:
+    def _circuit(self, best: Tried, matrices: Sequence[Any]) -> dict[str, Any]:
         matrix = best.candidate.matrix
         assert matrix is not None
         entries = circuit(matrix)
@@ -504,7 +504,8 @@ def headline(results: Mapping[str, Any]) -> str:
         return f"{100 * rate['rate']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
     broken = results["broken_on_test"]
-    kept = f"beyond the limits: {', '.join(broken)}" if broken else "all limits hold on the test split"
+    words = ", ".join(name.replace("_", " ") for name in broken)
+    kept = f"beyond the limits: {words}" if broken else "no limit is broken on the test split"
     return (
         f"{scenario['name']}: {what} {percent(before['gain'])} without and {percent(after['gain'])} with the mask "
         f"(n = {after['gain']['n']}); benign requests answered {percent(before['benign'])} and "

@@ -169,7 +169,7 @@ def before_after(results: Node, words: Words) -> dict[str, Any]:
     gained = compared.get("gain") if compared else None
     rows = [pair(f"{words.gain}: {words.measure}", before["gain"], after["gain"], gained)]
     if before.get("dsr_context") or after.get("dsr_context"):
-        name = "only the last turn of fallen conversations answered again (DSR, context)"
+        name = "only the last turn answered again where it fell, the rest counted as defended (DSR, context)"
         rows.append(pair(name, before.get("dsr_context"), after.get("dsr_context")))
     if before.get("any_compliance") or after.get("any_compliance"):
         rows.append(
