@@ -135,7 +135,7 @@ def surrogates(everything: Sequence[Evidence]) -> str:
 
 def seeds(everything: Sequence[Evidence]) -> str:
     head = ["scenario", "testbed checkpoint", "method seed", "gain", "benign", "multi-turn benign", "over-refusal",
-            "restricted refused", "entries", "overlap of circuits, mean"]  # fmt: skip
+            "restricted refused", "alpha", "entries", "overlap of circuits, mean"]  # fmt: skip
     rows = []
     for e in everything:
         stable = e["circuit"]["stability"]
@@ -143,7 +143,8 @@ def seeds(everything: Sequence[Evidence]) -> str:
             rows.append([
                 e["scenario"]["name"], e["checkpoint"], str(s["seed"]),
                 *(percent(s[name]) for name in ("gain", "benign", "benign_conversations", "over_refusal", "held")),
-                str(s["entries"]), f"{stable['mean']:.2f}" if stable else "-",
+                f"{s['alpha']:g}" if s.get("alpha") else "-", str(s["entries"]),
+                f"{stable['mean']:.2f}" if stable else "-",
             ])  # fmt: skip
     return table(head, rows)
 

@@ -187,21 +187,14 @@ def test_every_forward_is_counted(engine: HFEngine) -> None:
     assert 0 < spent.seconds <= took
 
 
-def test_noise_is_seeded_at_every_token_and_beside_the_vectors(engine: HFEngine) -> None:
-    lessons, vectors = lessons_of(engine), vectors_of(engine)
-
-    def answers(seed: int, std: float, phase: Phase = "both") -> list[float]:
-        noise = [std] * 3, torch.Generator().manual_seed(seed)
-        return learner.say(lessons, vectors, phase, noise).answer().tolist()  # type: ignore[no-any-return]
-
+def test_the_unsteered_model_lesson_by_lesson(engine: HFEngine) -> None:
+    lessons = lessons_of(engine)
     with engine.learner() as learner:
-        plain = learner.say(lessons, vectors, "decode").answer().tolist()
-        assert answers(0, 0.0, "decode") == pytest.approx(plain, abs=1e-6)
-        assert answers(0, 1.0) == answers(0, 1.0)
-        assert answers(0, 1.0) != pytest.approx(answers(1, 1.0), abs=1e-3)
-        noisy = answers(0, 1.0, "decode")
-        assert all(abs(a - b) > 1e-4 for a, b in zip(noisy, plain, strict=True)), "the prompt is noisy, too"
-        assert learner.say(lessons, vectors, "decode").answer().tolist() == plain  # and it is gone
+        rows = list(learner.unsteered(lessons, 2))
+        for lesson, row in zip(lessons, rows, strict=True):
+            alone = learner.say([lesson]).log_p[0]
+            assert row.shape == alone.shape == (len(lesson.answer), alone.shape[-1])
+            assert torch.allclose(row, alone, rtol=0, atol=1e-5)
 
 
 # ---------------------------------------------------------------------- nothing stays behind

@@ -30,10 +30,11 @@ from pointsman.experiment.candidates import (
 from pointsman.experiment.choosing import Choosing, _shuffled
 from pointsman.experiment.outcome import Outcome
 from pointsman.experiment.rates import Rate
+from pointsman.experiment.strengths import Search, Strengths
 from pointsman.judges.types import Label, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.steps import Steps, stream
-from pointsman.routing.intervention import Intervention
+from pointsman.routing.intervention import Intervention, Phase
 
 LIMITS = asdict(Limits(benign=0.02, benign_conversations=0.03, over_refusal=0.03, garbage=0.02, held=0.05))
 
@@ -108,6 +109,8 @@ def test_the_largest_gain_within_all_limits_is_chosen() -> None:
 def test_ties_go_to_room_below_the_limits_then_to_the_weaker_then_to_the_name() -> None:
     tight, roomy = tried("a", gain=60, benign=88), tried("b", gain=60, benign=90, norm1=9.0)
     assert chosen([tight, roomy]) == "b"
+    assert chosen([tried("a", gain=61, benign=88), roomy]) == "b", "a point is no more than validation can tell"
+    assert chosen([tried("a", gain=62, benign=88), roomy]) == "a"
     strong, weak = tried("a", gain=60, norm1=2.0), tried("b", gain=60, norm1=1.0)
     assert chosen([strong, weak]) == "b"
     many, few = tried("a", gain=60, norm1=None, entries=9), tried("b", gain=60, norm1=None, entries=4)
@@ -238,7 +241,7 @@ def masked(name: str, alpha: float = 1.0, matrix: tuple[np.ndarray, ...] | None 
 def choosing_among(alphas: Sequence[float]) -> Choosing:
     choosing = Choosing.__new__(Choosing)
     choosing.scene = SimpleNamespace(scenario=SimpleNamespace(grid=SimpleNamespace(alphas=alphas)))  # type: ignore[assignment]
-    choosing.sigma, choosing._pinned = (0.5,), {}
+    choosing.sigma = (0.5,)
     return choosing
 
 
@@ -266,40 +269,107 @@ def test_coarse_is_every_second_strength_where_there_are_many() -> None:
     assert choosing_among((2.0, 0.25, 1.0))._coarse() == (0.25, 1.0, 2.0)
 
 
-def test_a_step_weaker_or_stronger_is_the_same_mask_at_the_next_strength_of_the_grid() -> None:
-    choosing, at_one = choosing_among((1.5, 0.5, 1.0, 10.0)), masked("m", 1.0)
-    weaker, stronger = choosing._changed(at_one, -1), choosing._changed(at_one, +1)
-    assert weaker is not None
+def test_the_same_mask_at_another_strength() -> None:
+    strengths, at_one = Strengths((1.5, 0.5, 1.0, 10.0), (0.5,), 48, no_pins), masked("m", 1.0)
+    assert strengths.grid(at_one) == (0.5, 1.0, 1.5, 10.0)
+    stronger = strengths.at(at_one, 1.5)
     assert stronger is not None
-    assert (weaker.id, weaker.alpha, weaker.norm1) == ("m/alpha=0.5/both", 0.5, 1.5)
     assert (stronger.id, stronger.alpha, stronger.norm1) == ("m/alpha=1.5/both", 1.5, 4.5)
     assert stronger.routing == Intervention.bias({0: [1.5, 0, -0.75]})
     assert stronger.matrix is at_one.matrix
-    assert choosing._changed(weaker, -1) is None
-    strongest = choosing._changed(stronger, +1)
-    assert strongest is not None
-    assert strongest.id == "m/alpha=10/both"
-    assert choosing._changed(strongest, +1) is None
-    pins = {n: Candidate(f"pin {n}", "steermoe", Intervention(), None, "both", n, shape="on") for n in (2, 4)}
-    choosing._pinned = {(n, "on", "both"): pin for n, pin in pins.items()}
-    assert choosing._changed(pins[4], -1) is pins[2]
-    assert choosing._changed(pins[2], +1) is pins[4]
-    assert choosing._changed(pins[2], -1) is None
+    middle = strengths.between(at_one, stronger)
+    assert middle is not None
+    assert (middle.id, middle.alpha) == ("m/alpha=1.25/both", 1.25)
+    near = strengths.at(at_one, 1.02)
+    assert near is not None
+    assert strengths.between(at_one, near) is None
 
 
-def test_a_finalist_beyond_a_limit_is_weakened_until_it_is_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    choosing, walked = choosing_among((0.25, 0.5, 1.0, 1.5, 2.0, 3.0)), []
+def test_pins_of_the_same_kind_with_more_or_fewer_experts() -> None:
+    asked: list[tuple[int, int, str]] = []
 
-    def attempt(made: Candidate, asked: Any, base: Any, seconds: dict[str, float]) -> Tried:
-        walked.append(made.id)
-        bad = made.alpha is not None and made.alpha > {"a": 0.5, "b": 5.0, "c": 0.0}[made.id[0]]
-        return Tried(made, None, rates(garbage=50 if bad else 0), ("garbage",) if bad else (), 0.0)  # type: ignore[arg-type]
+    def pin(on: int, off: int, phase: Phase) -> Candidate:
+        asked.append((on, off, phase))
+        shape = "both" if on and off else "on" if on else "off"
+        return Candidate(f"{on} {off}", "steermoe", Intervention(), None, phase, on + off, shape=shape)
 
-    monkeypatch.setattr(choosing, "_try", attempt)
-    found = choosing._walked([masked("a", 1.5), masked("b", 2.0), masked("c", 3.0), masked("a", 1.0)], None, {}, {})  # type: ignore[arg-type]
-    assert walked == [
-        "a/alpha=1.5/both", "a/alpha=1/both", "a/alpha=0.5/both", "b/alpha=2/both",
-        "c/alpha=3/both", "c/alpha=2/both", "c/alpha=1.5/both", "c/alpha=1/both", "c/alpha=0.5/both",
-        "c/alpha=0.25/both",
-    ]  # fmt: skip
-    assert [t.candidate.id for t in found] == walked
+    strengths = Strengths((1.0,), (0.5,), 48, pin)
+    both = pin(4, 4, "prefill")
+    assert strengths.grid(both) == (2, 4, 8)
+    assert strengths.of(both) == 4
+    for shape, counts in (("on", (8, 0)), ("off", (0, 8)), ("both", (8, 8))):
+        strengths.at(replace(both, shape=shape), 8)
+        assert asked[-1] == (*counts, "prefill")
+    two, eight = pin(2, 0, "both"), pin(8, 0, "both")
+    middle = strengths.between(two, eight)
+    assert middle is not None
+    assert strengths.of(middle) == 5
+    assert strengths.between(pin(3, 0, "both"), pin(4, 0, "both")) is None
+
+
+def no_pins(on: int, off: int, phase: Phase) -> None:
+    raise AssertionError
+
+
+def search(
+    finalists: Sequence[Candidate], alphas: Sequence[float], breaks: dict[str, float], gains: dict[str, float]
+) -> list[tuple[str, float]]:
+    """What is tried, where the mask `x` breaks a limit from `breaks[x]` on and gains `gains[x]` times alpha."""
+    walked: list[tuple[str, float]] = []
+
+    def attempt(made: Candidate) -> Tried:
+        name, alpha = made.id[0], made.alpha or 0.0
+        walked.append((name, alpha))
+        bad = alpha >= breaks[name]
+        found = rates(gain=min(100, round(gains[name] * alpha)), garbage=50 if bad else 0)
+        return Tried(made, None, found, ("garbage",) if bad else (), 0.48 if bad else -0.02)  # type: ignore[arg-type]
+
+    found = Search(Strengths(alphas, (0.5,), 48, no_pins), attempt)
+    found.settle(finalists)
+    found.sharpen()
+    assert [(t.candidate.id[0], t.candidate.alpha) for t in found.tried] == walked
+    assert len(set(walked)) == len(walked), "nothing is tried twice"
+    return walked
+
+
+GRID = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+@pytest.mark.parametrize("edge", [0.3, 0.5, 0.6, 0.75, 0.9, 1.0, 1.2, 1.5, 1.7, 2.0, 3.0])
+@pytest.mark.parametrize("start", [0.25, 1.0, 2.0])
+def test_the_edge_of_the_limits_is_found_in_few_tries(edge: float, start: float) -> None:
+    walked = search([masked("a", start)], GRID, {"a": edge}, {"a": 30})
+    kept, broken = [a for _, a in walked if a < edge], [a for _, a in walked if a >= edge]
+    assert kept, "something that keeps the limits is always found, if the grid has it"
+    assert max(kept) >= max(a for a in GRID if a < edge) or len(walked) == 4  # at most three steps stronger
+    if broken and len(walked) > 4:
+        assert min(broken) - max(kept) <= 0.25
+    assert len(walked) <= 1 + 3 + 3
+
+
+def test_the_strength_is_halved_between_what_holds_and_what_breaks() -> None:
+    walked = search([masked("a", 0.75)], GRID, {"a": 0.7}, {"a": 90})
+    assert walked == [("a", 0.75), ("a", 0.5), ("a", 0.625), ("a", 0.688), ("a", 0.719)]
+
+
+def test_a_finalist_that_cannot_win_is_not_made_weaker() -> None:
+    some = [masked("a", 1.0), masked("b", 1.5), masked("c", 2.0)]
+    walked = search(some, (0.5, 1.0, 1.5, 2.0), {"a": 1.1, "b": 0.0, "c": 1.6}, {"a": 50, "b": 20, "c": 45})
+    assert walked[:2] == [("a", 1.0), ("b", 1.5)]  # b broke a limit, and gained less than a
+    assert walked[2:5] == [("c", 2.0), ("c", 1.0), ("c", 1.5)]  # c might gain more, and does
+    assert walked[5:] == [("c", 1.75), ("c", 1.625), ("c", 1.562)]  # halved between 1.5 and 2
+
+
+def test_nothing_is_made_stronger_that_turns_everything_already() -> None:
+    assert search([masked("a", 1.0)], GRID, {"a": 9}, {"a": 100}) == [("a", 1.0)]
+
+
+def test_where_everything_breaks_a_limit_the_weakest_is_tried_too() -> None:
+    walked = search([masked("a", 2.0)], GRID, {"a": 0.0}, {"a": 40})
+    assert walked == [("a", 2.0), ("a", 1.0), ("a", 0.5), ("a", 0.25)]
+
+
+def test_the_best_of_two_masks_is_the_one_that_is_made_stronger() -> None:
+    walked = search([masked("a", 1.0), masked("b", 1.0)], (1.0, 2.0), {"a": 9, "b": 9}, {"a": 20, "b": 30})
+    assert walked == [("a", 1.0), ("b", 1.0), ("b", 2.0)]
+    assert search([], GRID, {}, {}) == []

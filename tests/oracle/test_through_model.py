@@ -214,44 +214,15 @@ def test_what_is_remembered_of_the_unsteered_model_changes_nothing(
         check(other, runs[0].raw, runs[0].wanted, runs[0].held)
 
 
-def test_exploration_is_noise_that_ends_at_three_quarters(
-    engine: HFEngine,
-    lessons: list[Lesson],
-    sigma: list[float],
-    start: list[np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    levels: list[Any] = []
-    say = Learner.say
-
-    def seen(self: Learner, some: Any, vectors: Any = None, phase: Any = "both", noise: Any = None) -> Any:
-        if vectors is not None:
-            levels.append(None if noise is None else [std / s for std, s in zip(noise[0], sigma, strict=True)])
-        return say(self, some, vectors, phase, noise)
-
-    monkeypatch.setattr(Learner, "say", seen)
-    method = replace(METHOD, steps=4, explore=0.6)
-    found, again = (method.learn(engine, lessons, {}, sigma, start=start) for _ in range(2))
-    assert levels[:3] == [pytest.approx([level] * 3) for level in (0.6, 0.4, 0.2)]
-    assert levels[3] is None
-    assert all(np.array_equal(a, b) for a, b in zip(found.raw, again.raw, strict=True)), "it is seeded"
-    other = replace(method, seed=4).learn(engine, lessons, {}, sigma, start=start)
-    plain = replace(method, explore=0.0).learn(engine, lessons, {}, sigma, start=start)
-    assert found.wanted[0] != pytest.approx(plain.wanted[0], abs=1e-3)
-    assert found.wanted[0] != pytest.approx(other.wanted[0], abs=1e-3)
-
-
-@pytest.mark.parametrize("explore", [0.0, 0.5])
 def test_units_resume_to_the_very_same_numbers(
     engine: HFEngine,
     lessons: list[Lesson],
     sigma: list[float],
     start: list[np.ndarray],
-    explore: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "UNIT", 3)
-    method, held = replace(METHOD, steps=8, explore=explore), {"benign": lessons[2:]}
+    method, held = replace(METHOD, steps=8), {"benign": lessons[2:]}
     journal: dict[str, str] = {}
 
     def remember(key: str, compute: Any, left: list[int] | None = None) -> Any:

@@ -137,17 +137,36 @@ class Learner:
             values: list[float] = each.detach().tolist()
             return values
 
-        longest = max(len(lesson.prompt) + len(lesson.answer) for lesson in lessons)
-        rows = max(1, self._rows_that_fit(longest) // _BACKWARD)
+        rows = max(1, self._fit(lessons) // _BACKWARD)
         ordered = sorted(lessons, key=lambda lesson: -len(lesson.prompt) - len(lesson.answer))
         return sum(in_batches(ordered, rows, part)) / len(lessons), summed
+
+    def unsteered(self, lessons: Sequence[Lesson], together: int) -> Iterator[Tensor]:
+        """What the model says at the answers without any vectors, lesson by lesson.
+
+        Args:
+            together: Lessons in a forward, at most.
+
+        Yields:
+            Log-probabilities of each answer. Shape: [A, V].
+        """
+
+        def part(some: Sequence[Lesson]) -> list[Tensor]:
+            said = self.say(some)
+            return [said.log_p[n, -len(lesson.answer) :] for n, lesson in enumerate(some)]
+
+        yield from in_batches(lessons, min(together, self._fit(lessons)), part)
+
+    def _fit(self, lessons: Sequence[Lesson]) -> int:
+        """Rows of the longest of these that one forward without gradients may hold."""
+        longest = max((len(lesson.prompt) + len(lesson.answer) for lesson in lessons), default=1)
+        return max(1, self._rows_that_fit(longest))
 
     def say(
         self,
         lessons: Sequence[Lesson],
         vectors: Sequence[Tensor | None] | None = None,
         phase: Phase = "both",
-        noise: tuple[Sequence[float], torch.Generator] | None = None,
     ) -> Said:
         """What the model says at the answers, each token given those before it.
 
@@ -155,7 +174,6 @@ class Learner:
             lessons: As many as one forward holds.
             vectors: Added to the raw router logits, one per MoE layer; None adds nothing, and has no gradient.
             phase: Tokens that get them; answer tokens are decode phase.
-            noise: Standard deviations for each layer of Gaussian noise beside the vectors, and its generator.
 
         Raises:
             BadLogits: The model returned NaN or infinite logits.
@@ -164,7 +182,7 @@ class Learner:
         most = max(len(lesson.answer) for lesson in lessons)
         ids, mask = self._pad([lesson.prompt.ids + lesson.answer[:-1] for lesson in lessons])
         self._controller.set(None, prompt_lengths=[len(lesson.prompt) for lesson in lessons])
-        self._controller.learnt = None if vectors is None else Learnt(vectors, phase, *(noise or (None, None)))
+        self._controller.learnt = None if vectors is None else Learnt(vectors, phase)
         try:
             with torch.set_grad_enabled(vectors is not None):
                 logits = self._forward(ids, mask, most)  # shape: [B, A, V]

@@ -20,6 +20,7 @@ from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention, Phase
 
 Method = Literal["mascing", "steermoe", "random"]
+TIED = 0.01  # of the gain: less than a validation split can tell
 DECISION = 4  # answer tokens by which the screen tells giving in from refusing
 
 
@@ -195,7 +196,8 @@ def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
     Args:
         before: The gain of the unsteered model, a share.
 
-    Ties go to the one with more room below its limits, then to the weaker mask.
+    Gains within `TIED` of the largest count as equal: of these the one with most room below its limits is chosen, then
+    the weaker mask. So a mask at the edge of a limit is not preferred for one conversation more.
     """
     within = [t for t in tried if not t.broken]
 
@@ -203,7 +205,9 @@ def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
         return t.candidate.norm1 if t.candidate.norm1 is not None else float(t.candidate.entries)
 
     if within:
-        best = min(within, key=lambda t: (-t.gain, t.excess, weakness(t), t.candidate.id))
+        most = max(t.gain for t in within)
+        near = [t for t in within if t.gain >= most - TIED - 1e-9]
+        best = min(near, key=lambda t: (t.excess, weakness(t), -t.gain, t.candidate.id))
         many = f"{len(within)} candidate{'s' if len(within) != 1 else ''} within all limits on validation"
         if best.gain <= before:
             return best, f"none of {many} gains anything"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from pointsman.data.scenario import REFINEMENTS
 from pointsman.errors import DataError
-from pointsman.experiment.candidates import Candidate, Screen, Tried, choose, screened_loss
+from pointsman.experiment.candidates import Candidate, Screen, Tried, screened_loss
 from pointsman.experiment.contexts import Context
 from pointsman.experiment.learnt import Found, Material, mask_of
 from pointsman.experiment.outcome import Asked, Outcome, measure
 from pointsman.experiment.scene import Scene
+from pointsman.experiment.strengths import Search, Strengths
 from pointsman.experiment.traced import activations
 from pointsman.methods.mascing import circuit
 from pointsman.methods.steermoe import Activations, SteerMoE, sizes
 from pointsman.methods.steps import stream
+from pointsman.routing.intervention import Phase
 
 SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
 TOLERATED = 0.05  # loss of the screen that does not count against a finalist: a row or two
@@ -38,7 +41,8 @@ class Choosing:
         self.scene, self.sigma = scene, sigma
         self.seed, self.finalists, self.draws = seed, finalists, random_draws
         self.limits = asdict(scene.scenario.limits)
-        self._pinned: dict[tuple[float, str, str], Candidate] = {}
+        self._sets: list[Activations] = []
+        self._strengths = Strengths(scene.scenario.grid.alphas, sigma, sum(scene.experts), self._pin)
 
     def screen(self, asked: Asked, base: Outcome, contexts: Sequence[Context], refusal: str) -> Screen:
         turning = [c for c in contexts if self.scene.turns(c)][:SCREENED]
@@ -95,7 +99,7 @@ class Choosing:
             found = activations(self.scene.engine, contexts, system=self.scene.system)
             return {"tokens": found.tokens, "counts": [row.tolist() for row in found.counts]}
 
-        sets = []
+        self._sets = []
         with self.scene.bench.stage("activations", "Activation rates", 2) as steps:
             for name, contexts in (("wanted", others), ("unwanted", turning)):
                 unit = steps.unit(
@@ -103,18 +107,22 @@ class Choosing:
                     self.scene.engine,
                     lambda contexts=contexts: counted(contexts),  # type: ignore[misc]
                 )
-                sets.append(Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"])))
-        top_k = [router.top_k for router in self.scene.engine.routers]
-        found = []
-        for on, off in sizes(sum(self.scene.experts)):
-            for phase in self.scene.scenario.grid.phases:
-                pin = SteerMoE(on, off, phase).pin(sets[0], sets[1], top_k)
-                if pin is not None:
-                    name = f"steermoe/on={on}/off={off}/{phase}"
-                    shape = "both" if on and off else "on" if on else "off"
-                    found.append(Candidate(name, "steermoe", pin, None, phase, on + off, shape=shape))
-        self._pinned = {(c.entries, c.shape, c.phase): c for c in found}
-        return found
+                self._sets.append(Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"])))
+        pins = [
+            self._pin(on, off, phase)
+            for on, off in sizes(sum(self.scene.experts))
+            for phase in self.scene.scenario.grid.phases
+        ]
+        return [pin for pin in pins if pin is not None]
+
+    def _pin(self, on: int, off: int, phase: Phase) -> Candidate | None:
+        """So many experts pinned, by the rates that `_pins` counted."""
+        wanted, unwanted = self._sets
+        pin = SteerMoE(on, off, phase).pin(wanted, unwanted, [router.top_k for router in self.scene.engine.routers])
+        if pin is None:
+            return None
+        shape = "both" if on and off else "on" if on else "off"
+        return Candidate(f"steermoe/on={on}/off={off}/{phase}", "steermoe", pin, None, phase, on + off, shape=shape)
 
     def tried(
         self,
@@ -123,67 +131,39 @@ class Choosing:
         unscreened: Mapping[str, Any],
         base: Mapping[str, Any],
     ) -> tuple[list[Tried], dict[str, float]]:
-        """The finalists of every method, generated with on validation; then one strength more of the best."""
+        """The finalists of every method and refinement, generated with on validation, and how strong they may be."""
         seconds: dict[str, float] = {}
-        finalists: list[Candidate] = []
-        for refinement in self.scene.scenario.grid.refinements:
-            some = [e for e in screened.values() if e[0].refinement == refinement]
-            finalists += self._best(some, unscreened, self.finalists)
-        pins = [e for e in screened.values() if e[0].method == "steermoe"]
-        finalists += self._best(pins, unscreened, self.finalists)
-        if not any(c.method == "mascing" for c in finalists):
+        every = list(screened.values())
+        groups = [[e for e in every if e[0].refinement == r] for r in REFINEMENTS]  # the paper's own first
+        if not any(groups):
             raise DataError(
                 "Every steering matrix was zero after the cut: nothing was learnt",
                 "Give smaller lambdas in the grid, or more contexts",
             )
-        tried = self._walked(finalists, asked, base, seconds)
-        best, _ = choose([t for t in tried if t.candidate.method == "mascing"])
-        seen = {t.candidate.id for t in tried}
-        stronger = self._changed(best.candidate, +1)
-        if stronger is not None and stronger.id not in seen:
-            tried.append(self._try(stronger, asked, base, seconds))
-        return tried, seconds
+        masks, pins = (self._search(asked, base, seconds) for _ in range(2))
+        for group in groups:
+            masks.settle(self._best(group, unscreened, self.finalists))
+        pins.settle(self._best([e for e in every if e[0].method == "steermoe"], unscreened, self.finalists))
+        for search in (masks, pins):
+            search.sharpen()
+        return [*masks.tried, *pins.tried], seconds
 
-    def _walked(
-        self, finalists: Sequence[Candidate], asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]
-    ) -> list[Tried]:
-        """Try the finalists; where one breaks a limit, weaker ones of its kind until one does not."""
-        tried: dict[str, Tried] = {}
-        for finalist in finalists:
-            candidate: Candidate | None = finalist
-            while candidate is not None and candidate.id not in tried:
-                found = tried[candidate.id] = self._try(candidate, asked, base, seconds)
-                if not found.broken:
-                    break
-                candidate = self._changed(candidate, -1)
-        return list(tried.values())
+    def _search(self, asked: Asked, base: Mapping[str, Any], seconds: dict[str, float]) -> Search:
+        return Search(self._strengths, lambda candidate: self._try(candidate, asked, base, seconds))
 
-    def _changed(self, candidate: Candidate, step: int) -> Candidate | None:
-        """The same kind, one step weaker (-1) or stronger (+1) in the whole grid; None at its end."""
-        if candidate.alpha is not None and candidate.matrix is not None:
-            alphas = sorted(self.scene.scenario.grid.alphas)
-            at = alphas.index(candidate.alpha) + step
-            return self._at(candidate, alphas[at]) if 0 <= at < len(alphas) else None
-        return self._pinned.get((candidate.entries * 2**step, candidate.shape, candidate.phase))
-
-    def _at(self, candidate: Candidate, alpha: float) -> Candidate:
-        """The same mask at another strength."""
-        matrix = candidate.matrix
-        assert matrix is not None
-        return replace(
-            candidate,
-            id=candidate.id.replace(f"alpha={candidate.alpha:g}", f"alpha={alpha:g}"),
-            routing=mask_of(matrix, self.sigma, alpha, candidate.phase),
-            alpha=alpha,
-            norm1=alpha * float(sum(np.abs(row).sum() for row in matrix)),
-        )
+    def again(self, found: Found, like: Candidate, asked: Asked, base: Mapping[str, Any]) -> list[Tried]:
+        """Another seed's matrix in place of that of a candidate, and how strong it may be."""
+        search = self._search(asked, base, {})
+        search.settle([c for c in self._of_matrix(found, (like.alpha or 1.0,)) if c.phase == like.phase])
+        search.sharpen()
+        return search.tried
 
     def _best(
         self, entries: Sequence[tuple[Candidate, dict[str, Any]]], base: Mapping[str, Any], count: int
     ) -> list[Candidate]:
         """The most promising of one method: what gains most at a tolerable loss, then whatever loses least.
 
-        Of one matrix (or kind of pins) in one phase, one strength only: `_walked` finds the others.
+        Of one matrix (or kind of pins) in one phase, one strength only: `Search` finds the others.
         """
 
         def key(entry: tuple[Candidate, dict[str, Any]]) -> tuple[float, ...]:
@@ -233,7 +213,10 @@ class Choosing:
         unscreened, rates = self._screen_all(candidates, screen)
         entries = list(zip(candidates, rates, strict=True))
         chosen = self._best(entries, unscreened, self.finalists)
-        return self._walked(chosen, asked, base, seconds), {c.id: (c, r) for c, r in entries}
+        search = self._search(asked, base, seconds)
+        search.settle(chosen)
+        search.sharpen()
+        return search.tried, {c.id: (c, r) for c, r in entries}
 
     def section(
         self,

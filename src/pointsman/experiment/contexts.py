@@ -114,7 +114,7 @@ def matched_pairs(contexts: Sequence[Context]) -> list[tuple[int, int]]:
     for n, context in enumerate(contexts):
         if context.kind not in ("fallen", "withstood"):
             continue
-        key = (context.goal, context.tactic, len(context.turns))
+        key = (context.source, context.tactic, len(context.turns))
         others = waiting.get((*key, 1 - context.label))
         if others:
             other = others.pop(0)

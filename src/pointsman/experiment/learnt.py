@@ -35,6 +35,7 @@ class Found:
         phase: That it was learnt for; None: any, since the surrogate reads prompts alone.
         turned: Share of the discovery contexts whose surrogate verdict is turned; None if no surrogate was asked.
         start: What an optimisation through the model started from.
+        seed: Of the method, where it is not the run's own.
     """
 
     refinement: str
@@ -43,13 +44,15 @@ class Found:
     phase: Phase | None = None
     turned: float | None = None
     start: str | None = None
+    seed: int | None = None
 
     @property
     def name(self) -> str:
         """Short and unique among the matrices of one seed."""
         phase = f"/{self.phase}" if self.phase else ""
         start = f"/from-{self.start}" if self.start else ""
-        return f"{self.refinement}/lambda={self.lambda_:g}{start}{phase}"
+        seed = f"/seed={self.seed}" if self.seed is not None else ""
+        return f"{self.refinement}/lambda={self.lambda_:g}{start}{seed}{phase}"
 
     def routing(self, sigma: Sequence[float], alpha: float, phase: Phase) -> Intervention:
         """``alpha * sigma_l * S[l]`` added to the raw logits; nothing, if S is zero."""

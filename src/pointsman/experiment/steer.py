@@ -40,14 +40,14 @@ from pointsman.experiment.work import Bench
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
-from pointsman.routing.intervention import Phase
+from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.steering import Steering
 
 Start = Literal["zero", "surrogate"]
 
 SCHEMA = "pointsman.steer/1"
 ARTEFACT = "steering"
-SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
+
 ALPHA = 1.0  # of the gap
 
 
@@ -212,13 +212,13 @@ class _Stages:
         tried += random
         screened |= more
         outcomes = self._test(asked["test"], base["test"], contexts["test"], tried, best)
-        seeds = self._method_seeds(learning, best, asked["test"], _of(outcomes, "after"))
+        seeds = self._method_seeds(learning, choosing, best, asked, measured, _of(outcomes, "after"))
         bound = self._upper_bound(asked["test"], base["test"], contexts["test"], refusal, best)
         timed = latency(
             self.engine, asked["test"].benign, best.candidate.routing, rounds=self.plan.latency_rounds,
             run=self.run, progress=self.bench.progress, max_new_tokens=self.scene.tokens, system=self.scene.system,
         )  # fmt: skip
-        matrices = [s.values for s in seeds["founds"]] if seeds else []
+        matrices = seeds["matrices"] if seeds else []
         results = {
             "schema": SCHEMA,
             "suite": self.suite.name,
@@ -380,28 +380,31 @@ class _Stages:
         before = _of(outcomes, "before").rates()
         return {**outcome.to_json(), "broken": broken_limits(outcome.rates(), before, self.limits)}
 
-    def _method_seeds(self, learning: Learning, best: Tried, asked: Asked, after: Outcome) -> dict[str, Any] | None:
-        """The chosen way of learning with other seeds, at the chosen lambda, alpha and phase, on test."""
+    def _method_seeds(
+        self,
+        learning: Learning,
+        choosing: Choosing,
+        best: Tried,
+        asked: Mapping[Split, Asked],
+        measured: Mapping[str, Any],
+        after: Outcome,
+    ) -> dict[str, Any] | None:
+        """The chosen way of learning with other seeds, each with its own strength from validation, on test."""
         plan, chosen = self.plan, best.candidate
         if plan.method_seeds < 2:
             return None
-        founds, rows = [], []
-        for seed in range(plan.seed, plan.seed + plan.method_seeds):
-            if seed == plan.seed:
-                assert chosen.matrix is not None
-                found = Found(
-                    chosen.refinement or "", chosen.lambda_ or 0.0, chosen.matrix, chosen.phase, start=chosen.start
-                )
-                outcome = after
-            else:
-                found = self._again_with(learning, seed, chosen)
-                routing = found.routing(self.sigma, chosen.alpha or 1.0, chosen.phase)
-                outcome = self.scene.measure(
-                    asked, routing, f"test/seed-{seed}/{mark(routing)}", f"Test: seed {seed}", None, "seeds"
-                )
-            founds.append(found)
-            rows.append({"seed": seed, "id": chosen.id, **outcome.rates(), "entries": len(circuit(found.values))})
-        return {"founds": founds, "rows": rows}
+        assert chosen.matrix is not None
+        matrices, rows = [chosen.matrix], [_seed_row(plan.seed, chosen, chosen.matrix, after)]
+        for seed in range(plan.seed + 1, plan.seed + plan.method_seeds):
+            found = replace(self._again_with(learning, seed, chosen), seed=seed)
+            tried = choosing.again(found, chosen, asked["validation"], measured)
+            candidate = choose(tried)[0].candidate if tried else None  # None: all entries were cut
+            routing = candidate.routing if candidate else Intervention()
+            key = f"test/seed-{seed}/{mark(routing)}"
+            outcome = self.scene.measure(asked["test"], routing, key, f"Test: seed {seed}", None, "seeds")
+            matrices.append(found.values)
+            rows.append(_seed_row(seed, candidate, found.values, outcome))
+        return {"matrices": matrices, "rows": rows}
 
     def _again_with(self, learning: Learning, seed: int, chosen: Candidate) -> Found:
         """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
@@ -511,6 +514,12 @@ def headline(results: Mapping[str, Any]) -> str:
         f"(n = {after['gain']['n']}); benign requests answered {percent(before['benign'])} and "
         f"{percent(after['benign'])} (n = {after['benign']['n']}); {kept}."
     )
+
+
+def _seed_row(seed: int, candidate: Candidate | None, matrix: Sequence[np.ndarray], outcome: Outcome) -> dict[str, Any]:
+    """What another seed of the method came to."""
+    what = {"id": candidate.id, "alpha": candidate.alpha} if candidate else {"id": "zero", "alpha": None}
+    return {"seed": seed, **what, **outcome.rates(), "entries": len(circuit(matrix))}
 
 
 def note_outcome(bench: Bench, stage: str, asked: Asked, outcome: Outcome) -> None:

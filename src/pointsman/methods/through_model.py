@@ -61,11 +61,8 @@ class ThroughModel:
         batch: Contexts of each step, and as many of each held group.
         lr: Learning rate; it falls along a cosine to a twentieth.
         hold: Weight of the divergence on what is held.
-        explore: Standard deviation, in units of sigma_l, of Gaussian noise on the router logits at the first step; it
-            falls to zero in a straight line over the first three quarters. Without noise, experts that are not chosen
-            have no gradient, and are never found.
         cut: Entries with abs(S) at most this become 0 at the end.
-        seed: Of the batches and the noise.
+        seed: Of the batches.
     """
 
     lambda_: float = 1e-2
@@ -74,7 +71,6 @@ class ThroughModel:
     batch: int = 16
     lr: float = 0.05
     hold: float = 1.0
-    explore: float = 0.0
     cut: float = 0.1
     seed: int = 0
 
@@ -150,20 +146,16 @@ class ThroughModel:
             (vector * float(s)).requires_grad_(True) for vector, s in zip(state.vectors, sigma, strict=True)
         ]
         rng = stream(self.seed, "through_model", step)
-        level = self.explore * max(0.0, 1 - step / (0.75 * self.steps))
-        noise = None
-        if level > 0:
-            noise = [level * s for s in sigma], torch.Generator().manual_seed(int(rng.integers(2**62)))
 
         def unlikely(part: Sequence[Lesson]) -> Tensor:
-            return -learner.say(part, shifts, self.phase, noise).answer()
+            return -learner.say(part, shifts, self.phase).answer()
 
         said, gradients = learner.gradients(_draw(rng, wanted, self.batch), shifts, unlikely)
         moved = 0.0
         for lessons in groups.values():
 
             def divergence(part: Sequence[Lesson]) -> Tensor:
-                return learner.say(part, shifts, self.phase, noise).divergence(known.of(learner, part))
+                return learner.say(part, shifts, self.phase).divergence(known.of(learner, part))
 
             mean, more = learner.gradients(_draw(rng, lessons, self.batch), shifts, divergence)
             gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]
@@ -222,13 +214,11 @@ class _Unsteered:
         if self._kept is not None:
             return
         self._kept, filled = {}, 0
-        for start in range(0, len(self._lessons), _TOGETHER):
-            part = self._lessons[start : start + _TOGETHER]
-            for lesson, row in zip(part, self._rows(learner.say(part), part), strict=True):
-                filled += row.numel() * row.element_size()
-                if filled > _CACHE:
-                    return
-                self._kept[id(lesson)] = row.clone()
+        for lesson, row in zip(self._lessons, learner.unsteered(self._lessons, _TOGETHER), strict=False):
+            filled += row.numel() * row.element_size()
+            if filled > _CACHE:
+                return
+            self._kept[id(lesson)] = row.clone()
 
     def of(self, learner: Learner, lessons: Sequence[Lesson]) -> Said:
         """Log-probabilities of these lessons' answers, padded on the left."""
@@ -243,10 +233,6 @@ class _Unsteered:
             log_p[n, most - len(row) :] = row
             mask[n, most - len(row) :] = 1
         return Said(log_p, mask, mask.long())
-
-    @staticmethod
-    def _rows(said: Said, lessons: Sequence[Lesson]) -> list[Tensor]:
-        return [said.log_p[n, -len(lesson.answer) :] for n, lesson in enumerate(lessons)]
 
 
 def _draw(rng: np.random.Generator, lessons: Sequence[Lesson], count: int) -> list[Lesson]:

@@ -98,15 +98,10 @@ class Learnt:
     Attributes:
         vectors: One per MoE layer, None for none, in logit units. Shapes: [E].
         phase: Of the tokens that get it.
-        noise: Standard deviation for each layer of Gaussian noise that is added too, at every token, in logit units.
-            Shape: [L].
-        generator: Where the noise comes from.
     """
 
     vectors: Sequence[Tensor | None]
     phase: Phase = "both"
-    noise: Sequence[float] | None = None
-    generator: torch.Generator | None = None
 
     def join(self, edits: Edits | None, layout: Layout, layer: int) -> Edits | None:
         """This vector, and what the plan does at this router."""
@@ -116,10 +111,6 @@ class Learnt:
         if self.phase != "both":
             here = layout.decode if self.phase == "decode" else ~layout.decode  # shape: [B, T]
             vector = here.reshape(-1, 1).to(vector) * vector  # shape: [B * T, E]
-        if self.noise is not None:
-            size = (layout.position.numel(), vector.shape[-1])
-            drawn = torch.randn(size, generator=self.generator).to(vector)  # on the host: the same on every device
-            vector = vector + self.noise[layer] * drawn
         return replace(edits or Edits(None), _learnt=vector)
 
 
