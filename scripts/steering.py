@@ -23,9 +23,8 @@ WORK = ROOT / "evidence" / "work"
 # on all test prompts. The second family and the other training seeds show the spread.
 HEADLINE = [
     *("--limit", "0", "--learn", "0", "--validate", "150", "--method-seeds", "3", "--latency-rounds", "9"),
-    *("--through-start", "zero", "--through-start", "surrogate"),
 ]
-SECOND = ["--limit", "120", "--surrogate-seeds", "1", "--random-draws", "3"]
+SECOND = ["--limit", "120", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "3"]
 MATURE = [
     *("--limit", "100", "--learn", "300", "--validate", "72", "--surrogate-seeds", "1", "--random-draws", "2"),
     *("--through-steps", "450", "--lesson-tokens", "12", "--latency-rounds", "0"),

@@ -154,7 +154,7 @@ def test_tried_is_judged_by_its_own_rows() -> None:
 
 
 def test_a_candidate_as_json() -> None:
-    made = Candidate("x", "mascing", Intervention(), 0.5, "prefill", 3, 2.0, "surrogate", 1e-3, None, (np.ones(2),))
+    made = Candidate("x", "mascing", Intervention(), 0.5, "prefill", 3, 2.0, "surrogate", 1e-3, matrix=(np.ones(2),))
     data = json.loads(json.dumps(made.to_json()))
     assert data["lambda"] == 1e-3
     assert "matrix" not in data

@@ -43,6 +43,7 @@ def read_prompts(scenario: Scenario, seed: int) -> Suite:
                 "Give other prompts, or another objective",
             )
     _check_scenario(suite, labels)
+    _check_harmless(suite, labels)
     _check_hold(scenario, suite)
     lists: dict[str, Sequence[Behaviour | Conversation]] = {
         labels[name]: getattr(suite, name) for name in (*_CONVERSATIONS, *_BEHAVIOURS)
@@ -161,6 +162,21 @@ def _check_scenario(suite: Suite, labels: Mapping[str, str]) -> None:
             f"{wanted.id} of {labels['scenario']} is also {refused.id} of {labels['restricted']}{more}",
             "Keep a request in one of them: the model shall either answer it or refuse it",
         )
+
+
+def _check_harmless(suite: Suite, labels: Mapping[str, str]) -> None:
+    """Raise if a harmless request is also one that must be refused, or that the scenario is about."""
+    for name in ("benign", "borderline"):
+        said = {spoken(b.goal): b for b in getattr(suite, name)}
+        for other in ("restricted", "scenario"):
+            both = [(said[spoken(b.goal)], b) for b in getattr(suite, other) if spoken(b.goal) in said]
+            if both:
+                harmless, restricted = both[0]
+                more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
+                raise DataError(
+                    f"{harmless.id} of {labels[name]} is also {restricted.id} of {labels[other]}{more}",
+                    f"Keep a request in one of them: {name} requests are those that shall go on being answered",
+                )
 
 
 def _check_hold(scenario: Scenario, suite: Suite) -> None:

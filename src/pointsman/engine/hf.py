@@ -218,8 +218,9 @@ class HFEngine:
 
     @property
     def end_token(self) -> int | None:
-        """The token that ends an answer, if the model has one."""
-        return self._ends[0] if self._ends else None
+        """The token that ends an answer, if the model has one: of several, the one that the tokenizer names."""
+        named = self.tokenizer.eos_token_id
+        return named if named in self._ends else self._ends[0] if self._ends else None
 
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
@@ -229,8 +230,10 @@ class HFEngine:
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
             ids, mask = self._pad_left([prompts[i].ids for i in rows])
             recorder = Recorder(len(self.routers))
+            started = time.perf_counter()
             with self._under([each[i] for i in rows], [len(prompts[i]) for i in rows], recorder), torch.no_grad():
                 self._forward(ids, mask, 1)
+            self._count(1, ids.numel(), started)
             numbers = torch.tensor(rows).numpy()
             layers = (replace(t, row=numbers[t.row].astype(t.row.dtype)) for t in recorder.trace().layers)
             return [RouteTrace(tuple(_ordered(layer) for layer in layers)), *[RouteTrace(())] * (len(rows) - 1)]

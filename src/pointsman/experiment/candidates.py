@@ -64,6 +64,7 @@ class Candidate:
         return {
             "id": self.id, "method": self.method, "refinement": self.refinement, "lambda": self.lambda_,
             "alpha": self.alpha, "phase": self.phase, "entries": self.entries, "norm1": self.norm1, "start": self.start,
+            "pinned": self.shape or None,
         }  # fmt: skip
 
 

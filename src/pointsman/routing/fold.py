@@ -102,10 +102,10 @@ def fold(model: nn.Module, steering: Steering, *, prompts: Sequence[Sequence[int
     routers = find_routers(model)
     proof = prove(model)
     steering.check(routers, proof.fingerprint)
-    _refuse(model, steering)
     rule = steering.intervention.rules[0]
     vectors = {routers[layer]: torch.tensor(vector, dtype=torch.float64) for layer, vector in rule.vectors}
-    names = _candidates(model, list(vectors))
+    names = _candidates(model, list(vectors))  # first of all: no other steering could be folded either
+    _refuse(model, steering)
     ids, mask = _padded(prompts or _made_up(model), model)
     steered = _ask(model, steering, ids, mask)
     refusals = []

@@ -378,6 +378,8 @@ class Steering:
             )  # fmt: skip
             if [tuple(entry) for entry in data["circuit"]] != list(steering.circuit):
                 raise ValueError("the circuit is another one in the two files")
+        except InterventionError as error:
+            raise InterventionError(f"The steering of {name}: {error.problem}", error.remedy) from error
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InterventionError(
                 f"The steering of {name} is damaged ({_line(f'{type(error).__name__}: {error}')[:200]})", _KEEP

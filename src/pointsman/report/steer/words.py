@@ -94,9 +94,13 @@ def method_name(record: Node) -> str:
 
 
 def settings_text(record: Node) -> str:
-    """`λ 0.001, α 1.5, prefill`, of those that the record has."""
+    """`λ 0.001, α 1.5, prefill`, or `8 experts off, both`, of those that the record has."""
     lambda_, alpha, phase = (record.get(key) for key in ("lambda", "alpha", "phase"))
+    pinned, entries = record.get("pinned"), record.get("entries")
     said = [f"λ {lambda_.text()}"] if lambda_ else []
+    if pinned and entries:
+        how = {"both": "on or off"}.get(pinned.text(), pinned.text())
+        said += [f"{entries.text()} experts {how}"]
     said += [f"α {alpha.text()}"] if alpha else []
     said += [phase.text()] if phase else []
     return ", ".join(said)
