@@ -166,6 +166,17 @@ def test_a_request_is_answered_or_refused_but_not_both(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("other", ["restricted", "scenario"])
+@pytest.mark.parametrize("name", ["benign", "borderline"])
+def test_a_harmless_request_is_no_restricted_one(tmp_path: Path, name: str, other: str) -> None:
+    start = {"restricted": "do", "scenario": "tell"}[other]
+    rows = [{"goal": f"some {i}"} for i in range(11)] + [{"goal": f"{start.upper()}   3"}]
+    refused(
+        lambda: allow(files(tmp_path, **{name: rows})).read(0),
+        f"{name}:row-12 of {name} (", "is also", f" of {other} (", f"{name} requests are those that shall go on",
+    )  # fmt: skip
+
+
 def test_hold_names_categories_of_restricted_requests(tmp_path: Path) -> None:
     given = files(tmp_path)
     held = allow(given, hold=("c0",))

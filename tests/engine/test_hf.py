@@ -152,6 +152,14 @@ def test_a_completion_ends_at_the_end_token(engine: HFEngine, prompts: list[Prom
     assert (done.ids, done.finished) == (cut, True)
 
 
+def test_a_trace_is_counted(engine: HFEngine, prompts: list[Prompt]) -> None:
+    before = engine.cost.copy()
+    engine.trace(prompts[:2])
+    spent, tokens = engine.cost - before, 2 * max(len(p) for p in prompts[:2])
+    assert (spent.forwards, spent.tokens) == (1, tokens)
+    assert spent.seconds > 0
+
+
 def test_traces_are_in_order_and_equal_one_by_one(engine: HFEngine, prompts: list[Prompt]) -> None:
     small = small_engine(batch_size=2)
     together = small.trace(prompts)

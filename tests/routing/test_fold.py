@@ -174,6 +174,12 @@ def test_what_a_bias_cannot_express_is_refused(fresh: Any, changes: dict[str, An
     assert unchanged(model, before)
 
 
+def test_what_nothing_can_cure_is_said_first(fresh: Any) -> None:
+    model = fresh("olmoe")
+    with pytest.raises(InterventionError, match="no bias on its logits"):
+        fold(model, steering_for(model, phase="prefill"))
+
+
 def test_another_model_is_refused(fresh: Any) -> None:
     model = fresh("gpt_oss")
     with pytest.raises(WrongModel):

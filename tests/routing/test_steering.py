@@ -354,6 +354,7 @@ def test_a_damaged_or_hostile_folder_is_one_line(tmp_path: Path, spoil: Callable
     with pytest.raises(InterventionError, match=match) as caught:
         Steering.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
