@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 VERB = "steer"
 _EFFORT = "Effort"
-_TUPLES = ("through_lambdas", "through_phases", "through_starts")
+_TUPLES = ("through_lambdas", "through_holds", "through_phases", "through_starts")
 
 
 class Start(StrEnum):
@@ -105,6 +105,17 @@ def steer(
             "[dim]default: 0.01 (defend), 0.001 (allow)[/dim]",
         ),
     ] = None,
+    through_hold: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            rich_help_panel=_EFFORT,
+            show_default=False,
+            help="Weight of what should stay as it is, through the model; may be repeated. "
+            "[dim]default: 1 (defend), 3 (allow)[/dim]",
+        ),
+    ] = None,
     lesson_tokens: Annotated[
         int | None, _effort("Tokens of an answer that count in learning through the model. [dim]default: 64[/dim]")
     ] = None,
@@ -168,6 +179,7 @@ def steer(
         "through_steps": through_steps, "finalists": finalists, "random_draws": random_draws,
         "latency_rounds": latency_rounds, "lesson_tokens": lesson_tokens, "max_new_tokens": max_new_tokens,
         "through_lambdas": tuple(through_lambda) if through_lambda else None,
+        "through_holds": tuple(through_hold) if through_hold else None,
         "through_starts": tuple(start.value for start in through_start) if through_start else None,
     }  # fmt: skip
     plan = Steer(

@@ -36,7 +36,7 @@ class Candidate:
         phase: Tokens it acts on.
         entries: Entries that are not zero, or experts that are pinned.
         norm1: Sum of abs(alpha * S); None for pins.
-        refinement, lambda_, start: Of the matrix, for mascing.
+        refinement, lambda_, start, hold: Of the matrix, for mascing.
         shape: Of pins: ``on``, ``off`` or ``both``.
         matrix: S in units of sigma, for masks. Shapes: [E_l].
     """
@@ -51,6 +51,7 @@ class Candidate:
     refinement: str | None = None
     lambda_: float | None = None
     start: str | None = None
+    hold: float | None = None
     shape: str = ""
     matrix: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
 
@@ -64,7 +65,7 @@ class Candidate:
         return {
             "id": self.id, "method": self.method, "refinement": self.refinement, "lambda": self.lambda_,
             "alpha": self.alpha, "phase": self.phase, "entries": self.entries, "norm1": self.norm1, "start": self.start,
-            "pinned": self.shape or None,
+            "hold": self.hold, "pinned": self.shape or None,
         }  # fmt: skip
 
 

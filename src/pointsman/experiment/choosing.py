@@ -86,7 +86,7 @@ class Choosing:
                 f"mascing/{found.name}/alpha={alpha:g}" + ("" if found.phase else f"/{phase}"),
                 "mascing", found.routing(self.sigma, alpha, phase), alpha, phase, len(circuit(found.values)),
                 alpha * float(sum(np.abs(row).sum() for row in found.values)), found.refinement, found.lambda_,
-                found.start, matrix=found.values,
+                found.start, found.hold, matrix=found.values,
             )
             for phase in phases
             for alpha in alphas

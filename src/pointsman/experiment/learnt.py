@@ -35,6 +35,7 @@ class Found:
         phase: That it was learnt for; None: any, since the surrogate reads prompts alone.
         turned: Share of the discovery contexts whose surrogate verdict is turned; None if no surrogate was asked.
         start: What an optimisation through the model started from.
+        hold: Weight of what should stay as it is, in an optimisation through the model.
         seed: Of the method, where it is not the run's own.
     """
 
@@ -44,6 +45,7 @@ class Found:
     phase: Phase | None = None
     turned: float | None = None
     start: str | None = None
+    hold: float | None = None
     seed: int | None = None
 
     @property
@@ -51,8 +53,9 @@ class Found:
         """Short and unique among the matrices of one seed."""
         phase = f"/{self.phase}" if self.phase else ""
         start = f"/from-{self.start}" if self.start else ""
+        hold = f"/hold={self.hold:g}" if self.hold is not None else ""
         seed = f"/seed={self.seed}" if self.seed is not None else ""
-        return f"{self.refinement}/lambda={self.lambda_:g}{start}{seed}{phase}"
+        return f"{self.refinement}/lambda={self.lambda_:g}{hold}{start}{seed}{phase}"
 
     def routing(self, sigma: Sequence[float], alpha: float, phase: Phase) -> Intervention:
         """``alpha * sigma_l * S[l]`` added to the raw logits; nothing, if S is zero."""
@@ -236,10 +239,18 @@ class Learning:
         return [_found(m, "on_policy") for m in matrices]
 
     def through_model(
-        self, seed: int, lambda_: float, phase: Phase, steps: int, start: Found | None, *, key: str = "through_model"
+        self,
+        seed: int,
+        lambda_: float,
+        hold: float,
+        phase: Phase,
+        steps: int,
+        start: Found | None,
+        *,
+        key: str = "through_model",
     ) -> Found:
         """Optimise S through the model, from another matrix or (None) from zero (METHODS section 5)."""
-        method = ThroughModel(lambda_=lambda_, phase=phase, steps=steps, seed=seed)
+        method = ThroughModel(lambda_=lambda_, phase=phase, steps=steps, hold=hold, seed=seed)
         begin = "zero" if start is None else "surrogate"
         with self.bench.stage(key, f"Through the model from {begin} ({phase}), seed {seed}", steps) as kept:
             refined: Refined = method.learn(
@@ -248,10 +259,10 @@ class Learning:
                 self.material.held,
                 self.material.sigma,
                 start=None if start is None else start.values,
-                key=f"{key}/{seed}/{lambda_:g}/{phase}/{begin}",
+                key=f"{key}/{seed}/{lambda_:g}/{hold:g}/{phase}/{begin}",
                 steps=kept,
             )
-        return Found("through_model", lambda_, refined.values, phase, start=begin)
+        return Found("through_model", lambda_, refined.values, phase, start=begin, hold=hold)
 
     def strongest(self, founds: Sequence[Found], phase: Phase) -> Found:
         """The matrix that turns most discovery contexts of the model itself at alpha = 1; ties to the smaller norm."""

@@ -67,6 +67,8 @@ class Steer:
         through_steps: Optimisation steps through the model; None for 150 (defend) or 400 (allow).
         through_lambdas: Weights of norm1(S) in nats, of the matrices that are learnt through the model; empty for 0.01
             (defend) or 0.001 (allow).
+        through_holds: Weights of the divergence on what should stay as it is, of these matrices; empty for 1 (defend)
+            or 3 (allow).
         through_phases: Of these matrices; those of the scenario's grid, or its first.
         through_starts: Where they start: ``zero``, ``surrogate`` (the matrix on the surrogate that turns most of the
             model's discovery contexts), or both.
@@ -87,6 +89,7 @@ class Steer:
     rounds: int = 1
     through_steps: int | None = None
     through_lambdas: tuple[float, ...] = ()
+    through_holds: tuple[float, ...] = ()
     through_phases: tuple[Phase, ...] = ("prefill",)
     through_starts: tuple[Start, ...] = ("zero",)
     lesson_tokens: int = ANSWER
@@ -111,6 +114,8 @@ class Steer:
             raise UsageError(f"Starts of {self.through_starts}", f"Use {' or '.join(get_args(Start))}")
         if any(not 0 <= value < float("inf") for value in self.through_lambdas):
             raise UsageError(f"A lambda among {self.through_lambdas}", "Give finite numbers of 0 or more")
+        if any(not 0 < value < float("inf") for value in self.through_holds):
+            raise UsageError(f"A weight among {self.through_holds}", "Give finite numbers above 0")
 
     def perform(
         self,
@@ -144,6 +149,10 @@ class Steer:
     def lambdas_for(self, scenario: Scenario) -> tuple[float, ...]:
         """Weights of norm1(S) of the matrices that are learnt through the model."""
         return self.through_lambdas or ((1e-2,) if scenario.objective == "defend" else (1e-3,))
+
+    def holds_for(self, scenario: Scenario) -> tuple[float, ...]:
+        """Weights of the divergence on what should stay as it is."""
+        return self.through_holds or ((1.0,) if scenario.objective == "defend" else (3.0,))
 
     def steps_for(self, scenario: Scenario) -> int:
         """Optimisation steps through the model."""
@@ -307,8 +316,9 @@ class _Stages:
             if "surrogate" in self.plan.through_starts:
                 begin["surrogate"] = learning.strongest(founds, phases[0])
             every += [
-                learning.through_model(seed, lambda_, phase, steps, begin[start])
+                learning.through_model(seed, lambda_, hold, phase, steps, begin[start])
                 for lambda_ in self.plan.lambdas_for(self.scene.scenario)
+                for hold in self.plan.holds_for(self.scene.scenario)
                 for phase in phases
                 for start in self.plan.through_starts
             ]
@@ -418,7 +428,9 @@ class _Stages:
             if chosen.refinement != "through_model":
                 return next(found for found in founds if found.lambda_ == lambda_)
             begin = learning.strongest(founds, self.through_phases[0])
-        return learning.through_model(seed, lambda_, chosen.phase, self.plan.steps_for(self.scene.scenario), begin)
+        return learning.through_model(
+            seed, lambda_, chosen.hold or 1.0, chosen.phase, self.plan.steps_for(self.scene.scenario), begin
+        )
 
     def _upper_bound(
         self, asked: Asked, base: Outcome, contexts: Sequence[Context], refusal: str, best: Tried
@@ -431,10 +443,11 @@ class _Stages:
         material = Material(tuple(contexts), store, self.sigma, forks, self.scene.held(asked, base), ())
         learning = self._learning(material)
         phase = best.candidate.phase
-        steps = 2 * self.plan.steps_for(self.scene.scenario)
+        steps = self.plan.steps_for(self.scene.scenario)
         found = learning.through_model(
-            self.plan.seed, self.plan.lambdas_for(self.scene.scenario)[0], phase, steps, None, key="upper_bound"
-        )
+            self.plan.seed, self.plan.lambdas_for(self.scene.scenario)[0], self.plan.holds_for(self.scene.scenario)[0],
+            phase, steps, None, key="upper_bound",
+        )  # fmt: skip
         outcome = self.scene.measure(
             asked, found.routing(self.sigma, 1.0, phase), "test/upper_bound", "Test: upper bound", None, "upper_bound"
         )
@@ -559,6 +572,7 @@ def steer_config(plan: Steer, **options: Any) -> dict[str, Any]:
     """Everything that decides the results, as JSON, for the run's manifest."""
     return {
         **options, **asdict(plan), "through_lambdas": list(plan.through_lambdas),
+        "through_holds": list(plan.through_holds),
         "through_phases": list(plan.through_phases),
         "through_starts": list(plan.through_starts),
     }  # fmt: skip
