@@ -86,7 +86,8 @@ def chosen(everything: Sequence[Evidence]) -> str:
     for e in everything:
         c, t, latency = e["chosen"], e["test"], e.get("latency")
         start = f" from {c['start']}" if c.get("start") else ""
-        how = f"{c['refinement']}{start}, lambda {c['lambda']:g}, alpha {c['alpha']:g}, {c['phase']}"
+        hold = f", hold {c['hold']:g}" if c.get("hold") else ""
+        how = f"{c['refinement']}{start}, lambda {c['lambda']:g}{hold}, alpha {c['alpha']:g}, {c['phase']}"
         rows.append([
             e["scenario"]["name"], e["checkpoint"], how + ("" if c["admissible"] else " (beyond the limits)"),
             percent(e["overfit"]["validation"], n=True), percent(e["overfit"]["test"], n=True),
@@ -103,9 +104,10 @@ def gap(everything: Sequence[Evidence]) -> str:
     for e in everything:
         for g in e["gap"]:
             start = f" from {g['start']}" if g.get("start") else ""
+            hold = f", hold {g['hold']:g}" if g.get("hold") else ""
             turned = "-" if g["surrogate_turned"] is None else f"{100 * g['surrogate_turned']:.0f} %"
             rows.append([
-                e["scenario"]["name"], e["checkpoint"], f"{g['refinement']}{start}, lambda {g['lambda']:g}",
+                e["scenario"]["name"], e["checkpoint"], f"{g['refinement']}{start}, lambda {g['lambda']:g}{hold}",
                 str(g["entries"]), turned, percent(g["model_turned"], n=True),
             ])  # fmt: skip
     return table(head, rows)

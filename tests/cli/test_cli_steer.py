@@ -363,7 +363,8 @@ def test_a_model_that_never_falls(cli: Cli, here: Path) -> None:
 
 def test_a_model_that_never_refuses(cli: Cli, here: Path) -> None:
     write_jsonl(here / "kind.jsonl", harmless_talks())
-    path = write_scenario(here, prompts={"conversations": "kind.jsonl", "benign": "benign.jsonl"})
+    write_jsonl(here / "others.jsonl", request_rows("benign"))
+    path = write_scenario(here, prompts={"conversations": "kind.jsonl", "benign": "others.jsonl"})
     assert "testbed never refuses on the discovery split" in begun(cli, path)
 
 

@@ -544,7 +544,8 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"rounds": 0}, "rounds is 0"), ({"finalists": 0}, "finalists is 0"), ({"seed": -1}, "seed is -1"),
         ({"random_draws": -1}, "random-draws is -1"), ({"latency_rounds": -1}, "latency-rounds is -1"),
         ({"through_lambdas": (float("nan"),)}, "lambda"), ({"through_lambdas": (-1.0,)}, "lambda"),
-        ({"through_lambdas": (float("inf"),)}, "lambda"), ({"through_holds": (0.0,)}, "weight"), ({"through_starts": ()}, "Starts"),
+        ({"through_lambdas": (float("inf"),)}, "lambda"), ({"through_holds": (0.0,)}, "weight"),
+        ({"through_starts": ()}, "Starts"),
         ({"lesson_tokens": 0}, "lesson-tokens"),
     ],
 )  # fmt: skip

@@ -337,7 +337,7 @@ class _Stages:
                 rows.append(
                     {"refinement": found.refinement, "lambda": found.lambda_, "alpha": ALPHA, "phase": phase,
                      "surrogate_turned": found.turned, "model_turned": rate.to_json(),
-                     "entries": len(circuit(found.values)), "start": found.start}
+                     "entries": len(circuit(found.values)), "start": found.start, "hold": found.hold}
                 )  # fmt: skip
         return rows
 

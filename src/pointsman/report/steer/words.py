@@ -95,9 +95,10 @@ def method_name(record: Node) -> str:
 
 def settings_text(record: Node) -> str:
     """`λ 0.001, α 1.5, prefill`, or `8 experts off, both`, of those that the record has."""
-    lambda_, alpha, phase = (record.get(key) for key in ("lambda", "alpha", "phase"))
+    lambda_, hold, alpha, phase = (record.get(key) for key in ("lambda", "hold", "alpha", "phase"))
     pinned, entries = record.get("pinned"), record.get("entries")
     said = [f"λ {lambda_.text()}"] if lambda_ else []
+    said += [f"hold {hold.text()}"] if hold else []
     if pinned and entries:
         how = {"both": "on or off"}.get(pinned.text(), pinned.text())
         said += [f"{entries.text()} experts {how}"]
