@@ -359,6 +359,7 @@ def test_a_model_that_never_falls(cli: Cli, here: Path) -> None:
     line = begun(cli, path)
     assert "testbed falls in no conversation of the discovery split: mine has nothing to defend" in line
     assert "Give harder conversations" in line
+    assert line.endswith("run keeps what was done; a run with other prompts needs another --out.")
 
 
 def test_a_model_that_never_refuses(cli: Cli, here: Path) -> None:

@@ -22,7 +22,7 @@ from pointsman.cli.output import (
     say,
     show,
 )
-from pointsman.errors import Interrupted, RunError
+from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 
 if TYPE_CHECKING:
     from pointsman.engine.hf import HFEngine
@@ -137,7 +137,9 @@ def _kept(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if steps_done(run):
+        if steps_done(run) and isinstance(error, DataError | PromptTooLong):  # again the same, if it were resumed
+            error.add_note(f"{run.folder} keeps what was done; a run with other prompts needs another --out.")
+        elif steps_done(run):
             error.add_note(f"What was done is kept: {resume_command(run.folder)} continues.")
         raise
 
