@@ -209,12 +209,14 @@ def limits_said(costs: list[Limited]) -> str:
         said = f"It breaks {len(broken)} of {many(len(scored), 'limit')}: {_names(broken)}."
     else:
         said = f"It keeps {'the limit' if len(scored) == 1 else f'all {len(scored)} limits'}"
-        said += f", though the interval of {_names(unsure)} reaches beyond." if unsure else "."
+        reach = "interval of {} reaches" if len(unsure) == 1 else "intervals of {} reach"
+        said += f", though the {reach.format(_names(unsure))} beyond." if unsure else "."
     return said
 
 
 def _names(rows: list[Limited]) -> str:
-    return ", ".join(row.name[:1].lower() + row.name[1:] for row in rows)
+    *names, last = [row.name[:1].lower() + row.name[1:] for row in rows]
+    return f"{', '.join(names)} and {last}" if names else last
 
 
 def _latency(node: Node | None) -> str:
