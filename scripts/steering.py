@@ -27,7 +27,7 @@ HEADLINE = [
 SECOND = ["--limit", "120", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "3"]
 MATURE = [
     *("--limit", "150", "--learn", "0", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "2"),
-    *("--through-steps", "600", "--through-hold", "2", "--through-hold", "4", "--lesson-tokens", "12"),
+    *("--through-steps", "450", "--through-hold", "2", "--through-hold", "3", "--lesson-tokens", "12"),
     *("--latency-rounds", "0"),
 ]
 PLAN: dict[str, tuple[str, str, list[str]]] = {
