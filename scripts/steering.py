@@ -27,14 +27,21 @@ HEADLINE = [
 SECOND = ["--limit", "120", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "3"]
 MATURE = [
     *("--limit", "150", "--learn", "0", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "2"),
-    *("--through-steps", "450", "--through-hold", "2", "--through-hold", "3", "--lesson-tokens", "12"),
-    *("--latency-rounds", "0"),
+    *("--lesson-tokens", "12", "--latency-rounds", "0", "--through-hold", "2"),
 ]
 PLAN: dict[str, tuple[str, str, list[str]]] = {
     "defence-olmoe": ("testbed:olmoe", "multi_turn_defence", HEADLINE),
     "defence-qwen2_moe": ("testbed:qwen2_moe", "multi_turn_defence", SECOND),
-    "mature-olmoe": ("testbed:olmoe", "mature_content", [*MATURE, "--upper-bound"]),
-    "mature-qwen2_moe": ("testbed:qwen2_moe", "mature_content", MATURE),
+    "mature-olmoe": (
+        "testbed:olmoe",
+        "mature_content",
+        [*MATURE, "--through-hold", "4", "--through-steps", "600", "--upper-bound"],
+    ),
+    "mature-qwen2_moe": (
+        "testbed:qwen2_moe",
+        "mature_content",
+        [*MATURE, "--through-hold", "3", "--through-steps", "450"],
+    ),
     "defence-olmoe-seed1": ("testbed:olmoe-seed1", "multi_turn_defence", SECOND),
     "defence-olmoe-seed2": ("testbed:olmoe-seed2", "multi_turn_defence", SECOND),
 }
