@@ -23,6 +23,7 @@ WORK = ROOT / "evidence" / "work"
 # on all test prompts. The second family and the other training seeds show the spread.
 HEADLINE = [
     *("--limit", "0", "--learn", "0", "--validate", "150", "--method-seeds", "3", "--latency-rounds", "9"),
+    *("--random-draws", "5"),
 ]
 SECOND = ["--limit", "120", "--validate", "150", "--surrogate-seeds", "1", "--random-draws", "3"]
 MATURE = [

@@ -341,15 +341,15 @@ def test_the_edge_of_the_limits_is_found_in_few_tries(edge: float, start: float)
     walked = search([masked("a", start)], GRID, {"a": edge}, {"a": 30})
     kept, broken = [a for _, a in walked if a < edge], [a for _, a in walked if a >= edge]
     assert kept, "something that keeps the limits is always found, if the grid has it"
-    assert max(kept) >= max(a for a in GRID if a < edge) or len(walked) == 4  # at most three steps stronger
-    if broken and len(walked) > 4:
+    assert max(kept) >= max(a for a in GRID if a < edge) or len(walked) == 3  # at most two steps stronger
+    if broken and len(walked) > 3:
         assert min(broken) - max(kept) <= 0.25
-    assert len(walked) <= 1 + 3 + 3
+    assert len(walked) <= 1 + 3 + 2
 
 
 def test_the_strength_is_halved_between_what_holds_and_what_breaks() -> None:
     walked = search([masked("a", 0.75)], GRID, {"a": 0.7}, {"a": 90})
-    assert walked == [("a", 0.75), ("a", 0.5), ("a", 0.625), ("a", 0.688), ("a", 0.719)]
+    assert walked == [("a", 0.75), ("a", 0.5), ("a", 0.625), ("a", 0.688)]
 
 
 def test_a_finalist_that_cannot_win_is_not_made_weaker() -> None:
@@ -357,7 +357,7 @@ def test_a_finalist_that_cannot_win_is_not_made_weaker() -> None:
     walked = search(some, (0.5, 1.0, 1.5, 2.0), {"a": 1.1, "b": 0.0, "c": 1.6}, {"a": 50, "b": 20, "c": 45})
     assert walked[:2] == [("a", 1.0), ("b", 1.5)]  # b broke a limit, and gained less than a
     assert walked[2:5] == [("c", 2.0), ("c", 1.0), ("c", 1.5)]  # c might gain more, and does
-    assert walked[5:] == [("c", 1.75), ("c", 1.625), ("c", 1.562)]  # halved between 1.5 and 2
+    assert walked[5:] == [("c", 1.75), ("c", 1.625)]  # halved between 1.5 and 2
 
 
 def test_nothing_is_made_stronger_that_turns_everything_already() -> None:

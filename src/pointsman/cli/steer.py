@@ -132,7 +132,7 @@ def steer(
     finalists: Annotated[
         int | None, _effort("Candidates of every method that answer on validation. [dim]default: 2[/dim]")
     ] = None,
-    random_draws: Annotated[int | None, _effort("Random masks, the control. [dim]default: 5[/dim]", 0)] = None,
+    random_draws: Annotated[int | None, _effort("Random masks, the control. [dim]default: 3[/dim]", 0)] = None,
     latency_rounds: Annotated[int | None, _effort("Timed rounds; 0 for none. [dim]default: 5[/dim]", 0)] = None,
     upper_bound: Annotated[
         bool,

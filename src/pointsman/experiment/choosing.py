@@ -22,8 +22,8 @@ from pointsman.methods.steermoe import Activations, SteerMoE, sizes
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Phase
 
-SCREENED = 40  # contexts of label 1 in the screen, and half as many of each group that is held
-TOLERATED = 0.1  # loss of the screen that does not count against a finalist: two rows of twenty; `Search` weakens it
+SCREENED = 24  # contexts of label 1 in the screen, and half as many of each group that is held
+TOLERATED = 0.1  # loss of the screen that does not count against a finalist: a row of twelve; `Search` weakens it
 
 
 class Choosing:

@@ -49,6 +49,7 @@ SCHEMA = "pointsman.steer/1"
 ARTEFACT = "steering"
 
 ALPHA = 1.0  # of the gap
+GAP = 80  # contexts that it is measured on, at most
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Steer:
     through_starts: tuple[Start, ...] = ("zero",)
     lesson_tokens: int = ANSWER
     finalists: int = 2
-    random_draws: int = 5
+    random_draws: int = 3
     latency_rounds: int = 5
     upper_bound: bool = False
     max_new_tokens: int | None = None
@@ -326,7 +327,7 @@ class _Stages:
 
     def _gap(self, founds: Sequence[Found], contexts: Sequence[Context]) -> list[dict[str, Any]]:
         """Surrogate turned (on discovery, where it was optimised), model turned (on validation), at alpha 1."""
-        turning = [c for c in contexts if self.scene.turns(c)]
+        turning = [c for c in contexts if self.scene.turns(c)][:GAP]
         rows = []
         with self.bench.stage("gap", "Surrogate and model", len(founds) * len(turning)) as steps:
             for found in founds:

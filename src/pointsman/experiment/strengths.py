@@ -12,7 +12,7 @@ from pointsman.experiment.learnt import mask_of
 from pointsman.methods.steermoe import sizes
 from pointsman.routing.intervention import Phase
 
-FINE = 3  # tries beyond the grid's strength that was best
+FINE = 2  # tries beyond the grid's strength that was best
 NEAR = 0.03  # alphas that are nearer than this are not told apart
 
 Pin = Callable[[int, int, Phase], Candidate | None]
