@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import steering_tables
+from steering_tables import percent, table
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["olmoe", "olmoe-seed1", "olmoe-seed2", "qwen2_moe", "qwen2_moe-seed1", "qwen2_moe-seed2"]
@@ -23,13 +24,6 @@ BEGIN, END = "<!-- evidence:begin (make evidence-tables) -->", "<!-- evidence:en
 STEERING = "<!-- steering:begin (make evidence-tables) -->", "<!-- steering:end -->"
 
 Evidence = dict[str, Any]
-
-
-def percent(rate: Evidence | None) -> str:
-    """``79 % [68, 87]``; the count n stands beside it in the table."""
-    if rate is None or rate["rate"] is None:
-        return "-"
-    return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
 
 def points(difference: Evidence | None) -> str:
@@ -46,13 +40,6 @@ def number(mean: Evidence | None) -> str:
     if mean["low"] is None or mean["high"] is None:
         return f"{mean['mean']:.2f}"
     return f"{mean['mean']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
-    lines.insert(1, "|" + "---|" * len(head))
-    return "\n".join(lines)
 
 
 def masked(evidence: Evidence, routers: int, phase: str = "prefill") -> Evidence | None:

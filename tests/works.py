@@ -25,6 +25,20 @@ TINY = Audit(
 )  # fmt: skip
 
 
+def stop(run: Run, units: int) -> None:
+    """Let a run end, as if by Ctrl-C, after so many units that it does not know yet."""
+    remember, left = run.remember, [units]
+
+    def until(key: str, compute: Any) -> Any:
+        if key not in run:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        return remember(key, compute)
+
+    run.remember = until  # type: ignore[method-assign]
+
+
 class ManyJudge:
     """A verdict that is a pure function of the answer, of every kind."""
 
@@ -75,15 +89,6 @@ def work(
     audit = replace(audit, **changes)
     with Run.create(folder, "audit", audit_config(audit)) as run:
         if stop_after is not None:
-            remember, left = run.remember, [stop_after]
-
-            def until(key: str, compute: Any) -> Any:
-                if key not in run:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise KeyboardInterrupt
-                return remember(key, compute)
-
-            run.remember = until  # type: ignore[method-assign]
+            stop(run, stop_after)
         suite = Suite("tiny", (), max_new_tokens=3)
         yield Work(engine or small_engine(), suite, judge or ManyJudge(), run, NullProgress(), audit=audit)

@@ -20,6 +20,7 @@ from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.rosais import RoSais
 from pointsman.testbed.plugin import TestbedJudge, load_suite
+from works import stop
 
 SMALL = Audit(
     limit=3,
@@ -40,16 +41,7 @@ def perform(
     engine = small_engine(dtype=torch.float32)
     with Run.create(folder, "audit", audit_config(audit, model="tiny")) as run:
         if stop_after is not None:
-            remember, left = run.remember, [stop_after]
-
-            def until(key: str, compute: Any) -> Any:
-                if key not in run:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise KeyboardInterrupt
-                return remember(key, compute)
-
-            run.remember = until  # type: ignore[method-assign]
+            stop(run, stop_after)
         return audit.perform(engine, suite or load_suite(), TestbedJudge(), run)
 
 

@@ -27,7 +27,7 @@ from pointsman.experiment.steer import Steer, headline, steer_config
 from pointsman.report import summary_table, write_report
 from pointsman.routing.steering import Steering
 from pointsman.routing.store import TraceStore
-from works import ManyJudge, OneJudge
+from works import ManyJudge, OneJudge, stop
 
 OBJECTIVES = ("defend", "allow")
 BRIEF = Steer(
@@ -83,16 +83,7 @@ def perform(
     what, plan = what or scenario(objective), plan or PLANS[objective]
     with Run.create(folder, "steer", steer_config(plan, model="tiny")) as run:
         if stop_after is not None:
-            remember, left = run.remember, [stop_after]
-
-            def until(key: str, compute: Any) -> Any:
-                if key not in run:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise KeyboardInterrupt
-                return remember(key, compute)
-
-            run.remember = until  # type: ignore[method-assign]
+            stop(run, stop_after)
         return plan.perform(
             engine or engine_of(), what, suite or suite_of(objective), judge or ManyJudge(), run, command="pointsman x"
         )
@@ -380,9 +371,9 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     assert "candidates" not in found
     write_report(tmp_path / "run")
     summary_table(found)
-    for stop in (2, 7):
+    for units in (2, 7):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(tmp_path / "killed", stop)
+            evaluate(tmp_path / "killed", units)
     evaluate(tmp_path / "killed")
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "run")
 
@@ -543,8 +534,9 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"surrogate_seeds": 0}, "surrogate-seeds is 0"), ({"method_seeds": 0}, "method-seeds is 0"),
         ({"rounds": 0}, "rounds is 0"), ({"finalists": 0}, "finalists is 0"), ({"seed": -1}, "seed is -1"),
         ({"random_draws": -1}, "random-draws is -1"), ({"latency_rounds": -1}, "latency-rounds is -1"),
-        ({"through_lambdas": (float("nan"),)}, "lambda"), ({"through_lambdas": (-1.0,)}, "lambda"),
-        ({"through_lambdas": (float("inf"),)}, "lambda"), ({"through_holds": (0.0,)}, "weight"),
+        ({"through_lambdas": (float("nan"),)}, "through-lambda is nan"), ({"through_lambdas": (-1.0,)}, "is -1"),
+        ({"through_lambdas": (float("inf"),)}, "is inf"), ({"through_holds": (2.0, 0.0)}, "through-hold is 0"),
+        ({"through_holds": (float("nan"),)}, "through-hold is nan"),
         ({"through_starts": ()}, "Starts"),
         ({"lesson_tokens": 0}, "lesson-tokens"),
     ],

@@ -57,6 +57,13 @@ def _effort(help_: str, minimum: int = 1) -> Any:
     return typer.Option(min=minimum, metavar="N", help=help_, rich_help_panel=_EFFORT, show_default=False)
 
 
+def _weight(what: str, default: str) -> Any:
+    return typer.Option(
+        min=0, metavar="X", rich_help_panel=_EFFORT, show_default=False,
+        help=f"{what}, through the model; may be repeated. [dim]default: {default}[/dim]",
+    )  # fmt: skip
+
+
 def steer(
     context: typer.Context,
     model: ModelArgument,
@@ -96,25 +103,11 @@ def steer(
     ] = None,
     through_lambda: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0,
-            metavar="X",
-            rich_help_panel=_EFFORT,
-            show_default=False,
-            help="Weight of the L1 norm, in nats, through the model; may be repeated. "
-            "[dim]default: 0.01 (defend), 0.001 (allow)[/dim]",
-        ),
+        _weight("Weight of the L1 norm, in nats", "0.01 (defend), 0.001 (allow)"),
     ] = None,
     through_hold: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0,
-            metavar="X",
-            rich_help_panel=_EFFORT,
-            show_default=False,
-            help="Weight of what should stay as it is, through the model; may be repeated. "
-            "[dim]default: 1 (defend), 3 (allow)[/dim]",
-        ),
+        _weight("Weight of what should stay as it is", "1 (defend), 3 (allow)"),
     ] = None,
     lesson_tokens: Annotated[
         int | None, _effort("Tokens of an answer that count in learning through the model. [dim]default: 64[/dim]")

@@ -113,10 +113,12 @@ class Steer:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
         if not self.through_starts or any(start not in get_args(Start) for start in self.through_starts):
             raise UsageError(f"Starts of {self.through_starts}", f"Use {' or '.join(get_args(Start))}")
-        if any(not 0 <= value < float("inf") for value in self.through_lambdas):
-            raise UsageError(f"A lambda among {self.through_lambdas}", "Give finite numbers of 0 or more")
-        if any(not 0 < value < float("inf") for value in self.through_holds):
-            raise UsageError(f"A weight among {self.through_holds}", "Give finite numbers above 0")
+        for value in self.through_lambdas:
+            if not 0 <= value < float("inf"):
+                raise UsageError(f"through-lambda is {value:g}", "Give a finite number of 0 or more")
+        for value in self.through_holds:
+            if not 0 < value < float("inf"):
+                raise UsageError(f"through-hold is {value:g}", "Give a finite number above 0")
 
     def perform(
         self,
