@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.types import Engine, Prompt
+from pointsman.engine.types import Engine, Prompt, best_candidate
 from pointsman.methods.fsour import FSour, Step
 from pointsman.methods.rosais import RoSais
 from pointsman.routing.intervention import Intervention
@@ -45,8 +45,10 @@ def fsour_pair(
     best = asked.log_p(route)
     sets = method.candidate_sets(asked.engine, behaviour, restart, layer, token).tolist()
     totals = [asked.log_p({**route, (layer, token): experts}) for experts in sets]
-    winner = max(range(len(totals)), key=totals.__getitem__)  # the first of equals
-    return (sets[winner], totals[winner]) if totals[winner] > best + method.min_gain else None
+    winner = best_candidate(totals, best)
+    if winner is None or totals[winner] <= best + method.min_gain:
+        return None
+    return sets[winner], totals[winner]
 
 
 def fsour(engine: Engine, method: FSour, behaviour: Behaviour, restart: int = 0) -> list[Step]:

@@ -80,9 +80,12 @@ def fsour(
     for t in range(len(prompt)):
         for layer in range(layers):
             scores = [log_prob(model, prompt, target, {**route, (layer, t): c}) for c in draw(layer, t)]
-            winner = max(range(len(scores)), key=scores.__getitem__)
-            if scores[winner] > best + min_gain:
-                best = scores[winner]
+            winner, level = None, best
+            for n, score in enumerate(scores):
+                if score > level + 1e-9:  # a tie goes to the first
+                    winner, level = n, score
+            if winner is not None and level > best + min_gain:
+                best = level
                 route[(layer, t)] = tuple(draw(layer, t)[winner])
                 trajectory.append(best)
             if best >= log_tau:

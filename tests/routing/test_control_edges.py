@@ -12,6 +12,7 @@ from test_control_families import IDS, MASK, draw, generate, logits, padded, vec
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 
+from caches import cached
 from pointsman.errors import BadLogits, ControlFailed, InterventionError, NoRouters, UncontrollableRouter, WrongModel
 from pointsman.routing.control import Controller, control, prove
 from pointsman.routing.intervention import Intervention
@@ -335,7 +336,7 @@ def test_cached_decoding_by_hand_with_left_padding(olmoe: Any) -> None:
         for start, end in ((0, 5), (5, 6)):
             parts.append(
                 logits(olmoe, ids[:, start:end], mask[:, :end], position_ids=positions[:, start:end],
-                       past_key_values=cache)
+                       **cached(olmoe, cache))
             )  # fmt: skip
     assert torch.allclose(torch.cat(parts, 1)[mask.bool()], whole[mask.bool()], rtol=0, atol=1e-10)
     for one, other in zip(expected.layers, controller.trace().layers, strict=True):
@@ -351,8 +352,8 @@ def test_a_prompt_token_after_padding_in_the_cache_is_still_prefill(olmoe: Any) 
     forced = draw(find_routers(olmoe), 8)[1]
     cache = DynamicCache()
     with control(olmoe, Intervention.force({1: forced}, phase="prefill"), prompt_lengths=[3], trace=True) as c:
-        logits(olmoe, ids[:, :7], mask[:, :7], position_ids=positions[:, :7], past_key_values=cache)
-        logits(olmoe, ids[:, 7:], mask, position_ids=positions[:, 7:], past_key_values=cache)
+        logits(olmoe, ids[:, :7], mask[:, :7], position_ids=positions[:, :7], **cached(olmoe, cache))
+        logits(olmoe, ids[:, 7:], mask, position_ids=positions[:, 7:], **cached(olmoe, cache))
     assert (np.sort(c.trace()[1].experts, axis=1) == forced).all()
 
 
@@ -403,9 +404,9 @@ def test_positions_in_doubt_are_refused(olmoe: Any, kwargs: dict[str, Any]) -> N
 def test_a_mask_without_the_cached_part_is_refused(olmoe: Any) -> None:
     cache = DynamicCache()
     with control(olmoe, bias(olmoe)):
-        logits(olmoe, past_key_values=cache)
+        logits(olmoe, **cached(olmoe, cache))
         with pytest.raises(ControlFailed, match="6 cached"):
-            logits(olmoe, IDS[:, :1], torch.ones(2, 1, dtype=torch.long), past_key_values=cache)
+            logits(olmoe, IDS[:, :1], torch.ones(2, 1, dtype=torch.long), **cached(olmoe, cache))
 
 
 @pytest.mark.parametrize("additive", [False, True])
@@ -445,14 +446,14 @@ def test_static_cache(fresh: Any, name: str) -> None:
 def test_static_cache_by_hand(olmoe: Any) -> None:
     cache = StaticCache(config=olmoe.config, max_cache_len=16)
     with control(olmoe, bias(olmoe, positions=[7]), trace=True) as controller:
-        logits(olmoe, past_key_values=cache)
-        logits(olmoe, IDS[:, :2], torch.ones(2, 8, dtype=torch.long), past_key_values=cache)
+        logits(olmoe, **cached(olmoe, cache))
+        logits(olmoe, IDS[:, :2], torch.ones(2, 8, dtype=torch.long), **cached(olmoe, cache))
     assert controller.trace()[0].select(row=1).position.tolist() == list(range(8))
 
 
 def test_a_cache_that_does_not_tell_its_length_is_refused(olmoe: Any) -> None:
     with control(olmoe, bias(olmoe)), pytest.raises(ControlFailed, match="cache"):
-        logits(olmoe, past_key_values=((torch.zeros(1), torch.zeros(1)),))
+        logits(olmoe, **cached(olmoe, ((torch.zeros(1), torch.zeros(1)),)))
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])

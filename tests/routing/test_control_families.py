@@ -14,12 +14,10 @@ from families.tiny import FAMILIES
 from pointsman.routing.control import control, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
+from precision import NEAR, near
 
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22], [7, 12, 60, 3, 28, 50]])
 MASK = torch.ones_like(IDS)
-# Some routers compute in float32 whatever the model's dtype, and matrix products of other shapes round apart. So does
-# Qwen3-Next's linear attention, which sums over chunks of tokens in a forward and token by token with a cache.
-TOLERANCE = {"deepseek_v2": 1e-5, "deepseek_v3": 1e-5, "minimax_m2": 1e-5, "qwen3_next": 1e-4}
 
 
 def logits(model: Any, ids: Tensor = IDS, mask: Tensor | None = MASK, **kwargs: Any) -> Tensor:
@@ -226,12 +224,12 @@ def test_a_row_is_the_same_alone_in_a_batch_and_padded(family: str, model: Any) 
     for n, (row, routing) in enumerate(zip(ROWS, routings, strict=True)):
         with control(model, routing, trace=True) as controller:
             alone = logits(model, torch.tensor([row]), None)
-        assert torch.allclose(alone[0], together[n, -len(row) :], rtol=0, atol=TOLERANCE.get(family, 1e-10))
+        assert torch.allclose(alone[0], together[n, -len(row) :], rtol=0, atol=near(model))
         for one, all_ in zip(controller.trace().layers, joint.layers, strict=True):
             mine = all_.select(row=n)
             assert np.array_equal(np.sort(one.experts, axis=1), np.sort(mine.experts, axis=1))
             assert np.array_equal(one.position, mine.position)
-            assert np.allclose(one.logits, mine.logits, rtol=0, atol=1e-5)
+            assert np.allclose(one.logits, mine.logits, rtol=0, atol=NEAR[torch.float32])  # traces hold float32
 
 
 def generate(model: Any, ids: Tensor, mask: Tensor, **kwargs: Any) -> Any:
@@ -251,7 +249,7 @@ def test_generating_with_a_routing_per_row_is_generating_one_by_one(family: str,
             alone = generate(model, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))
         assert alone.sequences[0, len(row) :].tolist() == together.sequences[n, 7:].tolist()
         for one, all_ in zip(alone.logits, together.logits, strict=True):
-            assert torch.allclose(one[0], all_[n], rtol=0, atol=1e-5)  # generate returns float32
+            assert torch.allclose(one[0], all_[n], rtol=0, atol=NEAR[torch.float32])  # generate returns float32
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
@@ -270,8 +268,7 @@ def test_phases_mean_the_same_cached_and_in_one_forward(family: str, model: Any,
     with control(model, routing, trace=True, prompt_lengths=[4, 2]) as controller:
         joint = logits(model, full, mask, position_ids=positions)
     for step, values in enumerate(answer.logits):
-        near = max(TOLERANCE.get(family, 0), 1e-5)  # generate returns float32
-        assert torch.allclose(values, joint[:, 3 + step].float(), rtol=0, atol=near)
+        assert torch.allclose(values, joint[:, 3 + step].float(), rtol=0, atol=NEAR[torch.float32])  # of generate
     for one, other in zip(cached.layers, controller.trace().layers, strict=True):
         assert np.array_equal(one.decode, other.decode)
         assert np.array_equal(one.position, other.position)

@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from caches import cached
 from engines import behaviours, small_engine
 from families.oracles import CONTRACTS, spied, used
 from pointsman.errors import InterventionError
@@ -92,7 +93,7 @@ def test_decoding_is_reading_at_once(olmoe: Any) -> None:
         output = olmoe(input_ids=ids[:, : BLOCK - 4], use_cache=True)
         steps = [output.logits]
         for at in range(BLOCK - 4, ids.shape[1]):
-            output = olmoe(input_ids=ids[:, at : at + 1], past_key_values=output.past_key_values, use_cache=True)
+            output = olmoe(input_ids=ids[:, at : at + 1], **cached(olmoe, output))
             steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=0, atol=1e-10)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from caches import cached
 from engines import behaviours, small_engine
 from families.oracles import CONTRACTS, spied, used
 from pointsman.errors import InterventionError
@@ -103,7 +104,7 @@ def test_padding_and_the_cache_change_nothing(olmoe: Any) -> None:
         left = logits(olmoe, wide, mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))[:, 3:]
         with torch.no_grad():
             output = olmoe(input_ids=IDS[:, :4], use_cache=True)
-            rest = olmoe(input_ids=IDS[:, 4:], past_key_values=output.past_key_values).logits
+            rest = olmoe(input_ids=IDS[:, 4:], **cached(olmoe, output)).logits
     torch.testing.assert_close(left, whole, rtol=0, atol=1e-10)
     torch.testing.assert_close(torch.cat([output.logits, rest], 1), whole, rtol=0, atol=1e-10)
     assert not torch.allclose(whole, logits(olmoe), rtol=0, atol=1e-3)

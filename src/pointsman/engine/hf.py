@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
 from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score, refuse_rows
 from pointsman.errors import BadLogits, InterventionError, PromptTooLong, UsageError
+from pointsman.routing.calling import Calling
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
@@ -75,7 +75,7 @@ class HFEngine:
         self._batch_size = batch_size
         self._open = False  # within the block of a scorer or patcher
         self._device = model.get_input_embeddings().weight.device
-        self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self._calling = Calling(model)
         ends = model.generation_config.eos_token_id
         if ends is None:
             ends = tokenizer.eos_token_id
@@ -263,7 +263,7 @@ class HFEngine:
             use_cache=True,
         )
         started = time.perf_counter()
-        with self._under(routing, None), torch.no_grad():
+        with self._calling.handed_over(self.model), self._under(routing, None), torch.no_grad():
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -379,7 +379,7 @@ class HFEngine:
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions. Shape: [B, keep, V]."""
-        extra = {"logits_to_keep": keep} if self._keeps_logits else {}
+        extra = {"logits_to_keep": keep} if self._calling.keeps_logits else {}
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits: Tensor = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra

@@ -7,7 +7,6 @@ that enters it. If the routing changes at layer l and token t, tokens before t a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from pointsman.errors import PointsmanError
+from pointsman.routing.calling import Calling
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.replay import CannotReplay, Replay
@@ -122,7 +122,7 @@ class Resume:
     def __init__(self, model: Any, controller: Controller) -> None:
         self._model = model
         self._controller = controller
-        self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self._calling = Calling(model)
         self.replay = Replay(model, controller.routers)
         self.tokens = True
         self.why_not = ""
@@ -265,15 +265,15 @@ class Resume:
         """Logits at the positions `keep`, counted from the first of `ids`. Shape: [R, kept, V]."""
         extra: dict[str, Any] = {}
         whole = keep.start == 0 and keep.stop == ids.shape[1]
-        if self._keeps_logits and not whole:
+        if self._calling.keeps_logits and not whole:
             extra["logits_to_keep"] = torch.arange(keep.start, keep.stop, device=ids.device)
         if caches:
-            extra |= {"past_key_values": Cache(layers=caches), "use_cache": True}
+            extra |= self._calling.with_cache(Cache(layers=caches))
         else:
             extra["use_cache"] = False
         with torch.no_grad():
             logits: Tensor = self._model(input_ids=ids, **extra).logits
-        return logits if self._keeps_logits or whole else logits[:, keep]
+        return logits if self._calling.keeps_logits or whole else logits[:, keep]
 
     # -- the proof ---------------------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Resume:
         with self.attached():
             self._set(base)
             memory, before = self.remember(ids, keep)
-            self._headless = self._keeps_logits and self._runs_headless(memory, of_row)
+            self._headless = self._calling.keeps_logits and self._runs_headless(memory, of_row)
             for router in _some(routers):
                 for token in (0, 3) if self.tokens else (0,):
                     changed = {**base, (router.layer, token): _another(router, base[router.layer, token], rng)}

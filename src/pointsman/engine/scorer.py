@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pointsman.engine.batching import in_batches
 from pointsman.engine.resume import Computed, Resume
-from pointsman.engine.types import Cost, Prompt, Score
+from pointsman.engine.types import TIE, Cost, Prompt, Score
 from pointsman.errors import BadLogits, InterventionError
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Intervention
@@ -129,7 +129,7 @@ class ResumedScorer:
         best: dict[int, int] = {}  # of each prompt, its best row here, if that is better than what is known
         for row, b in enumerate(of):
             known = self._better[b][1] if b in self._better else self.totals[b]
-            if totals[row] > (totals[best[b]] if b in best else known):
+            if totals[row] > (totals[best[b]] if b in best else known) + TIE:
                 best[b] = row
         if best:
             kept = computed.rows(torch.tensor(list(best.values()), device=device))

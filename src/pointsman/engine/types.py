@@ -123,6 +123,30 @@ class EngineInfo:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+TIE = 1e-9
+"""Nats within which two log-probabilities count as equal (METHODS section 3): rounding orders them as it likes."""
+
+
+def best_candidate(totals: Sequence[float] | np.ndarray, known: float) -> int | None:
+    """The candidate to keep: the first of those that nothing beats by more than a tie.
+
+    Whoever compares two ways of computing the same route asks here, so that rounding, which differs between batches
+    and processors, does not decide between equal candidates.
+
+    Args:
+        totals: log p(target) of each candidate, in nats. Shape: [N].
+        known: What it must beat.
+
+    Returns:
+        Its number, or None if no candidate beats what is known.
+    """
+    best, level = None, known
+    for number, total in enumerate(totals):
+        if total > level + TIE:
+            best, level = number, float(total)
+    return best
+
+
 class RouteScorer(Protocol):
     """log p(target) of some prompts under routes that grow pair by pair (METHODS section 3).
 
@@ -148,7 +172,7 @@ class RouteScorer(Protocol):
         ...
 
     def accept(self, winners: Mapping[int, int]) -> None:
-        """Keep a candidate of the last `tries` for each of these prompts."""
+        """Keep the `best_candidate` of the last `tries` for each of these prompts."""
         ...
 
 

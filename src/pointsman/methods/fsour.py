@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, best_candidate
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask
@@ -180,8 +180,8 @@ class FSour:
                     winners: dict[int, int] = {}
                     for n, totals in scorer.tries(layer, token, sets).items():
                         scored[n] += len(totals)
-                        winner = int(totals.argmax())
-                        if totals[winner] > scorer.totals[n] + self.min_gain:
+                        winner = best_candidate(totals, scorer.totals[n])
+                        if winner is not None and totals[winner] > scorer.totals[n] + self.min_gain:
                             winners[n] = winner
                             experts = tuple(sets[n][winner].tolist())
                             accepted[n].append(Step(layer, token, experts, float(totals[winner])))

@@ -11,9 +11,8 @@ Which experts were really used is read from what the router returns, and checked
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pointsman.errors import BadLogits, ControlFailed, InterventionError, UncontrollableRouter
+from pointsman.routing.calling import Calling
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Layout, read_layout
 from pointsman.routing.plan import Forced, Learnt, Plan
@@ -334,8 +334,7 @@ class Controller:
         self._layout: Layout | None = None
         self._fired: list[int] = []
         self._violations: list[tuple[int, Tensor]] = []
-        self._signature = inspect.signature(type(model).forward)
-        self._rest = next((p.name for p in self._signature.parameters.values() if p.kind == p.VAR_KEYWORD), "")
+        self._calling = Calling(model)
         self._checked: dict[int, Rule] = {}
 
     def set(
@@ -385,17 +384,17 @@ class Controller:
     def attached(self) -> Iterator[None]:
         """Patch the routers' forwards and the model's hooks; undo all of it on the way out."""
         _refuse_nested(self._model, self.routers)
-        undo: list[Callable[[], None]] = []
-        try:
-            undo.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
-            undo.append(self._model.register_forward_hook(self._end).remove)
+        with ExitStack() as undo:
+            undo.callback(self._forget_layout)
+            undo.enter_context(self._calling.handed_over(self._model))
+            undo.callback(self._model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            undo.callback(self._model.register_forward_hook(self._end).remove)
             for router in self.routers:
-                undo.append(self._wrap(router))
+                undo.callback(self._wrap(router))
             yield
-        finally:
-            for step in reversed(undo):
-                step()
-            self._layout = None
+
+    def _forget_layout(self) -> None:
+        self._layout = None
 
     @contextmanager
     def instead(self, routing: Sequence[Intervention], router: Router) -> Iterator[None]:
@@ -433,10 +432,8 @@ class Controller:
     # -- one forward of the model ------------------------------------------------------------------------------
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind_partial(module, *args, **kwargs).arguments
-        given |= given.pop(self._rest, {})
         self._layout = None
-        layout = read_layout(given, self._prompt_lengths)
+        layout = read_layout(self._calling.read(module, args, kwargs), self._prompt_lengths)
         self._fired = [0] * len(self.routers)
         self._violations = []
         if self._plan is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pointsman.errors import ControlFailed, InterventionError
+from pointsman.routing.calling import Given
 
 _AMBIGUOUS = "Give a 2-D attention_mask over all tokens so far, [batch, cached + new] (and a dynamic cache)"
 
@@ -30,7 +31,7 @@ class Layout:
     decode_possible: bool = True
 
 
-def read_layout(given: Mapping[str, Any], prompt_lengths: tuple[int, ...] | None) -> Layout:
+def read_layout(given: Given, prompt_lengths: tuple[int, ...] | None) -> Layout:
     """The layout of a forward that is called with the arguments `given`.
 
     Positions count real tokens. They come from a 2-D attention mask; or from the 4-D causal mask that
@@ -41,26 +42,21 @@ def read_layout(given: Mapping[str, Any], prompt_lengths: tuple[int, ...] | None
         ControlFailed: The positions cannot be told.
         InterventionError: There is not one prompt length for each row.
     """
-    tokens = given.get("input_ids")
-    if tokens is None:
-        tokens = given.get("inputs_embeds")
-    if not isinstance(tokens, Tensor):
-        raise ControlFailed("The model was called without input_ids or inputs_embeds", "Pass one of them by its name")
+    tokens, past = given.tokens, given.cached
     batch, length = int(tokens.shape[0]), int(tokens.shape[1])
-    past = _cached(given.get("past_key_values"))
-    mask = given.get("attention_mask")
+    mask = given.attention_mask
     if isinstance(mask, Mapping):  # one mask for each kind of attention layer
         mask = mask.get("full_attention", next(iter(mask.values()), None))
     if mask is None:
         position = torch.arange(past, past + length, device=tokens.device).expand(batch, length)
-        stated = given.get("position_ids")
+        stated = given.position_ids
         if isinstance(stated, Tensor) and stated.dim() == 2 and not bool((stated == position).all()):
             raise ControlFailed(
                 "position_ids without an attention_mask do not count the tokens from the start of each row",
                 _AMBIGUOUS,
             )
     else:
-        position = _from_mask(mask, batch, past, length, given.get("position_ids"))
+        position = _from_mask(mask, batch, past, length, given.position_ids)
     if prompt_lengths is None:
         decode = torch.full((batch, length), past > 0, dtype=torch.bool, device=position.device)
         return Layout(position, decode, prefill_possible=past == 0, decode_possible=past > 0)
@@ -71,17 +67,6 @@ def read_layout(given: Mapping[str, Any], prompt_lengths: tuple[int, ...] | None
     limits = torch.tensor(prompt_lengths, device=position.device)[:, None]
     # Left padding lies before the prompt, so the length of the cache says nothing about the phase here.
     return Layout(position, position >= limits)
-
-
-def _cached(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if not callable(getattr(cache, "get_seq_length", None)):
-        raise ControlFailed(
-            f"The cache is a {type(cache).__name__} that does not tell its length",
-            "Use a transformers Cache, such as DynamicCache",
-        )
-    return int(cache.get_seq_length())
 
 
 def _from_mask(mask: Any, batch: int, past: int, length: int, stated: Any) -> Tensor:

@@ -1,0 +1,146 @@
+"""`Calling`: how a model is handed its tokens and its cache. The only file that knows the names of these arguments.
+
+transformers renames them now and then (the cache was `past_key_values` and is `cache` from 5.24 on), and code that
+comes with a checkpoint keeps the old names. So nothing here asks for a version: a cache that is given is known by what
+it can do, and where one is to be given, the signature of the model's forward says under which name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pointsman.errors import ControlFailed
+
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params", "past_key_value")
+"""Names under which models have taken a cache, where no annotation says which parameter it is; the newest first."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one forward was called with, as far as it tells which token is which.
+
+    Attributes:
+        tokens: Token ids, or embeddings. Shape: [B, T] or [B, T, d].
+        cache: The cache, if one was given; it tells its length (`get_seq_length`).
+        attention_mask: As given; a tensor, one for each kind of attention, or None.
+        position_ids: As given.
+        uses_cache: Whether the call keeps keys and values for a later one; None if it does not say.
+    """
+
+    tokens: Tensor
+    cache: Any
+    attention_mask: Any
+    position_ids: Any
+    uses_cache: bool | None
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the cache."""
+        return 0 if self.cache is None else int(self.cache.get_seq_length())
+
+
+class Calling:
+    """How one model is called, read from the signature of its forward.
+
+    Attributes:
+        cache_name: The parameter that takes a cache; None if there is none that can be told.
+        keeps_logits: Whether it can be asked for some logits only.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._owner = type(model)
+        self._signature = inspect.signature(type(model).forward)
+        parameters = self._signature.parameters
+        self._rest = next((p.name for p in parameters.values() if p.kind == p.VAR_KEYWORD), "")
+        self.cache_name = _cache_parameter(self._signature)
+        self.keeps_logits = "logits_to_keep" in parameters
+
+    def read(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
+        """What a forward of `model` is called with.
+
+        Raises:
+            ControlFailed: There are no tokens, or a cache that does not tell its length, or more than one.
+        """
+        given = dict(self._signature.bind_partial(model, *args, **kwargs).arguments)
+        given |= given.pop(self._rest, {})
+        tokens = given.get("input_ids")
+        if tokens is None:
+            tokens = given.get("inputs_embeds")
+        if not isinstance(tokens, Tensor):
+            raise ControlFailed(
+                "The model was called without input_ids or inputs_embeds", "Pass one of them by its name"
+            )
+        return Given(
+            tokens, self._cache_of(given), given.get("attention_mask"), given.get("position_ids"),
+            given.get("use_cache"),
+        )  # fmt: skip
+
+    def _cache_of(self, given: Mapping[str, Any]) -> Any:
+        """The cache among the arguments, whatever it is called there."""
+        caches = {id(value): value for value in given.values() if _is_cache(value)}
+        if len(caches) > 1:
+            raise ControlFailed("The model was given more than one cache", "Give it one transformers Cache")
+        if caches:
+            return next(iter(caches.values()))
+        for name in {self.cache_name, *_CACHE_NAMES}:
+            if given.get(name or "") is not None:
+                raise ControlFailed(
+                    f"The cache is a {type(given[name or '']).__name__} that does not tell its length",
+                    "Use a transformers Cache, such as DynamicCache",
+                )
+        return None
+
+    def with_cache(self, cache: Any) -> dict[str, Any]:
+        """Keyword arguments of a forward that reads this cache and writes to it.
+
+        Raises:
+            ControlFailed: It takes none under a name that can be told.
+        """
+        if self.cache_name is None:
+            raise ControlFailed(
+                f"{self._owner.__name__}.forward has no parameter that is known to take a cache",
+                "Use a version of transformers that Pointsman was tested with; please report this architecture",
+            )
+        return {self.cache_name: cache, "use_cache": True}
+
+    @contextmanager
+    def handed_over(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, a cache that `generate` gives under another name than the model's reaches the model.
+
+        transformers hands its own name for the cache to code that comes with a checkpoint too. Where that code takes
+        any keyword, it would answer without its cache, and nobody would be told.
+        """
+        if self.cache_name is None:
+            yield
+            return
+
+        def rename(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+            stray = [name for name in kwargs if name not in self._signature.parameters and _is_cache(kwargs[name])]
+            if len(stray) != 1 or kwargs.get(self.cache_name or "") is not None:
+                return None
+            return args, {(self.cache_name or "") if name == stray[0] else name: v for name, v in kwargs.items()}
+
+        hook = model.register_forward_pre_hook(rename, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _is_cache(value: Any) -> bool:
+    return callable(getattr(value, "get_seq_length", None)) and not isinstance(value, type)
+
+
+def _cache_parameter(signature: inspect.Signature) -> str | None:
+    """The parameter that is annotated as a cache; else the first that is called like one."""
+    parameters = signature.parameters
+    annotated = [p.name for p in parameters.values() if "Cache" in str(p.annotation)]
+    if len(annotated) == 1:
+        return annotated[0]
+    return next((name for name in _CACHE_NAMES if name in (annotated or parameters)), None)
