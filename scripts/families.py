@@ -59,7 +59,7 @@ _SMALL: dict[str, Any] = dict(
     n_shared_experts=1, num_shared_experts=1, first_k_dense_replace=1, num_dense_layers=1, moe_layer_start_index=1,
     enable_moe_block=True, is_moe=True,
     q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, o_lora_rank=8, o_groups=2,
-    index_topk=4, index_n_heads=2, index_head_dim=16, kv_channels=8,
+    index_topk=64, index_n_heads=2, index_head_dim=16, kv_channels=8,
     linear_head_dim=8, linear_num_heads=4, linear_num_value_heads=4, linear_num_key_heads=2,
     linear_key_head_dim=8, linear_value_head_dim=8,
     mamba_d_state=8, mamba_n_heads=4, mamba_d_head=16, mamba_expand=2, mamba_dt_rank=4, ssm_state_size=8,
@@ -70,13 +70,18 @@ _SMALL: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-_ALSO: dict[str, dict[str, Any]] = {  # what the types' own validation insists on
+_ALSO: dict[str, dict[str, Any]] = {  # what the types' own validation insists on, and attention in every hybrid
+    "bailing_hybrid": dict(layer_group_size=2),
     "dbrx": dict(attn_config=dict(kv_n_heads=2, rope_theta=1e4),
                  ffn_config=dict(hidden_size=32, ffn_hidden_size=16, moe_num_experts=16, moe_top_k=3)),
     "deepseek_v4": dict(mlp_layer_types=None),
     "dots3_note_text": dict(swa_num_attention_heads=4, swa_num_key_value_heads=4, swa_q_lora_rank=8, swa_kv_lora_rank=8,
                             swa_head_dim=16, swa_qk_nope_head_dim=8, swa_v_head_dim=8, head_dim=16),
     "granitemoehybrid": dict(layer_types=["linear_attention", "full_attention"] * 2, shared_intermediate_size=32),
+    "inkling2_loop_text": dict(unpadded_vocab_size=64),
+    "inkling2_text": dict(unpadded_vocab_size=64),
+    "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=1, expert_layer_offset=0),
+    "kimi_linear": dict(layer_types=["linear_attention", "full_attention"] * 2),
     "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2),
     "phimoe": dict(num_experts_per_tok=2),
     "qwen4_exp_text": dict(indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=4,

@@ -147,17 +147,6 @@ def test_a_batch_of_another_size_is_refused(olmoe: Any) -> None:
         logits(olmoe)
 
 
-def test_beams(olmoe: Any) -> None:
-    """One intervention holds for all beams; one for each row cannot be told apart and is refused."""
-    with control(olmoe, bias(olmoe)):
-        generate(olmoe, IDS, MASK, num_beams=3)
-    with (
-        control(olmoe, [bias(olmoe), None]),
-        pytest.raises(InterventionError, match="beam search multiplies rows"),
-    ):
-        generate(olmoe, IDS, MASK, num_beams=3)
-
-
 def test_a_part_of_the_model_is_not_run_in_silence(olmoe: Any) -> None:
     with control(olmoe, bias(olmoe)), pytest.raises(ControlFailed, match="outside a forward"), torch.no_grad():
         olmoe.model(input_ids=IDS)
@@ -445,7 +434,7 @@ def test_static_cache(fresh: Any, name: str) -> None:
 
 def test_static_cache_by_hand(olmoe: Any) -> None:
     cache = StaticCache(config=olmoe.config, max_cache_len=16)
-    with control(olmoe, bias(olmoe, positions=[7]), trace=True) as controller:
+    with control(olmoe, bias(olmoe, positions=[7]), trace=True, prompt_lengths=[6, 6]) as controller:
         logits(olmoe, **cached(olmoe, cache))
         logits(olmoe, IDS[:, :2], torch.ones(2, 8, dtype=torch.long), **cached(olmoe, cache))
     assert controller.trace()[0].select(row=1).position.tolist() == list(range(8))
@@ -527,14 +516,15 @@ def test_the_proof_is_made_once(fresh: Any) -> None:
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
     prove(model)
-    assert len(calls) == 4
+    once = len(calls)
+    assert once > 4
     prove(model)
     with control(model):
         pass
-    assert len(calls) == 4
+    assert len(calls) == once
     model.model.layers[0].mlp.gate = copy.deepcopy(model.model.layers[0].mlp.gate)
     prove(model)
-    assert len(calls) == 8
+    assert len(calls) == 2 * once
 
 
 # -- numbers -------------------------------------------------------------------------------------------------

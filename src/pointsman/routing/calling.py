@@ -41,8 +41,25 @@ class Given:
 
     @property
     def cached(self) -> int:
-        """Tokens in the cache."""
-        return 0 if self.cache is None else int(self.cache.get_seq_length())
+        """Tokens that came before, in the cache.
+
+        A cache of nothing but recurrent states does not count its tokens; then the attention mask does.
+
+        Raises:
+            ControlFailed: Neither does.
+        """
+        if self.cache is None:
+            return 0
+        try:
+            return int(self.cache.get_seq_length())
+        except (ValueError, NotImplementedError):
+            mask, new = self.attention_mask, int(self.tokens.shape[1])
+            if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= new:
+                return int(mask.shape[1]) - new
+        raise ControlFailed(
+            f"The cache is a {type(self.cache).__name__} that does not tell its length",
+            "Give a 2-D attention_mask over all tokens so far",
+        )
 
 
 class Calling:
@@ -83,18 +100,15 @@ class Calling:
 
     def _cache_of(self, given: Mapping[str, Any]) -> Any:
         """The cache among the arguments, whatever it is called there."""
-        caches = {id(value): value for value in given.values() if _is_cache(value)}
-        if len(caches) > 1:
-            raise ControlFailed("The model was given more than one cache", "Give it one transformers Cache")
-        if caches:
-            return next(iter(caches.values()))
-        for name in {self.cache_name, *_CACHE_NAMES}:
-            if given.get(name or "") is not None:
-                raise ControlFailed(
-                    f"The cache is a {type(given[name or '']).__name__} that does not tell its length",
-                    "Use a transformers Cache, such as DynamicCache",
-                )
-        return None
+        cache = cache_among(given)
+        names = (self.cache_name, *_CACHE_NAMES)
+        odd = next((given[name] for name in names if name and given.get(name) is not None), None)
+        if cache is None and odd is not None:
+            raise ControlFailed(
+                f"The cache is a {type(odd).__name__} that does not tell its length",
+                "Use a transformers Cache, such as DynamicCache",
+            )
+        return cache
 
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Keyword arguments of a forward that reads this cache and writes to it.
@@ -131,6 +145,18 @@ class Calling:
             yield
         finally:
             hook.remove()
+
+
+def cache_among(given: Mapping[Any, Any]) -> Any:
+    """The cache among some arguments or outputs, whatever it is called there; None if there is none.
+
+    Raises:
+        ControlFailed: There is more than one.
+    """
+    caches = {id(value): value for value in given.values() if _is_cache(value)}
+    if len(caches) > 1:
+        raise ControlFailed("The model was given more than one cache", "Give it one transformers Cache")
+    return next(iter(caches.values()), None)
 
 
 def _is_cache(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pointsman.errors import ControlFailed, InterventionError
-from pointsman.routing.calling import Given
+from pointsman.routing.calling import Given, cache_among
 
 _AMBIGUOUS = "Give a 2-D attention_mask over all tokens so far, [batch, cached + new] (and a dynamic cache)"
 
@@ -23,24 +24,81 @@ class Layout:
         position: From the first real token of the row; -1 for padding. Shape: [B, T], int64.
         decode: Whether it is an answer token. Shape: [B, T], bool.
         prefill_possible, decode_possible: False if no token can be of that phase (known without looking).
+        phases_known: False if several tokens came after a cache and nothing says whether they are prompt or answer.
+        copies: Rows of each prompt: beams and returned sequences follow one another. Row r belongs to prompt
+            ``r // copies``.
     """
 
     position: Tensor
     decode: Tensor
     prefill_possible: bool = True
     decode_possible: bool = True
+    phases_known: bool = True
+    copies: int = 1
+
+    @property
+    def prompts(self) -> int:
+        return self.position.shape[0] // self.copies
 
 
-def read_layout(given: Given, prompt_lengths: tuple[int, ...] | None) -> Layout:
+@dataclass(frozen=True)
+class Generation:
+    """What one call of `generate` was given; its forwards alone do not say where the prompt ends.
+
+    Attributes:
+        width: Columns of the prompts, padding and earlier turns included; None if it was given none.
+        prompts: How many prompts; None if it was given none.
+    """
+
+    width: int | None
+    prompts: int | None
+
+    @staticmethod
+    def of(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generation:
+        """Read the arguments of a call.
+
+        The tokens may be all of the conversation or, beside a cache, the new ones only: the attention mask then
+        covers all of it.
+        """
+        signature = inspect.signature(generate)
+        given = dict(signature.bind_partial(*args, **kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        named = (given.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
+        tokens = next((value for value in named if isinstance(value, Tensor) and value.dim() > 1), None)
+        if tokens is None:
+            return Generation(None, None)
+        width, mask = int(tokens.shape[1]), given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            width = max(width, int(mask.shape[1]))
+        past = Given(tokens, cache_among(given), mask, None, None).cached
+        if width <= past:
+            width += past
+        return Generation(width, int(tokens.shape[0]))
+
+
+def read_layout(
+    given: Given, prompt_lengths: tuple[int, ...] | None = None, generation: Generation | None = None
+) -> Layout:
     """The layout of a forward that is called with the arguments `given`.
 
     Positions count real tokens. They come from a 2-D attention mask; or from the 4-D causal mask that
     transformers makes of one for a static cache; or, without a mask, from the length of the cache. Whatever
     leaves them in doubt (packed sequences, masks of another shape) is refused.
 
+    Phases come from `prompt_lengths`; or from the call of `generate` that the forward belongs to, whether it uses a
+    cache, reads the prompt in chunks or continues an earlier cache. A forward by hand is prefill if nothing is cached
+    and decode if it is one token after a cache; several tokens after a cache may be either.
+
+    Args:
+        given: The arguments of the forward.
+        prompt_lengths: Real prompt tokens of each prompt.
+        generation: The call of `generate` that it belongs to.
+
     Raises:
         ControlFailed: The positions cannot be told.
-        InterventionError: There is not one prompt length for each row.
+        InterventionError: There is not one prompt length for each prompt.
     """
     tokens, past = given.tokens, given.cached
     batch, length = int(tokens.shape[0]), int(tokens.shape[1])
@@ -57,16 +115,34 @@ def read_layout(given: Given, prompt_lengths: tuple[int, ...] | None) -> Layout:
             )
     else:
         position = _from_mask(mask, batch, past, length, given.position_ids)
-    if prompt_lengths is None:
-        decode = torch.full((batch, length), past > 0, dtype=torch.bool, device=position.device)
-        return Layout(position, decode, prefill_possible=past == 0, decode_possible=past > 0)
-    if len(prompt_lengths) != batch:
-        raise InterventionError(
-            f"{len(prompt_lengths)} prompt lengths for a batch of {batch} rows", "Give one for each row"
+    copies = _copies(batch, generation)
+    if prompt_lengths is not None:
+        if len(prompt_lengths) * copies != batch:
+            raise InterventionError(
+                f"{len(prompt_lengths)} prompt lengths for a batch of {batch} rows", "Give one for each row"
+            )
+        limits = torch.tensor(prompt_lengths, device=position.device).repeat_interleave(copies)[:, None]
+        # Left padding lies before the prompt, so the length of the cache says nothing about the phase here.
+        return Layout(position, position >= limits, copies=copies)
+    if generation is not None and generation.width is not None:
+        width, end = generation.width, past + length
+        column = torch.arange(past, end, device=position.device).expand(batch, length)
+        return Layout(position, column >= width, past < width, end > width, copies=copies)
+    decode = torch.full((batch, length), past > 0, dtype=torch.bool, device=position.device)
+    return Layout(position, decode, past == 0, past > 0, phases_known=past == 0 or length == 1, copies=copies)
+
+
+def _copies(batch: int, generation: Generation | None) -> int:
+    """How many rows each prompt has in a batch."""
+    prompts = generation.prompts if generation is not None else None
+    if prompts is None or batch == prompts:
+        return 1
+    if prompts == 0 or batch % prompts:
+        raise ControlFailed(
+            f"A forward of {batch} rows within a generation of {prompts} prompts",
+            "Generate in a way that gives every prompt equally many rows; please report this one",
         )
-    limits = torch.tensor(prompt_lengths, device=position.device)[:, None]
-    # Left padding lies before the prompt, so the length of the cache says nothing about the phase here.
-    return Layout(position, position >= limits)
+    return batch // prompts
 
 
 def _from_mask(mask: Any, batch: int, past: int, length: int, stated: Any) -> Tensor:

@@ -235,20 +235,26 @@ class Plan:
         places = {p for rule in {id(r): r for row in self._rules for r in row}.values() for p in rule.places()}
         self._places = torch.tensor(sorted(places), dtype=torch.long)  # shape: [named positions]
         layers = sorted({layer for row in self._rules for rule in row for layer in rule.layers})
+        self._phased = any(rule.where.phase != "both" for row in self._rules for rule in row)
         self._tables = {layer: self._resolve(routers[layer]) for layer in layers}
         self._layout: Layout | None = None
         self._index: Tensor | None = None
 
     def begin(self, layout: Layout) -> None:
         """Start a forward: check that the batch is the one that the routing was made for."""
-        batch = layout.position.shape[0]
-        if self.rows is not None and batch != self.rows:
+        prompts = layout.prompts
+        if self.rows is not None and prompts != self.rows:
             raise InterventionError(
-                f"{self.rows} interventions for a batch of {batch} rows",
-                "Give one intervention for each row, or a single one for all (beam search multiplies rows)",
+                f"{self.rows} interventions for a batch of {prompts} rows",
+                "Give one intervention for each row, or a single one for all",
             )
-        if self._last_row >= batch:
-            raise InterventionError(f"A rule names row {self._last_row} of a batch of {batch}", "Count rows from 0")
+        if self._last_row >= prompts:
+            raise InterventionError(f"A rule names row {self._last_row} of a batch of {prompts}", "Count rows from 0")
+        if self._phased and not layout.phases_known:
+            raise InterventionError(
+                "A rule of one phase, and several tokens after a cache that may be prompt or answer",
+                "Call generate, or give control(..., prompt_lengths=[...]), or one phase for both",
+            )
         self._layout, self._index = layout, None
 
     def edits(self, layer: int) -> Edits | None:
@@ -286,7 +292,9 @@ class Plan:
             slot = torch.where(places[near] == position, near + _NAMED, slot)
         slot = slot.masked_fill(position < 0, _PAD)
         others = len(self._rules) - 1
-        kinds = torch.tensor([self._kinds.get(row, others) for row in range(batch)], device=position.device)
+        kinds = torch.tensor(
+            [self._kinds.get(row // layout.copies, others) for row in range(batch)], device=position.device
+        )
         return ((kinds[:, None] * 2 + layout.decode) * (count + _NAMED) + slot).reshape(-1)
 
     def _resolve(self, router: Router) -> _Table:

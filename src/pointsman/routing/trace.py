@@ -131,6 +131,11 @@ class Recorder:
             experts: Realised experts. Shape: [B * T, k].
         """
         if layout is not self._layout:  # once per forward
+            if not layout.phases_known:
+                raise InterventionError(
+                    "A trace says of which phase each token is, and several tokens after a cache may be of either",
+                    "Call generate, or give control(..., prompt_lengths=[...])",
+                )
             real = layout.position >= 0  # shape: [B, T]
             self._layout = layout
             self._real = None if bool(real.all()) else real.reshape(-1).nonzero()[:, 0]  # shape: [N]
