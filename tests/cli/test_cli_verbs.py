@@ -147,24 +147,6 @@ def test_two_audits_with_one_seed_agree(cli: Cli, here: Path, model: Path, behav
 # ---------------------------------------------------------------------- doctor, routers, testbed
 
 
-def test_doctor_says_plainly_what_was_checked(cli: Cli, model: Path) -> None:
-    done = cli("doctor", model)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.count("✓") == 7
-    assert "3 that choose 2 of 8 experts for every token (no expert groups), in decoder layers 0 to 2" in done.out
-
-
-def test_doctor_json(cli: Cli, model: Path) -> None:
-    found = cli("doctor", model, "--json").json
-    assert found["ok"] is True
-    assert found["proof"]["routers"] == 3
-    assert found["proof"]["identical"] is True
-    assert found["proof"]["logits_moved"] > 0
-    assert found["chat"] == {"template": True, "system_prompt": True}
-    assert found["model"]["context"] == 256
-    assert len(found["routers"]) == 3
-
-
 def test_routers_lists_paths_in_full(cli: Cli, model: Path) -> None:
     done = cli("routers", model)
     assert (done.code, done.err) == (0, "")

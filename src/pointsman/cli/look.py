@@ -23,10 +23,11 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, one_line, quietly, show
-from pointsman.errors import ModelError
 
 if TYPE_CHECKING:
+    from pointsman.engine.checkup import CheckUp
     from pointsman.engine.hf import HFEngine
+    from pointsman.routing.paths import Paths
     from pointsman.routing.routers import Router
 
 _AGAIN = "Nothing was written; run the command again"
@@ -59,12 +60,14 @@ def doctor(
         model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
     )  # fmt: skip
     with interruptible(_AGAIN), keep_stdout_clean(), quietly(session):
+        from pointsman.engine.checkup import check_up
+
         engine = options.load(session)
-        system = _talk(engine)
+        seen = check_up(engine)
     if as_json:
-        print(json.dumps(_findings(engine, system), indent=2))
+        print(json.dumps(_findings(engine, seen), indent=2))
     else:
-        print("\n".join(_sentences(engine, system)))
+        print("\n".join(_sentences(engine, seen)))
 
 
 def routers(
@@ -128,25 +131,7 @@ def _show_routers(engine: HFEngine) -> None:
     show(table)
 
 
-def _talk(engine: HFEngine) -> bool:
-    """Ask the model something under its chat template.
-
-    Returns:
-        Whether the template takes a system prompt; many refuse one, which is no fault.
-
-    Raises:
-        ModelError, BadLogits, PromptTooLong: It cannot be asked.
-    """
-    prompts = [engine.encode(["Hello"]), engine.encode(["Hello", "How are you?"], answers=["Hello."])]
-    engine.generate(prompts, max_new_tokens=4)
-    try:
-        engine.encode(["Hello"], system="Be brief.")
-    except ModelError:
-        return False
-    return True
-
-
-def _findings(engine: HFEngine, system: bool) -> dict[str, Any]:
+def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
     from pointsman.experiment.findings import model_section
 
     return {
@@ -154,12 +139,13 @@ def _findings(engine: HFEngine, system: bool) -> dict[str, Any]:
         "ok": True,
         "model": model_section(engine),
         "proof": asdict(engine.proof),
-        "chat": {"template": True, "system_prompt": system},
+        "chat": {"template": True, "system_prompt": seen.system_prompt},
+        "learns": seen.learns,
         "routers": [asdict(r) for r in engine.routers],
     }
 
 
-def _sentences(engine: HFEngine, system: bool) -> list[str]:
+def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
     info, proof = engine.info, engine.proof
     number = proof.routers
     found = [
@@ -168,11 +154,19 @@ def _sentences(engine: HFEngine, system: bool) -> list[str]:
         f"Sets of experts forced at random were used exactly, for {proof.tokens_forced} of {proof.tokens_forced} "
         f"tokens x layers, and moved the logits by up to {proof.logits_moved:.2g}.",
         "Every MoE block listens to its router.",
+        "Under forced experts and masks a left-padded batch says what its rows say alone, and cached decoding "
+        + ("and generation say" if proof.paths.generated is not None else "says")
+        + f" what one full forward says (logits within {100 * _apart(proof.paths):.1g} % of the largest).",
         "The chat template renders single and multi-turn conversations; it "
-        + ("takes a system prompt." if system else "refuses a system prompt."),
+        + ("takes a system prompt." if seen.system_prompt else "refuses a system prompt."),
         "The model answers with finite logits.",
-        f"{engine.resumes[0].upper()}{engine.resumes[1:]}.",
+        f"{engine.resumes[0].upper()}{engine.resumes[1:]}; a search scores a route as a plain forward does.",
     ]
+    if seen.learns:
+        found.append("Gradients reach the routers: steering can be learnt through the model.")
+        lacking = []
+    else:
+        lacking = [f"No gradients reach the routers: steering cannot be learnt through the model ({seen.why_not})."]
     revision = f", revision {info.revision}" if info.revision else ""
     return [
         one_line(
@@ -181,11 +175,17 @@ def _sentences(engine: HFEngine, system: bool) -> list[str]:
         ),
         "",
         *(f"  ✓ {sentence}" for sentence in found),
+        *(f"  ✗ {sentence}" for sentence in lacking),
         "",
         f"Routers: {_described(engine.routers)}",
         f"Fingerprint: {info.fingerprint}",
-        "Everything needed is in order.",
+        "Everything that an audit needs is in order." if lacking else "Everything needed is in order.",
     ]
+
+
+def _apart(paths: Paths) -> float:
+    """The largest of the differences that were seen."""
+    return max(paths.padded, paths.cached, paths.generated or 0.0)
 
 
 def _described(routers: Sequence[Router]) -> str:
