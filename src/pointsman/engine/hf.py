@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +31,27 @@ from pointsman.routing.steering import Steering, plain
 from pointsman.routing.trace import LayerTrace, Recorder, RouteTrace
 
 _Out = TypeVar("_Out")
+_Asked = ParamSpec("_Asked")
+
+
+def _in_turn(verb: Callable[Concatenate[HFEngine, _Asked], _Out]) -> Callable[Concatenate[HFEngine, _Asked], _Out]:
+    """Other threads wait until this call is done."""
+
+    @wraps(verb)
+    def asked(self: HFEngine, /, *args: _Asked.args, **kwargs: _Asked.kwargs) -> _Out:
+        with self._turn:
+            self._refuse_if_open()
+            return verb(self, *args, **kwargs)
+
+    return asked
 
 
 class HFEngine:
     """An `Engine` over a transformers model. Make one with `pointsman.load`.
 
     Control is proven on the model when the engine is made. Rows are batched by length and left-padded; what a row
-    gets does not depend on the rows beside it.
+    gets does not depend on the rows beside it. Threads may share an engine: their calls are answered one after
+    another, each under its own routing. The model behind it belongs to the engine meanwhile, and refuses them.
 
     Args:
         model: A causal LM with routers, in evaluation mode.
@@ -73,7 +89,8 @@ class HFEngine:
         self.resumes_fully = self._resume is not None and self._resume.tokens
         self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
-        self._open = False  # within the block of a scorer or patcher
+        self._open = False  # within the block of a scorer, patcher or learner
+        self._turn = threading.RLock()  # one thread at a time
         self._device = model.get_input_embeddings().weight.device
         self._calling = Calling(model)
         ends = model.generation_config.eos_token_id
@@ -108,11 +125,11 @@ class HFEngine:
 
     # -- asking ------------------------------------------------------------------------------------------------
 
+    @_in_turn
     def generate(
         self, prompts: Sequence[Prompt], *, routing: Routing = None, max_new_tokens: int = 512
     ) -> list[Completion]:
         """See `Engine.generate`. A prompt that leaves less room than `max_new_tokens` gets what the context holds."""
-        self._refuse_if_open()
         for prompt in prompts:
             self._check_length(len(prompt) + 1)
         each = _per_row(routing, len(prompts))
@@ -123,6 +140,7 @@ class HFEngine:
         lengths = [len(p) for p in prompts]
         return self._by_length(lengths, max(lengths, default=0) + max_new_tokens, batch)
 
+    @_in_turn
     def score(
         self,
         prompts: Sequence[Prompt],
@@ -135,7 +153,6 @@ class HFEngine:
 
         Rows of one prompt whose routings touch late layers only share what comes before (METHODS section 3).
         """
-        self._refuse_if_open()
         return self._score_rows(prompts, targets, routing=routing, first_tokens=first_tokens)
 
     def _score_rows(
@@ -169,21 +186,20 @@ class HFEngine:
         routing: Intervention | Steering | None = None,
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
-        self._refuse_if_open()
         self._check_targets(prompts, targets)
         routing = routing.intervention if isinstance(routing, Steering) else routing
         refuse_rows([routing])
-        if self._resume is None or not self._resume.tokens or not prompts:
-            with self._exclusively():
+        with self._exclusively():
+            if self._resume is None or not self._resume.tokens or not prompts:
                 yield FullScorer(self._score_rows, self.routers, self._layers, prompts, targets, routing)
-            return
-        self._controller.set(routing)
-        self._controller.recorder = None
-        with self._exclusively(), self._resume.attached():
-            yield ResumedScorer(
-                self._resume, self._controller, prompts, targets, rows_that_fit=self._rows, cost=self.cost,
-                device=self._device, name=self.info.name,
-            )  # fmt: skip
+                return
+            self._controller.set(routing)
+            self._controller.recorder = None
+            with self._resume.attached():
+                yield ResumedScorer(
+                    self._resume, self._controller, prompts, targets, rows_that_fit=self._rows, cost=self.cost,
+                    device=self._device, name=self.info.name,
+                )  # fmt: skip
 
     @contextmanager
     def patcher(self) -> Iterator[Patcher]:
@@ -192,10 +208,8 @@ class HFEngine:
         Raises:
             UsageError: The forwards of this model cannot be resumed from a layer.
         """
-        self._refuse_if_open()
         if self._resume is None:
             raise UsageError(f"{self.info.name} cannot be patched: {self.resumes}", "Patch another model")
-        self._controller.recorder = None
         with self._exclusively(), self._resume.attached():
             yield Patcher(
                 self._resume, self._controller, rows_that_fit=self._rows, cost=self.cost, device=self._device,
@@ -205,8 +219,6 @@ class HFEngine:
     @contextmanager
     def learner(self) -> Iterator[Learner]:
         """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
-        self._refuse_if_open()
-        self._controller.recorder = None
         with self._exclusively(), weights_held(self.model), self._controller.attached():
             yield Learner(
                 self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name
@@ -222,9 +234,9 @@ class HFEngine:
         named = self.tokenizer.eos_token_id
         return named if named in self._ends else self._ends[0] if self._ends else None
 
+    @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
-        self._refuse_if_open()
         each = _per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
@@ -414,11 +426,15 @@ class HFEngine:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        self._open = True
-        try:
-            yield
-        finally:
-            self._open = False
+        """The engine for one block alone: other threads wait, and the same one asks nothing else meanwhile."""
+        with self._turn:
+            self._refuse_if_open()
+            self._controller.recorder = None
+            self._open = True
+            try:
+                yield
+            finally:
+                self._open = False
 
     def _refuse_if_open(self) -> None:
         if self._open:
