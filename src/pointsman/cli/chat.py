@@ -21,7 +21,7 @@ from pointsman.cli.options import (
     TemplateOption,
     TrustOption,
 )
-from pointsman.cli.output import Session, keep_stdout_clean, one_line, quietly, waiting
+from pointsman.cli.output import Session, keep_stdout_clean, one_line, quietly, say, waiting
 from pointsman.errors import Interrupted, PointsmanError, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def chat(
             engine = options.load(session)
             if found is not None:
                 found.check(engine.routers, engine.info.fingerprint)
+                other = found.on_other_weights(engine.weights)
+                if other:
+                    say(f"pointsman: note: {other}.")
             engine.encode(["Hello"], system=system)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted", "Nothing was written; run the command again") from None

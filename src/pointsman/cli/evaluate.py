@@ -168,6 +168,9 @@ def _perform(
     from pointsman.experiment.progress import Progress
 
     with loaded(session, run, options) as (engine, command, _):
+        other = steering.on_other_weights(engine.weights)
+        if other:
+            say(f"pointsman: note: {other}.")
         say(
             f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
             f"{judge.name}; writing to {run.folder}"

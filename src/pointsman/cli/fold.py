@@ -68,6 +68,9 @@ def fold(
         out = out.expanduser()
         refuse_full(out)
         engine = options.load(session)
+        other = found.on_other_weights(engine.weights)
+        if other:
+            say(f"pointsman: note: {other}.")
         with waiting("Folding, and comparing with the steered model ..."):
             report = fold_into(engine.model, found)
             save_folded(out, engine.model, engine.tokenizer, found, report)

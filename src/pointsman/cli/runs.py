@@ -167,15 +167,29 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
 
 
 def _refuse_other_model(run: Run, engine: HFEngine) -> None:
-    """The model is remembered by its fingerprint: half a run with another one would be worth nothing."""
+    """The model is remembered by its fingerprint and all of its weights: half a run with another is worth nothing."""
     info = engine.info
-    now = {"fingerprint": info.fingerprint, "revision": info.revision, "dtype": info.dtype, "device": info.device}
+    now = {
+        "fingerprint": info.fingerprint, "weights": engine.weights, "revision": info.revision, "dtype": info.dtype,
+        "device": info.device,
+    }  # fmt: skip
     then = run.remember(MODEL_STEP, lambda: now)
+    for name in ("dtype", "device"):
+        if then[name] != now[name]:
+            say(f"pointsman: note: this run began on {name} {then[name]} and continues on {now[name]}.")
     if then["fingerprint"] != info.fingerprint:
         raise RunError(
             f"{info.name} is not the model that this run began with ({info.fingerprint}, not {then['fingerprint']})",
             "Put the old checkpoint back, or start a new run in another folder",
         )
-    for name in ("dtype", "device"):
-        if then[name] != now[name]:
-            say(f"pointsman: note: this run began on {name} {then[name]} and continues on {now[name]}.")
+    weights = then.get("weights")  # runs of older versions did not remember it
+    if weights is None or weights == now["weights"]:
+        return
+    if then["dtype"] != now["dtype"]:
+        say("pointsman: note: the weights cannot be compared with those that it began with, in another dtype.")
+        return
+    raise RunError(
+        f"{info.name} has the routers that this run began with, and other weights beside them ({now['weights']}, not "
+        f"{weights})",
+        "Put the old checkpoint back, or start a new run in another folder",
+    )

@@ -27,8 +27,9 @@ from pointsman.routing.calling import Calling
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
-from pointsman.routing.steering import Steering, plain
+from pointsman.routing.steering import Steering, plain, warn_of_other_weights
 from pointsman.routing.trace import LayerTrace, Recorder, RouteTrace
+from pointsman.routing.weights import weights_hash
 
 _Out = TypeVar("_Out")
 _Asked = ParamSpec("_Asked")
@@ -132,7 +133,7 @@ class HFEngine:
         """See `Engine.generate`. A prompt that leaves less room than `max_new_tokens` gets what the context holds."""
         for prompt in prompts:
             self._check_length(len(prompt) + 1)
-        each = _per_row(routing, len(prompts))
+        each = self._per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[Completion]:
             return self._generate([prompts[i] for i in rows], [each[i] for i in rows], max_new_tokens)
@@ -165,7 +166,7 @@ class HFEngine:
     ) -> list[Score]:
         self._check_targets(prompts, targets)
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
-        each = _per_row(routing, len(prompts))
+        each = self._per_row(routing, len(prompts))
         if self._resume is not None:
             shared = _shared(prompts, targets, each)
             if shared:
@@ -187,6 +188,7 @@ class HFEngine:
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
         self._check_targets(prompts, targets)
+        warn_of_other_weights(routing, self.model)
         routing = routing.intervention if isinstance(routing, Steering) else routing
         refuse_rows([routing])
         with self._exclusively():
@@ -237,7 +239,7 @@ class HFEngine:
     @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
-        each = _per_row(routing, len(prompts))
+        each = self._per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
             ids, mask = self._pad_left([prompts[i].ids for i in rows])
@@ -385,6 +387,15 @@ class HFEngine:
 
             for (_, row), score in zip(rows, in_batches(rows, self._rows(end), batch), strict=True):
                 results[row] = score
+
+    @property
+    def weights(self) -> str:
+        """See `weights_hash`: which checkpoint this is, all of it."""
+        return weights_hash(self.model)
+
+    def _per_row(self, routing: Routing, rows: int) -> list[Intervention | None]:
+        warn_of_other_weights(routing, self.model)
+        return _per_row(routing, rows)
 
     def _rows(self, tokens: int) -> int:
         return self._batch_size or rows_that_fit(self.model, max(tokens, 1))

@@ -183,6 +183,11 @@ class Engine(Protocol):
     routers: tuple[Router, ...]
     cost: Cost
 
+    @property
+    def weights(self) -> str:
+        """Which checkpoint it is, all of it (`weights_hash`)."""
+        ...
+
     def encode(self, turns: Sequence[str], *, answers: Sequence[str] = (), system: str | None = None) -> Prompt:
         """Apply the chat template: user turns, with the model's `answers` between them (one fewer than turns)."""
         ...

@@ -57,6 +57,7 @@ def model_section(engine: Engine) -> dict[str, Any]:
         "experts": experts.pop() if len(experts) == 1 else [r.experts for r in routers],
         "top_k": top_k.pop() if len(top_k) == 1 else [r.top_k for r in routers],
         "fingerprint": info.fingerprint,
+        "weights": engine.weights,
         "revision": info.revision,
         "resumes": info.extra.get("resumes"),
     }

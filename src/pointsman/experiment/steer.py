@@ -506,7 +506,7 @@ class _Stages:
         steering = Steering(
             matrix=candidate.matrix, sigma=self.sigma, alpha=candidate.alpha, phase=candidate.phase,
             fingerprint=self.engine.info.fingerprint, base_model=self.engine.info.name,
-            revision=self.engine.info.revision, about=about,
+            revision=self.engine.info.revision, about=about, weights=self.engine.weights,
         )  # fmt: skip
         steering.save_pretrained(self.run.path(f"artefacts/{ARTEFACT}"))
 

@@ -12,7 +12,7 @@ from pointsman.routing.intervention import Intervention
 from pointsman.routing.layout import Layout
 from pointsman.routing.proof import Proof, prove
 from pointsman.routing.routers import find_routers
-from pointsman.routing.steering import Steering
+from pointsman.routing.steering import Steering, warn_of_other_weights
 from pointsman.routing.trace import Recorder
 
 __all__ = ["Controller", "Layout", "Proof", "control", "prove"]
@@ -46,6 +46,7 @@ def control(
     proof = prove(model)
     controller = Controller(model, routers, proof.fingerprint)
     controller.set(intervention, prompt_lengths=prompt_lengths)
+    warn_of_other_weights(intervention, model)
     if trace:
         controller.recorder = Recorder(len(controller.routers))
     with controller.attached():

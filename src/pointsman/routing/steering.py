@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ import numpy as np
 from pointsman.errors import InterventionError, WrongModel
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.routers import Router
+from pointsman.routing.weights import weights_hash
 
 SCHEMA = "pointsman.steering/1"
 MAX_ALPHA = 8.0
@@ -59,6 +61,7 @@ class Steering:
         fingerprint: Of the model that it is for; no other is steered.
         base_model: What that model is called: a hub id if it has one.
         revision: Hub revision of the base model.
+        weights: `weights_hash` of that model: its routers alone make the fingerprint, and the rest may be another's.
         about: JSON data on where it comes from (scenario, method, lambda, refinement, seeds). `measured`, if it is
             there, becomes the table of the model card: a list of ``{"what": text, "before": Rate, "after": Rate}``,
             each rate ``{"rate", "low", "high", "n"}`` as `Rate.to_json` writes it.
@@ -76,6 +79,7 @@ class Steering:
     revision: str | None = None
     per_token: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -103,6 +107,8 @@ class Steering:
                 raise InterventionError(f"A steering with {value!r} as its {name}", "Name the model that it is for")
         if self.revision is not None and not isinstance(self.revision, str):
             raise InterventionError(f"A revision of {self.revision!r}", "Give a branch, tag or commit, or None")
+        if self.weights is not None and not isinstance(self.weights, str):
+            raise InterventionError(f"A hash of weights of {self.weights!r}", "Give what weights_hash gives, or None")
         if not isinstance(self.about, Mapping):
             raise InterventionError("What a steering says about itself is no mapping", "Give a dictionary")
         put(self, "about", _frozen(self.about))
@@ -174,6 +180,19 @@ class Steering:
             )
         self.intervention.check(routers, fingerprint)
 
+    def on_other_weights(self, weights: str) -> str:
+        """A sentence if the model has the routers that this is for, and is another one all the same; else nothing.
+
+        Args:
+            weights: `weights_hash` of the model.
+        """
+        if self.weights is None or self.weights == weights:
+            return ""
+        return (
+            f"the routers are those of {self.base_model}, for which this steering was made, and the rest of the model "
+            f"is not (weights {weights}, not {self.weights}): what was measured then does not hold here"
+        )
+
     # -- saving ------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
@@ -183,6 +202,7 @@ class Steering:
             "base_model": self.base_model,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
+            **({} if self.weights is None else {"weights": self.weights}),  # files of older versions have none
             "alpha": self.alpha,
             "phase": self.phase,
             "per_token": self.per_token,
@@ -374,7 +394,7 @@ class Steering:
                 raise ValueError("the layers have other shapes")
             steering = cls(
                 matrix, tuple(data["sigma"]), data["alpha"], data["phase"], data["fingerprint"], data["base_model"],
-                data["revision"], data["per_token"], data["about"],
+                data["revision"], data["per_token"], data["about"], data.get("weights"),
             )  # fmt: skip
             if [tuple(entry) for entry in data["circuit"]] != list(steering.circuit):
                 raise ValueError("the circuit is another one in the two files")
@@ -426,6 +446,17 @@ def plain(
     if isinstance(routing, Steering):
         return routing.intervention
     return [each.intervention if isinstance(each, Steering) else each for each in routing]
+
+
+def warn_of_other_weights(
+    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None, model: Any
+) -> None:
+    """Warn (`UserWarning`) of a steering that was made for the same routers in another model."""
+    each = [routing] if isinstance(routing, Steering) else routing if isinstance(routing, list | tuple) else []
+    for steering in {id(s): s for s in each if isinstance(s, Steering) and s.weights}.values():
+        sentence = steering.on_other_weights(weights_hash(model))
+        if sentence:
+            warnings.warn(sentence[0].upper() + sentence[1:], UserWarning, stacklevel=4)
 
 
 def _vector(values: Any, layer: int) -> np.ndarray:
