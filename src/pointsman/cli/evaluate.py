@@ -168,6 +168,7 @@ def _perform(
     from pointsman.experiment.progress import Progress
 
     with loaded(session, run, options) as (engine, command, _):
+        steering.check(engine.routers, engine.info.fingerprint)
         other = steering.on_other_weights(engine.weights)
         if other:
             say(f"pointsman: note: {other}.")

@@ -68,6 +68,7 @@ def fold(
         out = out.expanduser()
         refuse_full(out)
         engine = options.load(session)
+        found.check(engine.routers, engine.info.fingerprint)
         other = found.on_other_weights(engine.weights)
         if other:
             say(f"pointsman: note: {other}.")
