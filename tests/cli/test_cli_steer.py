@@ -477,4 +477,4 @@ def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
     shutil.rmtree(folder)
     Steering.from_pretrained(done.folder / "artefacts/steering").at(0.75).save_pretrained(folder)
     line = cli("resume", "ev").refusal(notes=1)
-    assert "The steering steering has changed since ev began. Put the old one back" in line
+    assert "here/steering has changed since ev began. Put the old one back" in line

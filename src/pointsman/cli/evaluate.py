@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.cli.fold import SteeringOption, read_steering
-from pointsman.cli.manifest import Anew, announce, local_json
+from pointsman.cli.manifest import Anew, announce, local_json, steering_json, steering_of
 from pointsman.cli.options import (
     BatchOption,
     DeviceOption,
@@ -92,7 +92,6 @@ def evaluate(
     with waiting("Starting ..."):
         from pointsman.data.scenario import load_scenario, scenario_names
         from pointsman.experiment.evaluate import Evaluate, evaluate_config
-        from pointsman.experiment.provenance import shareable
     chosen = read_steering(steering)
     name = scenario or str(chosen.about.get("scenario", ""))
     if scenario is None and name not in scenario_names():
@@ -123,7 +122,7 @@ def evaluate(
         plan,
         model=options.shown,
         load=options.to_json(),
-        steering={"name": shareable(steering), "sha256": _hash(chosen)},
+        steering=steering_json(steering, _hash(chosen)),
         scenario=scenario_json(what),
         prompts=prompts_json(what, suite, options),
         judge={"name": judge.name, "version": judge.version},
@@ -141,7 +140,7 @@ def continued(session: Session, run: Run, anew: Anew) -> None:
     scenario, options, judge = from_manifest(run, anew)
     try:
         plan = Evaluate(**{f.name: config[f.name] for f in fields(Evaluate)})
-        name, then = str(run.local().get("steering", config["steering"]["name"])), config["steering"]["sha256"]
+        name, then = steering_of(run), config["steering"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(run, error) from error
     suite = read_again(run, scenario, plan.seed)

@@ -48,7 +48,7 @@ def model_of(run: Run, anew: Anew) -> ModelOptions:
     name = _typed(load["name"], str, "the model's name")
     return ModelOptions(
         name=name,
-        source=_source(run, load, name) if anew.model is None else ModelOptions.place_of(anew.model),
+        source=ModelOptions.place_of(anew.model) if anew.model is not None else _source(run, load, name),
         dtype=_typed(load["dtype"], str, "dtype"),
         device=_typed(load["device"], str, "device"),
         quantization=_typed(load["quantization"], str | None, "quantization"),
@@ -84,6 +84,34 @@ def local_json(
     if steering is not None and Path(steering).expanduser().exists():
         found["steering"] = str(Path(steering).expanduser().resolve())
     return found
+
+
+def steering_json(name: str, sha256: str) -> dict[str, Any]:
+    """A steering that is evaluated, for the manifest. `sha256` is of what it does."""
+    from pointsman.experiment.provenance import shareable
+
+    return {"name": shareable(name), "local": Path(name).expanduser().exists(), "sha256": sha256}
+
+
+def steering_of(run: Run) -> str:
+    """The steering that a run evaluates: where it lies now, or its hub id.
+
+    Raises:
+        RunError: It was a local folder, and is not there.
+        KeyError, TypeError: The manifest does not say.
+    """
+    saved = run.config["steering"]
+    named = _typed(saved["name"], str, "the steering's name")
+    place = _typed(run.local().get("steering", named), str, "the steering's place")
+    for name in (place, named):
+        if Path(name).expanduser().exists():
+            return str(name)
+    if saved.get("local", False) or place != named:
+        raise RunError(
+            f"The steering {place}, which {run.folder} began with, is not there any more",
+            f"Put it back, or resume in the folder where {named} leads to it",
+        )
+    return str(named)
 
 
 def located(run: Run, files: Mapping[str, Any]) -> dict[str, Path]:
