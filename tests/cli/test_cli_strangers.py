@@ -179,6 +179,32 @@ def test_a_chat_template_of_an_earlier_version_is_read_only_if_it_is_the_one_tha
     assert f"{tmp_path / 'secret'} has changed since" in cli("resume", stopped).refusal(notes=1)
 
 
+@pytest.mark.parametrize(
+    "load",
+    [{"name": 5}, {"dtype": ["x"]}, {"revision": 1}, {"batch_size": -5}, {"batch_size": True}, {"chat_template": 5},
+     {"chat_template": {"name": "x"}}, {"source": 5, "name": "org/name"}],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_of_other_types_is_refused_before_anything_is_loaded(
+    cli: Cli, stopped: Path, load: dict[str, Any]
+) -> None:
+    (stopped / "local.json").unlink()
+    edit_manifest(stopped, **load)
+    assert "The manifest of" in cli("resume", stopped).refusal(notes=1)
+
+
+def test_places_in_a_strangers_local_file_are_of_no_use(cli: Cli, stopped: Path, tmp_path: Path) -> None:
+    (stopped.parent / "b.csv").unlink()
+    (tmp_path / "secret").write_text("the user's")
+    for place, problem in ((tmp_path / "secret", "has changed since"), (Path("/dev/zero"), "is no file")):
+        (stopped / "local.json").write_text(json.dumps({"files": {"behaviors": str(place)}}))
+        line = cli("resume", stopped).refusal()
+        assert str(place) in line
+        assert problem in line
+    (stopped / "local.json").write_text("[1]")
+    assert "local.json is damaged. Delete local.json." in cli("resume", stopped).refusal()
+
+
 # ---------------------------------------------------------------------- runs of earlier versions
 
 
@@ -334,6 +360,8 @@ def test_results_that_were_cut_off_are_made_again(cli: Cli, mine: Path) -> None:
     whole = json.loads(path.read_text())
     for spoilt in (path.read_bytes()[:500], path.read_bytes().replace(b'"seed": 0', b'"seed": 5'), b""):
         path.write_bytes(spoilt)
+        if b'"seed": 5' in spoilt:
+            assert f"note: {path} is not what this run wrote" in cli("report", mine / "audit").err
         done = cli("resume", mine / "audit")
         assert done.code == 0, done.err
         assert f"note: {path} is damaged or was changed; it is made again." in done.err

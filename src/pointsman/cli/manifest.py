@@ -42,10 +42,13 @@ def model_of(run: Run, anew: Anew) -> ModelOptions:
 
     Raises:
         RunError: It was a local folder, and is not there; or its chat template has changed.
-        KeyError, TypeError: The manifest does not say.
+        KeyError, TypeError, ValueError: The manifest does not say.
     """
     load = run.config["load"]
     name = _typed(load["name"], str, "the model's name")
+    batch = _typed(load["batch_size"], int | None, "batch_size")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch_size is {batch}")
     return ModelOptions(
         name=name,
         source=ModelOptions.place_of(anew.model) if anew.model is not None else _source(run, load, name),
@@ -55,7 +58,7 @@ def model_of(run: Run, anew: Anew) -> ModelOptions:
         revision=_typed(load["revision"], str | None, "revision"),
         trust_remote_code=anew.trust_remote_code,  # never the manifest's
         chat_template=_template(run, load["chat_template"]),
-        batch_size=_typed(load["batch_size"], int | None, "batch_size"),
+        batch_size=batch,
         moved=anew.model is not None,
     )
 
@@ -173,8 +176,9 @@ def _known_template(config: Mapping[str, Any]) -> str | None:
 
 
 def _located(run: Run, key: str, named: Path, sha256: str | None) -> Path:
-    known = run.local().get("files", {}).get(key, named)
-    path = next((p for p in (Path(known), named) if p.is_file()), Path(known))
+    files = run.local().get("files")
+    known = Path(_typed(files.get(key, str(named)), str, "a path") if isinstance(files, dict) else named)
+    path = next((p for p in (known, named) if p.is_file()), known)
     try:
         if path.exists() and not path.is_file():
             raise RunError(f"{path}, which {run.folder} names, is no file", _PUT_BACK)
