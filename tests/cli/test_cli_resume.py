@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_cli import EFFORT, Cli, save_moe, start, steps_done, testbed_rows, wait_for, without_times, write_csv
+from conftest_cli import (
+    EFFORT,
+    Cli,
+    forget_checksums,
+    save_moe,
+    start,
+    steps_done,
+    testbed_rows,
+    wait_for,
+    without_times,
+    write_csv,
+)
 
 from pointsman.cli import main
 
@@ -93,8 +104,8 @@ def test_ctrl_c_before_anything_is_done(
 ) -> None:
     folder = places("early")
     process = start(folder, "audit", "model", *ASKED)
-    wait_for(process, lambda: steps_done(folder / "run") >= 1)
-    time.sleep(0.2)  # the command line is on disk by now; the model is being loaded
+    wait_for(process, lambda: steps_done(folder / "run") >= 2)  # the manifest's checksum, and the command line
+    time.sleep(0.2)  # the model is being loaded
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
@@ -151,7 +162,7 @@ def test_changed_behaviors_are_refused(cli: Cli, here: Path, stopped: Path) -> N
 
 def test_another_model_is_refused(cli: Cli, here: Path, stopped: Path) -> None:
     save_moe(here / "model", seed=1)
-    line = cli("resume", "run").refusal()
+    line = cli("resume", "run").refusal(notes=1)
     assert "is not the model that this run began with" in line
     assert "Put the old checkpoint back" in line
 
@@ -168,8 +179,10 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
     for missing in ("load", "prompts", "judge", "seed"):
         changed = {**manifest, "config": {k: v for k, v in manifest["config"].items() if k != missing}}
         (stopped / "manifest.json").write_text(json.dumps(changed))
-        assert f"does not say all that is needed (KeyError: '{missing}')" in cli("resume", "run").refusal()
+        forget_checksums(stopped)
+        assert f"does not say all that is needed (KeyError: '{missing}')" in cli("resume", "run").refusal(notes=1)
     (stopped / "manifest.json").write_text(json.dumps({**manifest, "verb": "harden"}))
+    forget_checksums(stopped)
     assert "run of `pointsman harden`" in cli("resume", "run").refusal()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest_cli import Cli, save_moe
+from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
 from pointsman.experiment.learnt import Learning
@@ -436,9 +436,9 @@ def test_changed_prompts_are_refused(cli: Cli, here: Path, stopped: Path) -> Non
     kept = (here / "talks.jsonl").read_text()
     (here / "talks.jsonl").write_text(kept.replace("story", "tale"))
     line = cli("resume", "run").refusal()
-    assert "The prompts of mine have changed since run began. Put the old content back" in line
+    assert "talks.jsonl has changed since run began. Put the old content back" in line
     (here / "talks.jsonl").unlink()
-    assert "talks.jsonl does not exist" in cli("resume", "run").refusal()
+    assert "talks.jsonl, which run began with, cannot be read (No such" in cli("resume", "run").refusal()
     (here / "talks.jsonl").write_text(kept)
     (here / "mine.yaml").unlink()  # the manifest holds the scenario itself
     assert "falls in no conversation" in last_line(cli, "resume", "run")
@@ -456,7 +456,8 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
     for missing in ("load", "prompts", "judge", "seed", "scenario", "through_steps"):
         changed = {**manifest, "config": {k: v for k, v in manifest["config"].items() if k != missing}}
         (stopped / "manifest.json").write_text(json.dumps(changed))
-        assert f"does not say all that is needed (KeyError: '{missing}')" in cli("resume", "run").refusal()
+        forget_checksums(stopped)
+        assert f"does not say all that is needed (KeyError: '{missing}')" in cli("resume", "run").refusal(notes=1)
 
 
 def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
@@ -475,5 +476,5 @@ def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
     assert found.code == 130
     shutil.rmtree(folder)
     Steering.from_pretrained(done.folder / "artefacts/steering").at(0.75).save_pretrained(folder)
-    line = cli("resume", "ev").refusal()
-    assert "The steering steering has changed since ev began. Put the old one back" in line
+    line = cli("resume", "ev").refusal(notes=1)
+    assert "here/steering has changed since ev began. Put the old one back" in line

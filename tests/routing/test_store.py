@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pointsman.errors import BadLogits, DataError, RunError, UsageError
-from pointsman.routing.store import INDEX, TraceStore, TraceWriter, runs
+from pointsman.routing.store import INDEX, TraceStore, TraceWriter, discard_if_damaged, runs
 from traces import logits, write
 
 EXPERTS = (8, 4, 8)
@@ -186,7 +186,7 @@ def test_damage_is_said_in_one_line(tmp_path: Path) -> None:
     shard.write_bytes(b"\xff" * len(whole))
     refused("is damaged")
     shard.write_bytes(whole[:-2] + b"\x00\x7e")  # a NaN
-    with pytest.raises(RunError, match="not finite"):
+    with pytest.raises(RunError, match="its checksum differs"):
         TraceStore.open(tmp_path).tokens(range(4))
     refused("its checksum differs", verify=True)
     shard.unlink()
@@ -215,6 +215,57 @@ def test_damage_is_said_in_one_line(tmp_path: Path) -> None:
         check = crc32(json.dumps(traces).encode())
         index.write_text(json.dumps({"schema": "pointsman.traces/1", "crc32": check, "traces": traces}))
         refused("damaged")
+
+
+def flip(shard: Path) -> None:
+    """One bit of the last logit."""
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+
+
+def test_a_flipped_bit_is_noticed_when_its_shard_is_read(tmp_path: Path) -> None:
+    store = write(tmp_path, contexts(), shard_bytes=1)
+    flip(tmp_path / "traces-00002.safetensors")
+    for reading in (store, TraceStore.open(tmp_path)):
+        assert len(reading.batch([0, 1, 3]).mask) == 3, "other shards are sound"
+        with pytest.raises(RunError, match=r"traces-00002\.safetensors is damaged \(its checksum differs\)"):
+            reading.batch([2])
+
+
+def test_damaged_traces_are_discarded_and_nothing_else(tmp_path: Path) -> None:
+    wrote = contexts()
+    write(tmp_path, wrote, shard_bytes=1)
+    (tmp_path / "mine.txt").write_text("x")
+    assert not discard_if_damaged(tmp_path)
+    assert not discard_if_damaged(tmp_path / "none")
+    assert TraceStore.open(tmp_path).ids == ("c0", "c1", "c2", "c3")
+    flip(tmp_path / "traces-00001.safetensors")
+    assert discard_if_damaged(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", [INDEX, "traces-00000.safetensors"])
+def test_a_store_is_not_read_through_a_link(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a", contexts())
+    (tmp_path / "a" / name).rename(tmp_path / name)
+    (tmp_path / "a" / name).symlink_to(tmp_path / name)
+    with pytest.raises(RunError, match=f"{name} is a link or no plain file"):
+        TraceStore.open(tmp_path / "a")
+    with pytest.raises(RunError, match=f"{name} is a link or no plain file"):
+        TraceWriter(tmp_path / "a", experts=EXPERTS)
+
+
+def test_a_shard_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    writer = TraceWriter(tmp_path / "a", experts=EXPERTS)
+    for name in ("traces-00000.safetensors", INDEX):
+        (tmp_path / "a" / f".tmp-{name}").symlink_to(tmp_path / "mine")  # after the leftovers were cleared
+        (tmp_path / "a" / name).symlink_to(tmp_path / "mine")
+    writer.add("c0", contexts()[0])
+    writer.flush()
+    assert (tmp_path / "mine").read_text() == "x"
+    assert TraceStore.open(tmp_path / "a", verify=True).ids == ("c0",)
 
 
 def test_runs_fill_a_limit() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli.manifest import Anew, announce, local_json, model_of
 from pointsman.cli.options import (
     BatchOption,
     DeviceOption,
@@ -141,7 +142,7 @@ def audit(
     options = ModelOptions.of(
         model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
     )  # fmt: skip
-    prompts = Prompts.of(model, behaviors, benign, borderline, options.chat_template)
+    prompts = Prompts.of(model, behaviors, benign, borderline)
     suite = prompts.read()
     chosen = find_judge(judge or suite.judge)
     with waiting("Starting ..."):
@@ -158,20 +159,22 @@ def audit(
         assign_splits(suite.restricted, seed, FRACTIONS)  # the audit does so: refuse what is too little to split now
     config = audit_config(
         plan,
-        model=options.name,
+        model=options.shown,
         load=options.to_json(),
         prompts=prompts.to_json(suite),
         judge={"name": chosen.name, "version": chosen.version},
     )
-    with begun(out, VERB, config) as run:
+    with begun(out, VERB, config, local_json(options, prompts.files)) as run:
         _perform(session, run, plan, options, suite, chosen)
         finish(session, run, show_text, as_json)
 
 
-def continued(session: Session, run: Run) -> None:
+def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
-    plan, options, prompts, judge = _from_manifest(run)
-    _perform(session, run, plan, options, prompts.read_again(run), judge)
+    plan, options, prompts, judge = _from_manifest(run, anew)
+    suite = prompts.read_again(run)
+    announce(options)
+    _perform(session, run, plan, options, suite, judge)
 
 
 # ---------------------------------------------------------------------- the work
@@ -179,7 +182,7 @@ def continued(session: Session, run: Run) -> None:
 
 def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, suite: Suite, judge: Judge) -> None:
     """Load the model and do what is left to do. Nothing of it is printed to stdout."""
-    if run.path("results.json").exists():
+    if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
     from pointsman.experiment.progress import Progress
@@ -230,7 +233,7 @@ class _Announced:
 # ---------------------------------------------------------------------- small things
 
 
-def _from_manifest(run: Run) -> tuple[Audit, ModelOptions, Prompts, Judge]:
+def _from_manifest(run: Run, anew: Anew) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     """What the run was asked to do."""
     from pointsman.experiment.audit import Audit
 
@@ -238,8 +241,8 @@ def _from_manifest(run: Run) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     try:
         values = {f.name: config[f.name] for f in fields(Audit)}
         plan = Audit(**{**values, "phases": tuple(values["phases"]), "noise": tuple(values["noise"])})
-        options = ModelOptions(**config["load"])
-        prompts = Prompts.from_json(config["prompts"])
+        options = model_of(run, anew)
+        prompts = Prompts.of_run(run)
         name, version = config["judge"]["name"], config["judge"]["version"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(run, error) from error

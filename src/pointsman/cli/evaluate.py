@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.cli.fold import SteeringOption, read_steering
+from pointsman.cli.manifest import Anew, announce, local_json, steering_json, steering_of
 from pointsman.cli.options import (
     BatchOption,
     DeviceOption,
@@ -24,7 +25,7 @@ from pointsman.cli.options import (
 )
 from pointsman.cli.output import Session, say, waiting
 from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
-from pointsman.cli.steer import digest, from_manifest, read_again, template_hash
+from pointsman.cli.steer import from_manifest, prompts_json, read_again, scenario_json
 from pointsman.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -119,36 +120,38 @@ def evaluate(
     judge = find_judge(suite.judge)
     config = evaluate_config(
         plan,
-        model=options.name,
+        model=options.shown,
         load=options.to_json(),
-        steering={"name": steering, "sha256": _hash(chosen)},
-        scenario=what.to_json(),
-        prompts={"digest": digest(suite), "chat_template": template_hash(options)},
+        steering=steering_json(steering, _hash(chosen)),
+        scenario=scenario_json(what),
+        prompts=prompts_json(what, suite, options),
         judge={"name": judge.name, "version": judge.version},
     )
-    with begun(out, VERB, config) as run:
+    with begun(out, VERB, config, local_json(options, what.files, steering)) as run:
         _perform(session, run, plan, options, chosen, what, suite, judge)
         finish(session, run, show_text, as_json)
 
 
-def continued(session: Session, run: Run) -> None:
+def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
     from pointsman.experiment.evaluate import Evaluate
 
     config = run.config
-    scenario, options, judge = from_manifest(run)
+    scenario, options, judge = from_manifest(run, anew)
     try:
         plan = Evaluate(**{f.name: config[f.name] for f in fields(Evaluate)})
-        name, then = str(config["steering"]["name"]), config["steering"]["sha256"]
+        name, then = steering_of(run), config["steering"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(run, error) from error
+    suite = read_again(run, scenario, plan.seed)
+    announce(options, name)
     steering = read_steering(name)
     if _hash(steering) != then:
         raise RunError(
             f"The steering {name} has changed since {run.folder} began",
             "Put the old one back, or start a new run in another folder",
         )
-    _perform(session, run, plan, options, steering, scenario, read_again(run, scenario, plan.seed), judge)
+    _perform(session, run, plan, options, steering, scenario, suite, judge)
 
 
 def _perform(
@@ -162,7 +165,7 @@ def _perform(
     judge: Judge,
 ) -> None:
     """Load the model and do what is left to do. Nothing of it is printed to stdout."""
-    if run.path("results.json").exists():
+    if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
     from pointsman.experiment.progress import Progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
+from pointsman.cli.runs import make_again
+from pointsman.errors import RunError
 
 if TYPE_CHECKING:
     from pointsman.routing.fold import FoldReport
@@ -88,13 +91,24 @@ def read_steering(name: str) -> Steering:
 
     Raises:
         InterventionError: There is none, or it is damaged.
+        RunError: Something in the run leads out of it, or the steering is not the one that the run wrote.
     """
     from pointsman.routing.steering import DATA, Steering
 
     folder = Path(name).expanduser()
     of_run = folder / "artefacts" / "steering"
-    inside = not (folder / DATA).exists() and (of_run / DATA).is_file()
-    return Steering.from_pretrained(of_run if inside else name)
+    if (folder / DATA).exists() or not os.path.lexists(of_run / DATA):
+        return Steering.from_pretrained(name)
+    from pointsman.experiment.folder import refuse_links
+    from pointsman.experiment.run import MANIFEST, Run
+
+    if not os.path.lexists(folder / MANIFEST):  # no more of a run than its artefacts
+        refuse_links(folder)
+        return Steering.from_pretrained(of_run)
+    with Run.open(folder, read_only=True) as run:
+        for change in run.changes(within="artefacts/steering"):
+            raise RunError(change, f"Make it again ({make_again(run)}), or give {of_run} itself to use it as it is")
+    return Steering.from_pretrained(of_run)
 
 
 def _sentences(steering: Steering, report: FoldReport) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from pointsman.cli.output import Session, quietly, waiting
-from pointsman.errors import UsageError
+from pointsman.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from pointsman.engine.hf import HFEngine
@@ -29,7 +33,7 @@ class LoadIn(StrEnum):
     eight = "8bit"
 
 
-_LOADING = "Loading the model"
+LOADING = "Loading the model"
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or testbed[:checkpoint].", show_default=False)
@@ -39,34 +43,34 @@ DtypeOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="auto (the checkpoint's own), float64, float32, bfloat16 or float16.",
-        rich_help_panel=_LOADING,
+        rich_help_panel=LOADING,
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(help="auto (all GPUs, else the CPU), cpu, cuda or cuda:N.", rich_help_panel=_LOADING)
+    str, typer.Option(help="auto (all GPUs, else the CPU), cpu, cuda or cuda:N.", rich_help_panel=LOADING)
 ]
 LoadInOption = Annotated[
     LoadIn | None,
-    typer.Option(help="Quantize with bitsandbytes; needs a GPU.", rich_help_panel=_LOADING, show_default=False),
+    typer.Option(help="Quantize with bitsandbytes; needs a GPU.", rich_help_panel=LOADING, show_default=False),
 ]
 RevisionOption = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_LOADING, show_default=False)
+    str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=LOADING, show_default=False)
 ]
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run the model code of the checkpoint.", rich_help_panel=_LOADING),
+    typer.Option("--trust-remote-code", help="Run the model code of the checkpoint.", rich_help_panel=LOADING),
 ]
 TemplateOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Jinja chat template in place of the tokenizer's.", rich_help_panel=_LOADING,
+        metavar="FILE", help="Jinja chat template in place of the tokenizer's.", rich_help_panel=LOADING,
         show_default=False,
     ),
 ]  # fmt: skip
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Rows in one forward; chosen from memory if left out.", rich_help_panel=_LOADING,
+        min=1, metavar="N", help="Rows in one forward; chosen from memory if left out.", rich_help_panel=LOADING,
         show_default=False,
     ),
 ]  # fmt: skip
@@ -74,12 +78,47 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, 
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and how it is loaded. As JSON in a run's manifest.
+class Template:
+    """A chat template that was given. Its text goes with a run, so that no path has to be followed later.
 
     Attributes:
-        name: As typed; shown in results.
-        source: What is loaded: the absolute path if `name` is a local folder, else `name`.
+        name: Of its file.
+        text: Jinja.
+    """
+
+    name: str
+    text: str
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a file.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        try:
+            return cls(path.name, path.read_bytes().decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(f"Cannot read the chat template {path} ({reason})", "Give a Jinja file") from None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "sha256": self.sha256, "text": self.text}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded.
+
+    Attributes:
+        name: As typed; shown in results without what is private in it.
+        source: What is loaded: the absolute path of a local folder, else a hub id or a registered name.
+        chat_template: In place of the tokenizer's.
+        moved: A run is resumed, and its model lies in another place now.
         The others are those of `pointsman.load`.
     """
 
@@ -90,8 +129,9 @@ class ModelOptions:
     quantization: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-    chat_template: str | None = None
+    chat_template: Template | None = None
     batch_size: int | None = None
+    moved: bool = False
 
     @classmethod
     def of(
@@ -110,37 +150,60 @@ class ModelOptions:
         Raises:
             UsageError: The chat template cannot be read.
         """
-        from pointsman.registry import models
-
-        folder = Path(model).expanduser()
-        local = model.partition(":")[0] not in models and folder.exists()
-        if template is not None:
-            _check_readable(template)
         return cls(
             model,
-            str(folder.resolve()) if local else model,
+            cls.place_of(model),
             dtype.value,
             device,
             load_in.value if load_in else None,
             revision,
             trust,
-            str(template.resolve()) if template else None,
+            Template.read(template) if template else None,
             batch_size,
         )
 
+    @staticmethod
+    def place_of(model: str) -> str:
+        """The absolute path of a local folder; anything else as it is."""
+        from pointsman.registry import models
+
+        folder = Path(model).expanduser()
+        local = model.partition(":")[0] not in models and folder.exists()
+        return str(folder.resolve()) if local else model
+
+    @property
+    def local(self) -> bool:
+        """Is it a folder on this machine?"""
+        return Path(self.source).is_absolute()
+
+    @property
+    def shown(self) -> str:
+        """Its name as it may be shared."""
+        from pointsman.experiment.provenance import shareable
+
+        return shareable(self.name)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """For a run's manifest: no path of this machine, and no consent to run code of the checkpoint."""
+        return {
+            "name": self.shown, "local": self.local, "dtype": self.dtype, "device": self.device,
+            "quantization": self.quantization, "revision": self.revision,
+            "chat_template": self.chat_template.to_json() if self.chat_template else None,
+            "batch_size": self.batch_size,
+        }  # fmt: skip
 
     def at(self, revision: str | None) -> Self:
         """The same at another revision, if one is known."""
         return replace(self, revision=revision) if revision else self
 
     def load(self, session: Session) -> HFEngine:
-        """Load the model; other libraries keep quiet."""
-        from pointsman.experiment.provenance import without_home
+        """Load the model; other libraries keep quiet.
 
+        Raises:
+            ModelError: As `pointsman.load`; code of the checkpoint is allowed on this very command line or not at all.
+        """
         here = str(Path(self.name).expanduser().resolve()) == self.source
-        with quietly(session), waiting(f"Loading {self.name} ..."):
+        with quietly(session), waiting(f"Loading {self.name} ..."), self._template_file() as template, _asking():
             from pointsman.engine.load import load
 
             engine = load(
@@ -150,16 +213,33 @@ class ModelOptions:
                 quantization=self.quantization,  # type: ignore[arg-type]
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
-                chat_template=self.chat_template,
+                chat_template=template,
                 batch_size=self.batch_size,
             )
-        engine.info = replace(engine.info, name=without_home(self.name))
+        engine.info = replace(engine.info, name=self.shown)
         return engine
 
+    @contextmanager
+    def _template_file(self) -> Iterator[Path | None]:
+        """The chat template as a file, while this lasts."""
+        if self.chat_template is None:
+            yield None
+            return
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "chat_template.jinja"
+            path.write_bytes(self.chat_template.text.encode("utf-8"))
+            yield path
 
-def _check_readable(template: Path) -> None:
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Let a model that brings code say where to allow it."""
     try:
-        template.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"Cannot read the chat template {template} ({reason})", "Give a Jinja file") from None
+        yield
+    except ModelError as error:
+        if "--trust-remote-code" not in error.remedy:
+            raise
+        raise ModelError(
+            error.problem,
+            "Read that code; if you trust it, add --trust-remote-code to this very command: no run remembers it",
+        ) from error

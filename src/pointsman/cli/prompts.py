@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pointsman.cli.manifest import files_json, located
 from pointsman.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
     from pointsman.experiment.run import Run
 
-_FILES = ("behaviors", "benign", "borderline", "chat_template")
+_FILES = ("behaviors", "benign", "borderline")
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,16 @@ class Prompts:
 
     Attributes:
         suite: Name of a registered suite; None if files are given.
-        files: Paths by option, absolute in the manifest. `chat_template` is among them because it changes every prompt.
-        hashes: SHA-256 of the files when the run began; empty before that.
+        files: Paths by option.
         digest: SHA-256 of the registered suite's content when the run began.
     """
 
     suite: str | None
     files: Mapping[str, Path]
-    hashes: Mapping[str, str]
     digest: str | None = None
 
     @classmethod
-    def of(
-        cls, model: str, behaviors: Path | None, benign: Path | None, borderline: Path | None, template: str | None
-    ) -> Self:
+    def of(cls, model: str, behaviors: Path | None, benign: Path | None, borderline: Path | None) -> Self:
         """From the options of ``audit``.
 
         Raises:
@@ -62,9 +59,7 @@ class Prompts:
                         f"Give --behaviors FILE as well, or leave --{option} out",
                     )
         files = {key: path.expanduser() for key, path in given.items() if path is not None}
-        if template is not None:
-            files["chat_template"] = Path(template)
-        return cls(name if behaviors is None else None, files, {})
+        return cls(name if behaviors is None else None, files)
 
     def read(self) -> Suite:
         """The suite.
@@ -87,18 +82,8 @@ class Prompts:
         """The suite of a run that is resumed.
 
         Raises:
-            RunError: A file or the registered suite is not what it was.
+            RunError: The registered suite is not what it was.
         """
-        remedy = "Put the old content back, or start a new run in another folder"
-        for key, path in self.files.items():
-            try:
-                now = _hash(path)
-            except OSError as error:
-                raise RunError(
-                    f"{path}, which {run.folder} began with, cannot be read ({error.strerror})", remedy
-                ) from None
-            if now != self.hashes[key]:
-                raise RunError(f"{path} has changed since {run.folder} began", remedy)
         suite = self.read()
         if self.suite is not None and _digest(suite) != self.digest:
             raise RunError(
@@ -112,24 +97,22 @@ class Prompts:
         return {
             "suite": self.suite,
             "digest": _digest(suite) if self.suite is not None else None,
-            "files": {key: {"path": str(path.resolve()), "sha256": _hash(path)} for key, path in self.files.items()},
+            "files": files_json(self.files),
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        files = data["files"]
+    def of_run(cls, run: Run) -> Self:
+        """Those of a run that is resumed.
+
+        Raises:
+            RunError: A file is not there, or not what it was.
+            KeyError, TypeError, ValueError: The manifest does not say.
+        """
+        data = run.config["prompts"]
+        files = {key: data["files"][key] for key in _FILES if key in data["files"]}
         if data["suite"] is None and "behaviors" not in files:
             raise ValueError("neither a suite nor a file")
-        return cls(
-            data["suite"],
-            {key: Path(files[key]["path"]) for key in _FILES if key in files},
-            {key: str(files[key]["sha256"]) for key in _FILES if key in files},
-            data["digest"],
-        )
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        return cls(data["suite"], located(run, files), data["digest"])
 
 
 def _digest(suite: Suite) -> str:

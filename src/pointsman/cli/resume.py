@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pointsman.cli import audit, evaluate, steer
-from pointsman.cli.options import JsonOption
+from pointsman.cli.manifest import Anew
+from pointsman.cli.options import LOADING, JsonOption, TrustOption
 from pointsman.cli.output import Session, say
-from pointsman.cli.runs import RunArgument, ShowTextOption, finish
+from pointsman.cli.runs import RunArgument, ShowTextOption, finish, tell_changes
 from pointsman.errors import RunError
 
 if TYPE_CHECKING:
     from pointsman.experiment.run import Run
 
-_CONTINUED: Mapping[str, Callable[[Session, Run], None]] = {
+_CONTINUED: Mapping[str, Callable[[Session, Run, Anew], None]] = {
     audit.VERB: audit.continued,
     steer.VERB: steer.continued,
     evaluate.VERB: evaluate.continued,
@@ -24,23 +25,43 @@ _CONTINUED: Mapping[str, Callable[[Session, Run], None]] = {
 
 
 def resume(
-    context: typer.Context, folder: RunArgument, as_json: JsonOption = False, show_text: ShowTextOption = False
+    context: typer.Context,
+    folder: RunArgument,
+    as_json: JsonOption = False,
+    show_text: ShowTextOption = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            rich_help_panel=LOADING,
+            show_default=False,
+            help="Where the model lies now, if not where the run began; it must be the same model.",
+        ),
+    ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Continue a run that was stopped, to the results it would have had; a finished one is only rendered again.
+
+    The folder may come from somebody else: nothing in it is followed out of it, which model it loads is said before it
+    is loaded, and code of a checkpoint runs only if this very command allows it.
 
     [bold]Example[/bold]
 
     pointsman resume runs/audit-testbed-20260101-120000
-    """
+    """  # fmt: skip
     session: Session = context.obj
-    from pointsman.experiment.run import Run
+    from pointsman.experiment.run import RESULTS, Run
 
     with Run.open(folder) as run:
         _refuse_other_verbs(run)
-        if not run.path("results.json").exists():
+        if not run.was_bound:
+            say(f"pointsman: note: {folder} did not know its manifest's checksum; it is taken as it stands.")
+        if not run.finished:
+            if run.path(RESULTS).exists():
+                say(f"pointsman: note: {run.path(RESULTS)} is damaged or was changed; it is made again.")
             for change in run.version_changes():
                 say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
-            _CONTINUED[run.verb](session, run)
+            _CONTINUED[run.verb](session, run, Anew(model, trust_remote_code))
         finish(session, run, show_text, as_json)
 
 
@@ -56,7 +77,9 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
 
     with Run.open(folder, read_only=True) as run:
         _refuse_other_verbs(run)
-        print(write_report(run.folder, show_text=show_text))
+        path = write_report(run.folder, show_text=show_text)
+        tell_changes(run)
+        print(path)
 
 
 def _refuse_other_verbs(run: Run) -> None:

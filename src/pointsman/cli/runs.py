@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +45,8 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
     """
+    from pointsman.experiment.provenance import shareable_command
+
     with (
         interruptible(f"Continue with {resume_command(run.folder)}"),
         _kept(run),
@@ -53,11 +54,13 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
         quietly(session),
     ):
         resumed = steps_done(run)
-        command = run.remember(COMMAND_STEP, lambda: session.command)
+        command = run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
         if MODEL_STEP in run:  # the very commit that the run began with
             options = options.at(run.remember(MODEL_STEP, dict)["revision"])
         engine = options.load(session)
         _refuse_other_model(run, engine)
+        if options.moved:
+            run.keep_local({**run.local(), "model": options.source})
         if not engine.resumes_fully:
             say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
         yield engine, command, resumed
@@ -69,6 +72,7 @@ def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     from pointsman.report import summary_table, write_report
 
     path = write_report(run.folder, show_text=show_text)
+    tell_changes(run)
     results = run.read_results()
     if results["cost"].get("predicted"):
         say(against(results["cost"]))  # the forecast against what it was
@@ -82,15 +86,35 @@ def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     print(path)
 
 
+def tell_changes(run: Run) -> None:
+    """Say in one line if a file that the run wrote is missing or was changed since."""
+    changes = run.changes()
+    if changes:
+        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+        say(f"pointsman: note: {changes[0]}{more}. To make it again, {make_again(run)}.")
+
+
+def make_again(run: Run) -> str:
+    """What to do to have the files of a finished run made again."""
+    return f"delete {run.folder / 'results.json'} and {resume_command(run.folder)}"
+
+
 @contextmanager
-def begun(folder: Path | None, verb: str, config: Mapping[str, Any]) -> Iterator[Run]:
-    """A new run, or the same one continued; where it could not even begin, no empty folder is left behind."""
+def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Run]:
+    """A new run, or the same one continued; where it could not even begin, no empty folder is left behind.
+
+    Args:
+        local: Where model and files lie on this machine: kept beside the manifest, and not for sharing.
+    """
+    from pointsman.cli.manifest import same_question
     from pointsman.experiment.run import MANIFEST, Run
 
     new = folder is None or not (folder / MANIFEST).exists()
     place = folder or Path("runs")
     there = {f for f in (place, *place.parents) if f.exists()}
-    with Run.create(folder, verb, config) as run:
+    with Run.create(folder, verb, config, same_question) as run:
+        if not run.finished:
+            run.keep_local(local)
         if not new:
             yield run
             return
@@ -156,9 +180,11 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
         yield
     except Exception as error:
         if not isinstance(error, Interrupted) and not steps_done(run):
+            from pointsman.experiment.folder import remove
+
             run.close()
             for entry in run.folder.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                remove(entry)
             with suppress(OSError):
                 for folder in (run.folder, *run.folder.parents):
                     if folder not in there:

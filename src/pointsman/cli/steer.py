@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli.manifest import Anew, announce, files_json, local_json, located, model_of
 from pointsman.cli.options import (
     BatchOption,
     DeviceOption,
@@ -183,36 +183,38 @@ def steer(
     judge = find_judge(suite.judge)
     config = steer_config(
         plan,
-        model=options.name,
+        model=options.shown,
         load=options.to_json(),
-        scenario=chosen.to_json(),
-        prompts={"digest": digest(suite), "chat_template": template_hash(options)},
+        scenario=scenario_json(chosen),
+        prompts=prompts_json(chosen, suite, options),
         judge={"name": judge.name, "version": judge.version},
     )
-    with begun(out, VERB, config) as run:
+    with begun(out, VERB, config, local_json(options, chosen.files)) as run:
         _perform(session, run, plan, options, chosen, suite, judge)
         finish(session, run, show_text, as_json)
 
 
-def continued(session: Session, run: Run) -> None:
+def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
     from pointsman.experiment.steer import Steer
 
     config = run.config
-    scenario, options, judge = from_manifest(run)
+    scenario, options, judge = from_manifest(run, anew)
     try:
         values = {f.name: config[f.name] for f in fields(Steer)}
         plan = Steer(**{**values, **{name: tuple(values[name]) for name in _TUPLES}})
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(run, error) from error
-    _perform(session, run, plan, options, scenario, read_again(run, scenario, plan.seed), judge)
+    suite = read_again(run, scenario, plan.seed)
+    announce(options)
+    _perform(session, run, plan, options, scenario, suite, judge)
 
 
 def _perform(
     session: Session, run: Run, plan: Steer, options: ModelOptions, scenario: Scenario, suite: Suite, judge: Judge
 ) -> None:
     """Load the model and do what is left to do. Nothing of it is printed to stdout."""
-    if run.path("results.json").exists():
+    if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
     from pointsman.experiment.progress import Progress
@@ -229,27 +231,46 @@ def _perform(
 # ---------------------------------------------------------------------- what `evaluate` needs, too
 
 
-def from_manifest(run: Run) -> tuple[Scenario, ModelOptions, Judge]:
+def from_manifest(run: Run, anew: Anew) -> tuple[Scenario, ModelOptions, Judge]:
     """Scenario, model and judge of a run.
 
     Raises:
-        RunError: The manifest does not say, or the judge is another one now.
+        RunError: The manifest does not say, a file is not what it was, or the judge is another one now.
     """
     from pointsman.data.scenario import Scenario
 
     config = run.config
     try:
-        scenario = Scenario.from_json(config["scenario"])
-        options = ModelOptions(**config["load"])
-        name, version, then = config["judge"]["name"], config["judge"]["version"], config["prompts"]["chat_template"]
-    except (KeyError, TypeError, ValueError) as error:
+        data = config["scenario"]
+        if "suite" not in data["prompts"]:
+            known = config["prompts"].get("files", {})  # those of an earlier version are known by the digest alone
+            files = {key: known.get(key, {"path": path, "sha256": None}) for key, path in data["prompts"].items()}
+            data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
+        scenario = Scenario.from_json(data)
+        options = model_of(run, anew)
+        name, version = config["judge"]["name"], config["judge"]["version"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_manifest(run, error) from error
-    if template_hash(options) != then:
-        raise RunError(
-            f"The chat template {options.chat_template} has changed since {run.folder} began",
-            "Put the old content back, or start a new run in another folder",
-        )
     return scenario, options, find_judge(name, version, run)
+
+
+def scenario_json(scenario: Scenario) -> dict[str, Any]:
+    """A scenario for the manifest, with the paths of its files as they may be shared."""
+    from pointsman.experiment.provenance import shareable
+
+    data = scenario.to_json()
+    if scenario.files:
+        data["prompts"] = {key: shareable(str(path)) for key, path in scenario.files.items()}
+    return data
+
+
+def prompts_json(scenario: Scenario, suite: Suite, options: ModelOptions) -> dict[str, Any]:
+    """What is asked, for the manifest."""
+    template = options.chat_template
+    return {
+        "digest": digest(suite), "files": files_json(scenario.files),
+        "chat_template": template.sha256 if template else None,
+    }  # fmt: skip
 
 
 def read_again(run: Run, scenario: Scenario, seed: int) -> Suite:
@@ -270,15 +291,3 @@ def read_again(run: Run, scenario: Scenario, seed: int) -> Suite:
 def digest(suite: Suite) -> str:
     """Of all prompts, targets, splits and settings."""
     return hashlib.sha256(repr(suite).encode()).hexdigest()
-
-
-def template_hash(options: ModelOptions) -> str | None:
-    """Of the chat template that was given, if one was."""
-    if options.chat_template is None:
-        return None
-    try:
-        return hashlib.sha256(Path(options.chat_template).read_bytes()).hexdigest()
-    except OSError as error:
-        raise RunError(
-            f"The chat template {options.chat_template} cannot be read ({error.strerror})", "Put it back"
-        ) from None

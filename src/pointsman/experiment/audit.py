@@ -25,7 +25,7 @@ from pointsman.experiment.forecast import forecast
 from pointsman.experiment.masked import mask
 from pointsman.experiment.play import Played, play
 from pointsman.experiment.progress import NullProgress, ProgressLike
-from pointsman.experiment.provenance import provenance, without_home
+from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.ranking import rank
 from pointsman.experiment.rates import Rate
 from pointsman.experiment.routes import search
@@ -137,9 +137,9 @@ class Audit:
         """
         work = _Stages(engine, suite, judge, run, progress or NullProgress(), audit=self)
         results = work.results(foreseen)
-        results["provenance"]["command"] = without_home(command)
-        run.write_results(results)
+        results["provenance"]["command"] = shareable_command(command)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in work.completions))
+        run.write_results(results)  # last: a run that has its results is finished
         return results
 
 

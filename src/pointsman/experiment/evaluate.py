@@ -18,7 +18,7 @@ from pointsman.experiment.findings import model_section
 from pointsman.experiment.latency import latency
 from pointsman.experiment.outcome import compared, last_turns_again
 from pointsman.experiment.progress import NullProgress, ProgressLike
-from pointsman.experiment.provenance import provenance, without_home
+from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.run import Run
 from pointsman.experiment.scene import Scene
 from pointsman.experiment.steer import SCHEMA, broken_on_test, headline, note_outcome
@@ -134,12 +134,12 @@ class Evaluate:
             "cost": bench.cost(),
             "provenance": {
                 **provenance(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "command": without_home(command),
+                "command": shareable_command(command),
             },
         }  # fmt: skip
         results["headline"] = headline(results)
-        run.write_results(results)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in bench.completions))
+        run.write_results(results)  # last: a run that has its results is finished
         return results
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
 from pointsman.experiment.candidates import Fork, Screen
 from pointsman.experiment.contexts import Context, matched_pairs
+from pointsman.experiment.folder import sha256_of
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
 from pointsman.methods.mascing import Matrix, SteeringMatrix
@@ -21,7 +21,7 @@ from pointsman.methods.steps import Steps
 from pointsman.methods.surrogate import FittedSurrogate, Surrogate, length_only, matched
 from pointsman.methods.through_model import Refined, ThroughModel
 from pointsman.routing.intervention import Intervention, Phase
-from pointsman.routing.store import TraceStore
+from pointsman.routing.store import TraceStore, discard_if_damaged
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,13 @@ class Learning:
             def compute() -> dict[str, str]:
                 fitted.append(fit())
                 run.artefact(file, fitted[0].save)
-                return {"sha256": _digest(path)}
+                return {"sha256": sha256_of(path)}
 
             known = run.remember(key, compute)
             if fitted:
                 return fitted[0]
             stage.skip(method.epochs)
-        if not path.exists() or _digest(path) != known["sha256"]:  # the same again: it is seeded
+        if not path.exists() or sha256_of(path) != known["sha256"]:  # the same again: it is seeded
             with self.bench.progress.stage(f"Surrogate, seed {seed}", method.epochs) as stage:
                 run.artefact(file, fit().save)
         return FittedSurrogate.load(path)
@@ -221,10 +221,14 @@ class Learning:
                 rounds_seen.append((seen, mask, shift))
                 folder = self.bench.run.path(f"artefacts/traces-on-policy-{seed}-{number}")
                 raw = self.bench.run.path(f"artefacts/traces-under-{seed}-{number}")
+                for place in (folder, raw):
+                    discard_if_damaged(place)
                 write_traces(self.engine, under, folder, system=self._system)
                 for then, routing, moved in rounds_seen:
                     write_traces(self.engine, then, folder, system=self._system, routing=routing, shift=moved)
                 write_traces(self.engine, under, raw, system=self._system, routing=mask, advance=steps.advance)
+            for place in (folder, raw):
+                self.bench.run.note_files(f"artefacts/{place.name}")
             contexts = [*under, *(c for then, _, _ in rounds_seen for c in then)]
             known = replace(
                 self.material, contexts=tuple(contexts), store=open_traces(folder, contexts, experts), guarded=()
@@ -334,7 +338,3 @@ def _mark(found: Found) -> str:
     """A name that two matrices share only if they are equal."""
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(row).tobytes() for row in found.values)).hexdigest()
     return f"{found.name}/{digest[:12]}"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

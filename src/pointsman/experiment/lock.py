@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pointsman.errors import RunError
+from pointsman.experiment.folder import open_file
 
 if sys.platform == "win32":
     import msvcrt
@@ -42,7 +43,7 @@ class FolderLock:
             RunError: Another process (or this one) holds it, or the place cannot be written.
         """
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = open_file(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RunError(
                 f"Cannot write to {self.path.parent}: {error.strerror}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +48,44 @@ def without_home(text: str) -> str:
     if home in ("", "/"):
         return text
     return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+
+
+def shareable(path: str) -> str:
+    """A path as it may be shared, without names of users and their folders; a name that is no path stays as it is.
+
+    What was typed relative to the working folder stays, an absolute path becomes relative where it lies within the
+    working folder, ``~/...`` within the user's home, and is its last name alone elsewhere, as is one with ``..`` in it.
+    """
+    place = Path(path).expanduser() if path.startswith("~") else Path(path)
+    if not place.is_absolute():
+        return place.name or path if ".." in place.parts else path
+    home, here = Path.home(), Path.cwd()
+    for form in (place, place.resolve()):
+        if here != home and here not in home.parents and form.is_relative_to(here) and form != here:
+            return str(form.relative_to(here))
+    for form in (place, place.resolve()):
+        if home != Path(home.root) and form.is_relative_to(home) and ".." not in form.parts:
+            return "~" if form == home else f"~/{form.relative_to(home).as_posix()}"
+    return place.resolve().name or path
+
+
+def shareable_command(command: str) -> str:
+    """A command line with its paths as they may be shared."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not one that a shell would take
+        return without_home(command)
+    return " ".join(map(_shareable_word, words))
+
+
+def _shareable_word(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not value:
+        return shlex.quote(word)
+    if value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts:
+        value = shareable(value)
+    rest = value.removeprefix("~/")  # a shell reads ~ only where it is not quoted
+    return f"{option}{equals}{'~/' if rest != value else ''}{shlex.quote(rest)}"
 
 
 def _cpu_name() -> str:

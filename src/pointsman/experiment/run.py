@@ -1,31 +1,48 @@
 """A run is a folder that survives a kill: manifest, append-only journal, artefacts, results, report.
 
-    manifest.json   what was asked: verb, full config, versions, seed
+    manifest.json   what was asked: verb, full config, versions, seed; no path of this machine, no consent to anything
     journal.jsonl   one line for every finished step: {key, value, crc32}; the truth about what is done
     artefacts/      interventions, traces: whatever is too large for the journal
     results.json    the numbers
     report.html     the page
+    local.json      where model and prompts lie on this machine: for `resume`, not for sharing
 
 Whoever computes goes through `Run.remember`: it returns what the journal holds, or computes and writes it
 down. Values always come back as read from JSON, so a resumed run and an uninterrupted one see the same
 floats.
+
+A run folder may come from a stranger: nothing in it is followed (`folder.refuse_links`), and the journal knows the
+checksums of the manifest and of every file that the run wrote, so that a change is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import operator
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
-from pointsman.errors import PointsmanError, RunError
+from pointsman.errors import RunError
+from pointsman.experiment.folder import (
+    PRIVATE,
+    TEMPORARY,
+    USUAL,
+    open_file,
+    read_file,
+    refuse_links,
+    remove,
+    replace_file,
+    sha256_of,
+    writing,
+)
 from pointsman.experiment.lock import FolderLock
 from pointsman.experiment.provenance import versions
 
@@ -38,7 +55,10 @@ RESULTS = "results.json"
 REPORT = "report.html"
 ARTEFACTS = "artefacts"
 LOCK = "lock"
-_TEMPORARY = ".tmp-"
+LOCAL = "local.json"
+_OWN = "pointsman:"  # begins the keys of journal lines that are no steps
+_BOUND = f"{_OWN}manifest"
+_WROTE = f"{_OWN}file:"
 
 
 class Run:
@@ -51,13 +71,22 @@ class Run:
         self._lock = lock
         self._journal: int | None = None  # file descriptor
         self._done, self._end = _read_journal(folder / JOURNAL)
+        self._wrote = _files_of(self._done)  # the checksum of every file that the run wrote, the last one written down
+        self._check_manifest()
+        self.was_bound = _BOUND in self._done or not self._done
         if lock is not None:
             self._prepare()
 
     # ------------------------------------------------------------------ making and opening
 
     @classmethod
-    def create(cls, folder: Path | None, verb: str, config: Mapping[str, Any]) -> Self:
+    def create(
+        cls,
+        folder: Path | None,
+        verb: str,
+        config: Mapping[str, Any],
+        same: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = operator.eq,
+    ) -> Self:
         """Start a run, or continue it if `folder` holds the very same one (same verb and config).
 
         Args:
@@ -65,6 +94,7 @@ class Run:
             verb: The command, for example ``"audit"``.
             config: Everything that decides the results, as JSON; not `folder` itself. Its entries `model` and
                 `seed` are used for the folder's name and the manifest.
+            same: Whether the config of a run that is there and `config` ask the same.
 
         Raises:
             RunError: The folder cannot be used.
@@ -72,14 +102,15 @@ class Run:
         config = json.loads(_dumps(config, "the config"))
         folder = _default_folder(verb, str(config.get("model", ""))) if folder is None else folder
         _refuse_foreign(folder)
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         lock = FolderLock(folder / LOCK)
         lock.acquire()
         try:
             if (folder / MANIFEST).exists():
                 manifest = _read_manifest(folder)
-                if (manifest["verb"], manifest["config"]) != (verb, config):
+                if manifest["verb"] != verb or not same(manifest["config"], config):
                     raise RunError(
                         f"{folder} holds another run ({manifest['verb']} with other settings)",
                         f"Choose another folder with --out, or continue it with `pointsman resume {folder}`",
@@ -93,7 +124,7 @@ class Run:
                     "versions": versions(),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
-                _replace(folder / MANIFEST, _dumps(manifest, MANIFEST, indent=2).encode() + b"\n")
+                replace_file(folder / MANIFEST, _dumps(manifest, MANIFEST, indent=2).encode() + b"\n")
             return cls(folder, manifest, lock)
         except BaseException:
             lock.release()
@@ -110,10 +141,13 @@ class Run:
             read_only: Look only: take no lock, and change nothing.
 
         Raises:
-            RunError: It is no run, it is damaged, or another process is writing it.
+            RunError: It is no run, it is damaged, something in it leads out of it, or another process is writing it.
         """
         if not folder.is_dir():
             raise RunError(f"{folder} is not a folder", "Give the folder of a run, for example one in runs/")
+        if not os.path.lexists(folder / MANIFEST):
+            raise RunError(f"{folder} is no run: it has no {MANIFEST}", "Give the folder of a run")
+        refuse_links(folder)
         manifest = _read_manifest(folder)
         if read_only:
             return cls(folder, manifest, None)
@@ -167,7 +201,7 @@ class Run:
 
     def keys(self) -> tuple[str, ...]:
         """The steps that are done, in the order they were."""
-        return tuple(self._done)
+        return tuple(key for key in self._done if not key.startswith(_OWN))
 
     def remember(self, key: str, compute: Callable[[], JSON]) -> Any:
         """The value of step `key`: from the journal if it is done, else computed and written there.
@@ -196,7 +230,7 @@ class Run:
         data = _line(key, value)
         end = self._end
         try:
-            with _writing(self.folder):
+            with writing(self.folder):
                 written = 0
                 while written < len(data):
                     written += os.write(self._journal, data[written:])
@@ -212,19 +246,69 @@ class Run:
 
     def _prepare(self) -> None:
         """Make the folder ready to be written: no torn line, no leftovers of a kill."""
-        with _writing(self.folder):
+        with writing(self.folder):
             (self.folder / ARTEFACTS).mkdir(exist_ok=True)
             for place in (self.folder, self.folder / ARTEFACTS):
-                for leftover in place.glob(f"{_TEMPORARY}*"):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            self._journal = os.open(self.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.ftruncate(self._journal, self._end)
+                for leftover in place.glob(f"{TEMPORARY}*"):
+                    remove(leftover)
+            self._journal = open_file(self.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+            try:
+                os.ftruncate(self._journal, self._end)
+                if _BOUND not in self._done:
+                    self._append(_BOUND, _dumps({"sha256": _bound(self.manifest)}, MANIFEST))
+            except BaseException:
+                os.close(self._journal)
+                self._journal = None
+                raise
+
+    def _check_manifest(self) -> None:
+        """Raise if the manifest is not the one that the journal began with."""
+        if _BOUND not in self._done:
+            return  # of a version that did not write it down
+        bound = json.loads(self._done[_BOUND])
+        if not isinstance(bound, dict) or bound.get("sha256") != _bound(self.manifest):
+            raise RunError(
+                f"{self.folder / MANIFEST} is not what {self.folder} began with: it was changed afterwards",
+                "Put the old one back, or start a new run in another folder",
+            )
 
     # ------------------------------------------------------------------ files
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """Write ``results.json``, whole or not at all."""
         return self.write_json(RESULTS, results)
+
+    @property
+    def finished(self) -> bool:
+        """Are its results there, and what the run wrote? Those that are not can be made again, from the journal."""
+        path = self.folder / RESULTS
+        if not path.is_file():
+            return False
+        try:
+            _read_object(path, "")
+        except RunError:
+            return False
+        return self._wrote.get(RESULTS) in (None, sha256_of(path))
+
+    def changes(self, within: str = "") -> list[str]:
+        """What is missing or changed of the files that the run wrote, each in a sentence without its stop.
+
+        Args:
+            within: Of the files in this folder (relative to the run's) alone.
+        """
+        found = []
+        for name, known in self._wrote.items():
+            if not Path(name).is_relative_to(within):
+                continue
+            path = self.folder / name
+            try:
+                if sha256_of(path) != known:
+                    found.append(f"{path} is not what this run wrote: it was changed afterwards")
+            except FileNotFoundError:
+                found.append(f"{path} is missing, which this run wrote")
+            except OSError as error:
+                found.append(f"{path}, which this run wrote, cannot be read ({error.strerror})")
+        return found
 
     def read_results(self) -> dict[str, Any]:
         """What ``results.json`` holds.
@@ -235,19 +319,24 @@ class Run:
         path = self.folder / RESULTS
         if not path.exists():
             raise RunError(f"{self.folder} has no results yet", f"Finish it with `pointsman resume {self.folder}`")
-        return _read_object(path, f"Delete it and make it again with `pointsman resume {self.folder}`")
+        return _read_object(path, f"Make it again with `pointsman resume {self.folder}`")
 
     def write_json(self, name: str, value: JSON) -> Path:
         """Write `value` to the file `name` (relative to the run's folder), whole or not at all."""
         return self.write_text(name, _dumps(value, name, indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write `text` to the file `name` (relative to the run's folder) as UTF-8, whole or not at all."""
+        """Write `text` to the file `name` (relative to the run's folder) as UTF-8, whole or not at all.
+
+        An artefact is for its owner's eyes alone: most hold prompts and answers.
+        """
         path = self._inside(name)
         self._refuse_read_only()
-        with _writing(path):
+        data = text.encode("utf-8")
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text.encode("utf-8"))
+            self._write_down(name, hashlib.sha256(data).hexdigest())
+            replace_file(path, data, PRIVATE if Path(name).parts[0] == ARTEFACTS else USUAL)
         return path
 
     def artefact(self, name: str, write: Callable[[Path], object]) -> Path:
@@ -263,18 +352,54 @@ class Run:
         """
         final = self._inside(f"{ARTEFACTS}/{name}")
         self._refuse_read_only()
-        workshop = self.folder / ARTEFACTS / f"{_TEMPORARY}{os.getpid()}"
-        with _writing(final):
+        workshop = self.folder / ARTEFACTS / f"{TEMPORARY}{os.getpid()}"
+        with writing(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(workshop, ignore_errors=True)
+            remove(workshop)
             workshop.mkdir()
             try:
                 write(workshop / final.name)
                 for made in sorted(workshop.iterdir()):
-                    made.replace(final.parent / made.name)
+                    place = final.parent / made.name
+                    self._write_down(place.relative_to(self.folder).as_posix(), sha256_of(made))
+                    made.replace(place)
             finally:
-                shutil.rmtree(workshop, ignore_errors=True)
+                with suppress(OSError):
+                    remove(workshop)
         return final
+
+    def note_files(self, name: str) -> None:
+        """Write down what the files of the folder `name` (relative to the run's folder) hold, as others wrote them."""
+        self._refuse_read_only()
+        with writing(self.folder):
+            for path in sorted(self._inside(name).iterdir()):
+                if path.is_file() and not path.name.startswith(TEMPORARY):
+                    self._write_down(path.relative_to(self.folder).as_posix(), sha256_of(path))
+
+    def _write_down(self, name: str, sha256: str) -> None:
+        """Let the journal know what a file is about to hold.
+
+        A kill in between does not pass for a change: a run without its results, written last, is not finished.
+        """
+        name = Path(name).as_posix()
+        if self._wrote.get(name) != sha256:
+            number = sum(key.startswith(_WROTE) for key in self._done)
+            self._append(f"{_WROTE}{number}:{name}", _dumps({"sha256": sha256}, name))
+            self._wrote[name] = sha256
+
+    # ------------------------------------------------------------------ where things lie on this machine
+
+    def keep_local(self, places: Mapping[str, JSON]) -> None:
+        """Remember where things lie on this machine, for `resume` on this machine: no part of what is shared."""
+        self._refuse_read_only()
+        text = _dumps({"what": "Where things lie on this machine. Not for sharing.", **places}, LOCAL, indent=2)
+        with writing(self.folder):
+            replace_file(self.folder / LOCAL, text.encode() + b"\n", PRIVATE)
+
+    def local(self) -> dict[str, Any]:
+        """What `keep_local` was given; nothing, where the folder came without it."""
+        path = self.folder / LOCAL
+        return _read_object(path, f"Delete {LOCAL}") if path.exists() else {}
 
     def path(self, name: str) -> Path:
         """The path of the file `name` (relative to the run's folder), whether or not it is there."""
@@ -282,10 +407,9 @@ class Run:
 
     def _inside(self, name: str) -> Path:
         """A path in the run's folder; a name that leads out of it is a bug of the caller."""
-        relative = Path(name)
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        if not _is_inside(name):
             raise ValueError(f"{name!r} is not the name of a file within a run")
-        return self.folder / relative
+        return self.folder / name
 
     def _refuse_read_only(self) -> None:
         if self._journal is None:
@@ -305,7 +429,7 @@ def _line(key: str, value: str) -> bytes:
 def _read_journal(path: Path) -> tuple[dict[str, str], int]:
     """Finished steps as JSON text, and the length of the good part in bytes. A torn last line is no step."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         return {}, 0
     except OSError as error:
@@ -354,7 +478,7 @@ def _dumps(value: Any, what: str, *, indent: int | None = None) -> str:
 def _read_object(path: Path, remedy: str) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}", "Check its permissions") from None
     except (ValueError, RecursionError):
@@ -390,7 +514,7 @@ def _refuse_foreign(folder: Path) -> None:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror}", "Choose another folder with --out") from None
-    strange = [name for name in names if name != LOCK and not name.startswith(_TEMPORARY)]
+    strange = [name for name in names if name != LOCK and not name.startswith(TEMPORARY)]
     if strange and MANIFEST not in names:
         raise RunError(f"{folder} is not empty and is no run", "Choose a new or empty folder with --out")
 
@@ -406,30 +530,24 @@ def _default_folder(verb: str, model: str) -> Path:
     return folder
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that it is never seen half written."""
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _bound(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the results, however it is written."""
+    asked = {name: manifest.get(name) for name in ("verb", "config", "seed")}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Turn failures of the file system into a `RunError`."""
-    try:
-        yield
-    except PointsmanError:
-        raise
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise RunError(
-            f"Cannot write to {place}: {reason}",
-            "Choose a folder you may write to with --out, or free some space",
-        ) from error
+def _files_of(done: Mapping[str, str]) -> dict[str, str]:
+    """The last checksum of every file in a journal; lines that name no file within the run are nobody's."""
+    found: dict[str, str] = {}
+    for key, value in done.items():
+        name = key.removeprefix(_WROTE).partition(":")[2] if key.startswith(_WROTE) else ""
+        entry = json.loads(value) if name and _is_inside(name) else None
+        if isinstance(entry, dict) and isinstance(entry.get("sha256"), str):
+            found[name] = entry["sha256"]
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    """Is this the name of a file within a run?"""
+    relative = Path(name)
+    return not relative.is_absolute() and ".." not in relative.parts and bool(relative.parts) and "\0" not in name

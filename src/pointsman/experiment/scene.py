@@ -24,6 +24,7 @@ from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.store import discard_if_damaged
 
 ANSWER = 64
 """Tokens of an answer that a lesson has, at most, unless told."""
@@ -219,8 +220,10 @@ class Scene:
 
     def traced(self, contexts: Sequence[Context], name: str) -> Any:
         folder = self.run.path(f"artefacts/traces-{name}")
+        discard_if_damaged(folder)  # they are collected again, with the same numbers
         with self.bench.stage("traces", f"Traces, {name}", len(contexts)) as steps:
             write_traces(self.engine, contexts, folder, system=self.system, advance=steps.advance)
+        self.run.note_files(f"artefacts/traces-{name}")
         return open_traces(folder, contexts, self.experts)
 
     def forks(

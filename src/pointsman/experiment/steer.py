@@ -32,7 +32,7 @@ from pointsman.experiment.latency import latency
 from pointsman.experiment.learnt import Found, Learning, Material, surrogate_section
 from pointsman.experiment.outcome import Asked, Outcome, compared, gains_compared, last_turns_again
 from pointsman.experiment.progress import NullProgress, ProgressLike
-from pointsman.experiment.provenance import provenance, without_home
+from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.rates import Rate
 from pointsman.experiment.run import Run
 from pointsman.experiment.scene import ANSWER, Scene, usual_refusal
@@ -41,7 +41,7 @@ from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.routing.intervention import Intervention, Phase
-from pointsman.routing.steering import Steering
+from pointsman.routing.steering import DATA, Steering
 
 Start = Literal["zero", "surrogate"]
 
@@ -144,9 +144,9 @@ class Steer:
         """
         stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
         results = stages.results()
-        results["provenance"]["command"] = without_home(command)
-        run.write_results(results)
+        results["provenance"]["command"] = shareable_command(command)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in stages.bench.completions))
+        run.write_results(results)  # last: a run that has its results is finished
         return results
 
     def lambdas_for(self, scenario: Scenario) -> tuple[float, ...]:
@@ -508,7 +508,7 @@ class _Stages:
             fingerprint=self.engine.info.fingerprint, base_model=self.engine.info.name,
             revision=self.engine.info.revision, about=about, weights=self.engine.weights,
         )  # fmt: skip
-        steering.save_pretrained(self.run.path(f"artefacts/{ARTEFACT}"))
+        self.run.artefact(f"{ARTEFACT}/{DATA}", lambda path: steering.save_pretrained(path.parent))
 
 
 # ---------------------------------------------------------------------- small things

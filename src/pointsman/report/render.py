@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pointsman.errors import RunError
+from pointsman.experiment.folder import PRIVATE, USUAL, read_file, refuse_links, replace_file
 from pointsman.report.geometry import rate_bar
 from pointsman.report.steer.view import steer_view
 from pointsman.report.values import STEER, check_schema, schema_of, tick_text
@@ -84,23 +85,28 @@ def write_report(run_folder: Path, *, show_text: bool = False) -> Path:
     """Render `run_folder` into its `report.html`, which appears whole or not at all.
 
     Args:
-        run_folder: A finished audit or steer run, with `results.json`, whose schema decides which page it is.
-        show_text: Show prompts and answers, read from `artefacts/completions.jsonl`.
+        run_folder: A finished audit or steer run, with `results.json`, whose schema decides which page it is. It may
+            come from a stranger: nothing in it is followed.
+        show_text: Show prompts and answers, read from `artefacts/completions.jsonl`. The page is then for its owner's
+            eyes alone, as that file is.
 
     Returns:
         The path of the report.
 
     Raises:
-        RunError: There are no results yet, they cannot be read, or the folder cannot be written.
+        RunError: There are no results yet, they cannot be read, something in the folder leads out of it, or it cannot
+            be written.
     """
     run_folder = Path(run_folder)
+    if run_folder.is_dir() and os.path.lexists(run_folder / RESULTS):
+        refuse_links(run_folder)
     results = _read_results(run_folder / RESULTS)
     completions = _read_completions(run_folder / COMPLETIONS) if show_text else None
     render = render_steer if schema_of(results) == STEER else render_audit
     page = render(results, completions=completions, show_text=show_text)
     target = run_folder / REPORT
     try:
-        _write_atomically(target, page.encode("utf-8", "replace"))
+        replace_file(target, page.encode("utf-8", "replace"), PRIVATE if show_text else USUAL)
     except OSError as error:
         raise RunError(
             f"{target} cannot be written ({error.strerror})", "Check the folder's permissions and free space"
@@ -110,7 +116,7 @@ def write_report(run_folder: Path, *, show_text: bool = False) -> Path:
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(read_file(path).decode("utf-8"))
     except FileNotFoundError:
         raise RunError(
             f"{path.parent} has no {path.name}, so there is nothing to report yet",
@@ -130,7 +136,7 @@ def _read_results(path: Path) -> dict[str, Any]:
 def _read_completions(path: Path) -> list[dict[str, Any]] | None:
     """The lines of the file, None if it is not there. A line that cannot be read becomes an empty record."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_file(path).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -143,16 +149,3 @@ def _read_completions(path: Path) -> list[dict[str, Any]] | None:
             record = {}
         found.append(record if isinstance(record, dict) else {})
     return found
-
-
-def _write_atomically(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

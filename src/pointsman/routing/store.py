@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, KeysView, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class TraceWriter:
 
         Raises:
             UsageError: An argument is out of its range.
-            RunError: The folder cannot be written, is damaged, or holds traces of other layers.
+            RunError: The folder cannot be written, is damaged, leads out of itself, or holds traces of other layers.
         """
         if not experts or any(e < 1 for e in experts):
             raise UsageError(f"Traces of layers with {list(experts)} experts", "Give the experts of every MoE layer")
@@ -152,7 +153,7 @@ class TraceWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(f"{_TEMPORARY}traces*"):
                 leftover.unlink()
-        if (self.folder / INDEX).exists():
+        if os.path.lexists(self.folder / INDEX):
             self._continue()
 
     @property
@@ -222,6 +223,7 @@ class TraceWriter:
         path = self.folder / f"traces-{len(self._shards):05d}.safetensors"
         temporary = self.folder / f"{_TEMPORARY}{path.name}"
         with _writing(self.folder):
+            _new(temporary)
             save_file(tensors, temporary)
             _sync(temporary)
             size, check = _checksum(temporary)
@@ -277,6 +279,7 @@ class TraceStore:
         self._shard_of: Array = np.repeat(np.arange(len(counts)), counts)  # shape: [N]
         within = [np.cumsum((0, *shard.lengths))[:-1] for shard in shards]
         self._begins: Array = np.concatenate(within) if within else np.zeros(0, dtype=np.int64)  # row in its shard
+        self._sound: set[int] = set()  # shards whose checksum was compared
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Self:
@@ -284,20 +287,21 @@ class TraceStore:
 
         Args:
             folder: Its folder.
-            verify: Also read every shard and compare its checksum.
+            verify: Compare the checksums of all shards now; else that of each before anything is read of it.
 
         Raises:
             RunError: It is no store, a shard is missing, torn or changed.
         """
         place = Path(folder)
-        if not (place / INDEX).is_file():
+        if not os.path.lexists(place / INDEX):
             raise RunError(f"{place} holds no traces: it has no {INDEX}", "Collect the traces first, or check the path")
         experts, shards = _read_index(place)
         for shard in shards:
             shard.check(place, blocks_of(experts))
-            if verify and _checksum(place / shard.file)[1] != shard.crc32:
-                raise RunError(f"{place / shard.file} is damaged (its checksum differs)", _AGAIN)
-        return cls(place, experts, shards)
+        store = cls(place, experts, shards)
+        for number in range(len(shards) if verify else 0):
+            store._verify(number)
+        return store
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -324,7 +328,7 @@ class TraceStore:
 
         Raises:
             UsageError: There is no such context.
-            RunError: A shard cannot be read, or holds a logit that is not finite.
+            RunError: A shard cannot be read, was changed, or holds a logit that is not finite.
         """
         asked = self.checked(indices)  # shape: [B]
         lengths = self.lengths[asked]
@@ -400,6 +404,7 @@ class TraceStore:
         from safetensors import SafetensorError, safe_open
 
         path = self.folder / self._shards[number].file
+        self._verify(number)
         try:
             with safe_open(str(path), framework="numpy") as file:
                 slices = [file.get_slice(_name(e)) for e in self._blocks]
@@ -407,6 +412,43 @@ class TraceStore:
                 slices.clear()
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} cannot be read ({error})", _AGAIN) from None
+
+    def _verify(self, number: int) -> None:
+        """Compare the checksum of a shard, once: its logits decide what is learnt. Raises RunError if it differs."""
+        if number in self._sound:
+            return
+        shard = self._shards[number]
+        path = self.folder / shard.file
+        try:
+            _refuse_strange(path)
+            same = _checksum(path) == (shard.bytes, shard.crc32)
+        except OSError as error:
+            raise RunError(f"{path} cannot be read ({error})", _AGAIN) from None
+        if not same:
+            raise RunError(f"{path} is damaged (its checksum differs)", _AGAIN)
+        self._sound.add(number)
+
+
+def discard_if_damaged(folder: str | Path) -> bool:
+    """Delete traces that are not what was written, so that they are collected again.
+
+    Args:
+        folder: Where a store is, or is going to be. Nothing in it but the files of a store is deleted.
+
+    Returns:
+        Whether they were damaged.
+    """
+    place = Path(folder)
+    if not os.path.lexists(place / INDEX):
+        return False
+    try:
+        TraceStore.open(place, verify=True)
+    except RunError:
+        with _writing(place):
+            for path in (place / INDEX, *sorted(place.glob("traces-*.safetensors"))):
+                path.unlink()
+        return True
+    return False
 
 
 # ---------------------------------------------------------------------- shards and their index
@@ -441,8 +483,9 @@ class _Shard:
         from safetensors import SafetensorError, safe_open
 
         path = folder / self.file
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise RunError(f"{path} is missing", _AGAIN)
+        _refuse_strange(path)
         size = path.stat().st_size
         if size != self.bytes:
             raise RunError(f"{path} is torn: {size:,} bytes instead of {self.bytes:,}", _AGAIN)
@@ -460,6 +503,7 @@ def _write_index(folder: Path, experts: tuple[int, ...], shards: Sequence[_Shard
     body = json.dumps({"experts": experts, "shards": [vars(shard) for shard in shards]})
     text = f'{{"schema": "{SCHEMA}", "crc32": {crc32(body.encode())}, "traces": {body}}}\n'
     temporary = folder / f"{_TEMPORARY}{INDEX}"
+    _new(temporary)
     temporary.write_text(text, encoding="utf-8")
     _sync(temporary)
     temporary.replace(folder / INDEX)
@@ -467,6 +511,7 @@ def _write_index(folder: Path, experts: tuple[int, ...], shards: Sequence[_Shard
 
 def _read_index(folder: Path) -> tuple[tuple[int, ...], list[_Shard]]:
     path = folder / INDEX
+    _refuse_strange(path)
     try:
         index = json.loads(path.read_bytes())
         schema = index["schema"]
@@ -494,6 +539,18 @@ def _read_index(folder: Path) -> tuple[tuple[int, ...], list[_Shard]]:
 def _name(experts: int) -> str:
     """The tensor of the layers with so many experts."""
     return f"logits.{experts}"
+
+
+def _new(path: Path) -> None:
+    """Make an empty file in place of whatever has its name, so that no link is written through."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+def _refuse_strange(path: Path) -> None:
+    """Raise if a file is a link or no plain file: traces may come from a stranger."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise RunError(f"{path} is a link or no plain file", _AGAIN)
 
 
 def _checksum(path: Path) -> tuple[int, int]:
