@@ -25,7 +25,7 @@ HEADER = """\
 # Made by `make lock` from {inputs}; not edited by hand.
 # Constraints for pip (pip install -c {name}), not a list to be installed:
 # a line counts where something needs that package. So the lines of CUDA libraries (nvidia-*, cuda-*, triton) do nothing
-# beside a CPU build of torch, and hold the versions beside the CUDA build. No hashes: pip refuses them together with -e.
+# beside a CPU build of torch, and hold the versions beside a CUDA build. No hashes: pip refuses them together with -e.
 """
 
 
