@@ -23,6 +23,7 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, one_line, quietly, show
+from pointsman.environment import notices
 from pointsman.errors import ModelError
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _findings(engine: HFEngine, system: bool) -> dict[str, Any]:
         "model": model_section(engine),
         "proof": asdict(engine.proof),
         "chat": {"template": True, "system_prompt": system},
+        "notices": notices(),
         "routers": [asdict(r) for r in engine.routers],
     }
 
@@ -184,6 +186,7 @@ def _sentences(engine: HFEngine, system: bool) -> list[str]:
         "",
         f"Routers: {_described(engine.routers)}",
         f"Fingerprint: {info.fingerprint}",
+        *(f"Note: {notice}." for notice in notices()),
         "Everything needed is in order.",
     ]
 

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
+from pointsman.environment import notices
 from pointsman.errors import PointsmanError, RunError
 from pointsman.experiment.lock import FolderLock
 from pointsman.experiment.provenance import versions
@@ -91,6 +92,7 @@ class Run:
                     "config": config,
                     "seed": config.get("seed"),
                     "versions": versions(),
+                    "notices": notices(),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 _replace(folder / MANIFEST, _dumps(manifest, MANIFEST, indent=2).encode() + b"\n")
