@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow lock lint types imports evidence evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions lock lint types imports evidence evidence-tables bench bench-quick bench-memory clean
 
 # Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
 # comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
@@ -30,6 +30,10 @@ test: lint types imports
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
+
+# What depends on transformers, under the oldest supported, the locked and the newest of it, each in a venv of its own.
+test-versions: $(VENV)/.installed
+	$(BIN)/python scripts/versions.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests scripts benchmarks
@@ -65,4 +69,4 @@ bench-memory: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trace_memory.py
 
 clean:
-	rm -rf $(VENV) .venv-lock build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lock .venv-versions build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

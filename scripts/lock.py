@@ -29,14 +29,21 @@ HEADER = """\
 """
 
 
+def requirement(package: str) -> str:
+    """What pyproject.toml requires of `package`: ``transformers>=5.20,<6``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for one in project["dependencies"]:
+        if re.match(rf"{re.escape(package)}(?![\w.-])", one):
+            return str(one)
+    raise LookupError(f"pyproject.toml does not require {package}")
+
+
 def floor(package: str) -> str:
     """The lower bound of `package` in pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for requirement in project["dependencies"]:
-        found = re.match(rf"{re.escape(package)}\s*>=\s*([\w.]+)", requirement)
-        if found:
-            return found[1]
-    raise LookupError(f"pyproject.toml has no lower bound of {package}")
+    found = re.search(r">=\s*([\w.]+)", requirement(package))
+    if found is None:
+        raise LookupError(f"pyproject.toml has no lower bound of {package}")
+    return found[1]
 
 
 def locked(package: str, file: Path = LOCKED) -> str:
