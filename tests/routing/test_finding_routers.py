@@ -57,7 +57,7 @@ def test_greedy_deepseek_v2_has_no_groups() -> None:
 
 
 def test_a_plain_linear_as_router_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So transformers declared Jamba's once: the experts are chosen in its block, where control could not be checked."""
+    """So transformers declared Jamba's once: its block chose the experts, where control could not be checked."""
     model = tiny("olmoe")
     for layer in model.model.layers:
         layer.mlp.gate = torch.nn.Linear(32, 8, bias=False)
