@@ -22,6 +22,7 @@ from pointsman.testbed.tokenizer import build_tokenizer
 pytestmark = [
     pytest.mark.versions,
     pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+    pytest.mark.outdated("^transformers.utils.generic: `past_key_values`/`cache_params` are deprecated"),
 ]
 
 CODE = Path(__file__).parent / "remote" / "modeling_remote.py"
