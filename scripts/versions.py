@@ -30,6 +30,7 @@ from lock import LOCKED, OLDEST, ROOT, floor, locked, requirement
 from packaging.version import Version
 
 HOME = ROOT / ".venv-versions"
+NAMES = ("oldest", "locked", "newest")
 PACKAGES = ("transformers", "torch", "huggingface-hub", "tokenizers")
 # Area -> how the names of its test modules begin.
 AREAS = {
@@ -173,10 +174,13 @@ def table(results: list[Result]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Test under several versions of transformers.")
-    parser.add_argument("names", nargs="*", choices=[[], "oldest", "locked", "newest"], metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all of them if none is given")
     parser.add_argument("-n", "--processes", type=int, default=2)
     options = parser.parse_args()
-    wanted = options.names or ["oldest", "locked", "newest"]
+    wanted = options.names or NAMES
+    for name in wanted:
+        if name not in NAMES:
+            parser.error(f"unknown name {name!r}: use {', '.join(NAMES)}")
     HOME.mkdir(exist_ok=True)
     results = []
     if "oldest" in wanted:

@@ -102,7 +102,7 @@ def test_as_a_library_it_is_refused_too(installed: dict[str, str]) -> None:
         pass
 
 
-@pytest.mark.parametrize("version", ["5.20.0", "5.24.0", "5.25.0", "5.25.0.dev0", "5.24.0+local"])
+@pytest.mark.parametrize("version", ["5.20.0", "5.24.0", "5.25.0", "5.25.0.dev0", "5.24.0+local", "our-build"])
 def test_what_is_within_the_bounds_is_not_refused(installed: dict[str, str], version: str) -> None:
     installed["transformers"] = version
     environment.check()
@@ -212,6 +212,7 @@ def test_newest_tested_is_what_is_locked() -> None:
     [
         ({"torch": "2.13.0+cpu", "transformers": "5.24.0"}, []),
         ({"torch": "2.11.0", "transformers": "5.20.0"}, []),
+        ({"torch": "our-build"}, []),
         ({"transformers": "5.25.0"}, [NEWER]),
         ({"torch": "2.13.1+cu130"}, [NEWER_TORCH]),
     ],

@@ -16,7 +16,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from pointsman.errors import UnsupportedEnvironment
 
@@ -50,12 +50,14 @@ def check() -> None:
 
 def notices() -> list[str]:
     """One sentence for every package that is newer than the newest that was tested; that is no error."""
-    found = {name: _installed(name) for name in NEWEST_TESTED}
-    return [
-        f"{name} {found[name]} is newer than {tested}, the newest that this version of Pointsman was tested with"
-        for name, tested in NEWEST_TESTED.items()
-        if (version := found[name]) is not None and Version(version.public) > Version(tested)
-    ]
+    said = []
+    for name, tested in NEWEST_TESTED.items():
+        number = _number(found := _installed(name))
+        if number is not None and Version(number.public) > Version(tested):
+            said.append(
+                f"{name} {found} is newer than {tested}, the newest that this version of Pointsman was tested with"
+            )
+    return said
 
 
 @contextmanager
@@ -105,14 +107,23 @@ def _check(name: str, bounds: dict[str, Requirement], who: str) -> None:
     found, remedy = _installed(name), f"pip install '{_wanted(name, bounds)}'"
     if found is None:
         raise UnsupportedEnvironment(f"{who} needs {name}, which is not installed", remedy)
-    if name in bounds and not bounds[name].specifier.contains(found, prereleases=True):
+    number = _number(found)
+    if name in bounds and number is not None and not bounds[name].specifier.contains(number, prereleases=True):
         raise UnsupportedEnvironment(f"{who} needs {_wanted(name, bounds)}, and {found} is installed", remedy)
 
 
-def _installed(name: str) -> Version | None:
+def _installed(name: str) -> str | None:
     try:
-        return Version(metadata.version(name))
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
+        return None
+
+
+def _number(version: str | None) -> Version | None:
+    """A version that can be compared; None of a build that somebody named in another way, which is then let be."""
+    try:
+        return None if version is None else Version(version)
+    except InvalidVersion:
         return None
 
 
