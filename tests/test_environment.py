@@ -174,6 +174,16 @@ def test_transformers_is_told_for_what_really_happened() -> None:
     assert "transformers cannot be imported (module 'torch' has no attribute 'newest')" in str(said)
 
 
+def test_what_is_broken_for_what_stands_beside_it_is_told_so(installed: dict[str, str]) -> None:
+    error = ModuleNotFoundError("No module named 'httpx'", name="httpx")
+    with pytest.raises(UnsupportedEnvironment, match=r"No module named 'httpx'"), environment.importing():
+        raise ImportError("wrapped", name="transformers") from error
+    environment.check.cache_clear()
+    installed["huggingface-hub"] = "1.30.0"
+    with pytest.raises(UnsupportedEnvironment, match=r"needs huggingface-hub.* 1\.30\.0 is"), environment.importing():
+        raise ImportError("wrapped", name="transformers") from error
+
+
 def test_an_operation_that_torch_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("Could not run 'aten::_grouped_mm'\nwith arguments from the 'Other' backend.")

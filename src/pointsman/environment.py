@@ -85,6 +85,10 @@ def broken(error: ImportError) -> UnsupportedEnvironment | None:
             name = str(frame.f_globals.get("__name__")).partition(".")[0]
     if name not in NEWEST_TESTED:
         return None
+    try:
+        check()
+    except UnsupportedEnvironment as cause:
+        return cause
     first: BaseException = error  # transformers wraps what really happened
     while first.__cause__ is not None:
         first = first.__cause__
