@@ -5,14 +5,19 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow lint types imports evidence evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions lock lint types imports evidence evidence-tables bench bench-quick bench-memory clean
 
-# torch first and alone: a CPU build is enough, and the range in pyproject.toml is then satisfied.
-$(VENV)/.installed: pyproject.toml
+# Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
+# comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
+$(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
+
+# Renews the lock files. Everybody else needs plain pip only.
+lock:
+	$(PYTHON) scripts/lock.py
 
 demo: $(VENV)/.installed
 	now=$$(date +%Y%m%d-%H%M%S) && \
@@ -25,6 +30,10 @@ test: lint types imports
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
+
+# What depends on transformers, under the oldest supported, the locked and the newest of it, each in a venv of its own.
+test-versions: $(VENV)/.installed
+	$(BIN)/python scripts/versions.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests scripts benchmarks
@@ -60,4 +69,4 @@ bench-memory: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trace_memory.py
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lock .venv-versions build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -61,7 +61,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        from pointsman.environment import importing
+
+        with importing():
+            return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'pointsman' has no attribute {name!r}")
 
 

@@ -22,6 +22,10 @@ class PointsmanError(Exception):
         super().__init__(f"{self.problem}. {self.remedy}{'' if self.remedy.endswith('?') else '.'}")
 
 
+class UnsupportedEnvironment(PointsmanError):
+    """A torch or transformers that is missing, broken, or outside of what this version of Pointsman supports."""
+
+
 class UnknownName(PointsmanError):
     """A judge, behaviour set or other registered name that nobody registered."""
 

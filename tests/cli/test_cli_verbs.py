@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from conftest_cli import EFFORT, Cli, save_moe, without_times
 
-from pointsman import __version__
+from pointsman import __version__, environment
 
 RATE = {"k", "n", "rate", "low", "high"}
 CONTRACT = {
@@ -145,6 +146,17 @@ def test_two_audits_with_one_seed_agree(cli: Cli, here: Path, model: Path, behav
 
 
 # ---------------------------------------------------------------------- doctor, routers, testbed
+
+
+def test_doctor_notes_what_is_newer_than_tested(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("doctor", model, "--json").json["notices"] == []
+    assert "Note:" not in cli("doctor", model).out
+    monkeypatch.setitem(environment.NEWEST_TESTED, "transformers", "5.0.0")
+    said = f"transformers {transformers.__version__} is newer than 5.0.0, the newest that this version of Pointsman was"
+    assert cli("doctor", model, "--json").json["notices"] == [f"{said} tested with"]
+    done = cli("doctor", model)
+    assert done.code == 0
+    assert f"\nNote: {said} tested with.\n" in done.out
 
 
 def test_routers_lists_paths_in_full(cli: Cli, model: Path) -> None:

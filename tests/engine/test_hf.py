@@ -15,6 +15,8 @@ from pointsman.errors import BadLogits, InterventionError, OutOfMemory, PromptTo
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def engine() -> HFEngine:

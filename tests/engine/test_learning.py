@@ -21,6 +21,8 @@ from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.layout import Layout
 from pointsman.routing.plan import Edits, Learnt
 
+pytestmark = pytest.mark.versions
+
 PHASES: tuple[Phase, ...] = ("prefill", "decode", "both")
 
 

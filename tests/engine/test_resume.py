@@ -26,6 +26,8 @@ from pointsman.routing.intervention import Intervention
 from pointsman.routing.replay import CannotReplay
 from precision import near
 
+pytestmark = pytest.mark.versions
+
 # Recurrent states are not cached token by token; these resume from layers only.
 RECURRENT = {"jamba", "qwen3_next"}
 SHORT_SIGHTED: dict[str, dict[str, Any]] = {  # attention that does not reach back to the first token

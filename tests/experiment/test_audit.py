@@ -63,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.versions
 def test_results_hold_what_other_tools_rely_on(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     rates = [
@@ -93,6 +94,7 @@ def test_no_prompt_is_in_the_results(finished: Path) -> None:
         assert completion["prompt"] not in text
 
 
+@pytest.mark.versions
 def test_ranking_and_testing_share_no_source(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a ranking or a frozen mask was chosen on, seen while the run is recalled from its journal."""
     suite, chosen_on = load_suite(), set()
@@ -115,7 +117,7 @@ def test_ranking_and_testing_share_no_source(finished: Path, monkeypatch: pytest
     assert not {s for s, _ in chosen_on} & {s for s, _ in asked}
 
 
-@pytest.mark.parametrize("stop_after", [0, 3, 9, 14])
+@pytest.mark.parametrize("stop_after", [0, 3, pytest.param(9, marks=pytest.mark.versions), 14])
 def test_an_interrupted_audit_resumes_to_the_same(finished: Path, tmp_path: Path, stop_after: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         perform(tmp_path / "run", stop_after=stop_after)

@@ -144,6 +144,7 @@ def is_rate(value: Any, n: int | None = None) -> None:
 # ---------------------------------------------------------------------- what it writes
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_results_hold_all_that_was_promised(finished: Finished, objective: str) -> None:
     results, defends = results_of(finished(objective)), objective == "defend"
@@ -207,6 +208,7 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
     assert {"base/discovery", "screen", "validation", "test", "through_model", "on_policy"} <= stages
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -> None:
     results = results_of(finished(objective))
@@ -314,6 +316,7 @@ def test_the_report_renders(finished: Finished, objective: str, tmp_path: Path) 
 # ---------------------------------------------------------------------- the artefact
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished: Finished, objective: str) -> None:
     folder = finished(objective)
@@ -335,6 +338,7 @@ def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished:
         Evaluate(limit=2).perform(other, steering, scenario(objective), suite_of(objective), ManyJudge(), run)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_evaluating_the_artefact_gives_what_the_run_reported(
     finished: Finished, objective: str, tmp_path: Path

@@ -132,9 +132,13 @@ def spied(model: nn.Module) -> Iterator[list[tuple[Router, Any, Tensor, Tensor, 
             raw = x @ product.weight.detach().double().T
             if getattr(product, "bias", None) is not None:
                 raw = raw + product.bias.detach().double()
-            weights, experts = output[1].detach(), output[-1].detach()
-            if experts.is_floating_point():  # a score for every expert, zero where it is not used
-                weights, experts = output[0].detach().topk(router.top_k)
+            tensors = [part.detach() for part in output if isinstance(part, Tensor)]
+            whole = [part for part in tensors if not part.is_floating_point()]
+            if whole:  # in which order they are returned depends on the version
+                (experts,) = whole
+                (weights,) = [part for part in tensors if part.is_floating_point() and part.shape == experts.shape]
+            else:  # a score for every expert, zero where it is not used
+                weights, experts = tensors[0].topk(router.top_k)
             seen.append((router, block if len(args) > 1 else module, raw, weights, experts))
 
         hooks.append(model.get_submodule(router.path).register_forward_hook(note))

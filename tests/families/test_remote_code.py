@@ -19,7 +19,11 @@ from pointsman.routing.routers import Router, find_routers
 from pointsman.testbed.tokenizer import build_tokenizer
 
 # The checkpoint's code says `past_key_values`, as such code does; it is not ours to change.
-pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+    pytest.mark.outdated("^transformers.utils.generic: `past_key_values`/`cache_params` are deprecated"),
+]
 
 CODE = Path(__file__).parent / "remote" / "modeling_remote.py"
 AUTO = {"AutoConfig": "modeling_remote.RemoteConfig", "AutoModelForCausalLM": "modeling_remote.RemoteForCausalLM"}

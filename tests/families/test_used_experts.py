@@ -19,6 +19,8 @@ from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
 
+pytestmark = pytest.mark.versions
+
 IDS = torch.tensor([[5, 17, 33, 9, 41], [7, 12, 60, 3, 28]])
 ROWS, LENGTH = IDS.shape
 # Recurrent states (Qwen3-Next's linear attention, Jamba's Mamba) are summed over chunks of tokens in a forward, and

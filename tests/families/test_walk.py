@@ -16,6 +16,8 @@ from pointsman.errors import UncontrollableRouter
 from pointsman.routing.control import prove
 from pointsman.routing.routers import find_routers
 
+pytestmark = pytest.mark.versions
+
 
 def _script() -> Any:
     path = Path(__file__).resolve().parents[2] / "scripts" / "families.py"

@@ -168,6 +168,11 @@ def test_everything_from_outside_is_escaped(results: Json, seeds: Json) -> None:
         assert set(attributes) <= {key for tag, found in plain.tags if tag == name for key in found}
 
 
+def test_a_version_that_was_never_tested_is_shown(results: Json) -> None:
+    results["provenance"]["notices"] = ["transformers 9.0.0 is newer than 5.24.0"]
+    assert "transformers 9.0.0 is newer than 5.24.0" in Page(render_audit(results)).words
+
+
 def test_text_is_redacted_unless_asked_for(results: Json) -> None:
     hidden = render_audit(results, completions=[completion()])
     shown = render_audit(results, completions=[completion()], show_text=True)

@@ -18,6 +18,8 @@ from pointsman.routing.control import Controller, control, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import find_routers, fingerprint
 
+pytestmark = pytest.mark.versions
+
 
 def gates(model: Any) -> list[nn.Module]:
     return [model.get_submodule(r.path) for r in find_routers(model)]

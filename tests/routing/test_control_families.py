@@ -16,6 +16,8 @@ from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
 from precision import NEAR, near
 
+pytestmark = pytest.mark.versions
+
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22], [7, 12, 60, 3, 28, 50]])
 MASK = torch.ones_like(IDS)
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.utils.output_capturing import OutputRecorder
 
 from families.tiny import tiny
+from pointsman.errors import UncontrollableRouter
 from pointsman.routing.routers import Router, find_routers, fingerprint
 
 EXPECTED = {
@@ -52,6 +54,20 @@ def test_the_base_model_has_them_too(model: Any) -> None:
 def test_greedy_deepseek_v2_has_no_groups() -> None:
     model = tiny("deepseek_v2", topk_method="greedy")
     assert {(r.groups, r.groups_used) for r in find_routers(model)} == {(1, 1)}
+
+
+def test_a_plain_linear_as_router_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So transformers declared Jamba's once: its block chose the experts, where control could not be checked."""
+    model = tiny("olmoe")
+    for layer in model.model.layers:
+        layer.mlp.gate = torch.nn.Linear(32, 8, bias=False)
+    declared = {"router_logits": OutputRecorder(torch.nn.Linear, layer_name="gate")}
+    for owner in (model, model.model):
+        monkeypatch.setattr(owner, "_can_record_outputs", declared)
+    with pytest.raises(
+        UncontrollableRouter, match=r"Router model\.layers\.0\.mlp\.gate is a plain Linear.*newer version"
+    ):
+        find_routers(model)
 
 
 def test_fingerprints_name_the_architecture(family: str, model: Any) -> None:

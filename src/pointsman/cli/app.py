@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 
-from pointsman import __version__
+from pointsman import __version__, environment
 from pointsman.cli import audit, chat, evaluate, fold, look, resume, scenario, steer, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
+_ASKS = frozenset({"-h", "--help", "--version"})  # answered wherever Pointsman is installed
 
 app = typer.Typer(
     name="pointsman",
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in given if a != "--debug"] or ["--help"]
     session = Session(shlex.join(["pointsman", *given]), "--debug" in given)
     try:
+        if _ASKS.isdisjoint(arguments):
+            environment.check()
         command = typer.main.get_command(app)
         code = command.main(arguments, prog_name="pointsman", standalone_mode=False, obj=session)
         sys.stdout.flush()
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop = "" if message.endswith((".", "?")) else "."
             say(f"pointsman: {message}{stop} See `{path} --help`.")
             return 2
-        return explain(error, session)
+        told = environment.broken(error) if isinstance(error, ImportError) else None
+        return explain(told or error, session)
     if code == INTERRUPTED:
         say("pointsman: Interrupted. Run the same command again.")
     return code if isinstance(code, int) else 0

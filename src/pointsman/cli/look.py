@@ -23,6 +23,7 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, one_line, quietly, show
+from pointsman.environment import notices
 
 if TYPE_CHECKING:
     from pointsman.engine.checkup import CheckUp
@@ -141,6 +142,7 @@ def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
         "proof": asdict(engine.proof),
         "chat": {"template": True, "system_prompt": seen.system_prompt},
         "learns": seen.learns,
+        "notices": notices(),
         "routers": [asdict(r) for r in engine.routers],
     }
 
@@ -179,6 +181,7 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         "",
         f"Routers: {_described(engine.routers)}",
         f"Fingerprint: {info.fingerprint}",
+        *(f"Note: {notice}." for notice in notices()),
         "Everything that an audit needs is in order." if lacking else "Everything needed is in order.",
     ]
 

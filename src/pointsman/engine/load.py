@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from pointsman import environment
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import ModelError, PointsmanError, UsageError
 from pointsman.registry import models
@@ -40,9 +41,11 @@ def load(
         batch_size: Rows in one forward; None chooses it from memory.
 
     Raises:
+        UnsupportedEnvironment: The installed torch or transformers will not do.
         ModelError: Not found, no model, no tokenizer, no chat template.
         NoRouters, UncontrollableRouter, ControlFailed: See `routing.control.prove`.
     """
+    environment.check()
     source = _resolve(model)
     network, tokenizer = _read(source, model, dtype, device, quantization, revision, trust_remote_code)
     if chat_template is not None:

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pointsman.environment import notices
+
 PACKAGES = ("pointsman", "torch", "transformers", "numpy", "scipy", "safetensors")
 
 
@@ -34,6 +36,7 @@ def provenance() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": versions(),
+        "notices": notices(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "gpus": gpus,

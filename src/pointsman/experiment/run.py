@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
+from pointsman.environment import notices
 from pointsman.errors import RunError
 from pointsman.experiment.folder import (
     PRIVATE,
@@ -122,6 +123,7 @@ class Run:
                     "config": config,
                     "seed": config.get("seed"),
                     "versions": versions(),
+                    "notices": notices(),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 replace_file(folder / MANIFEST, _dumps(manifest, MANIFEST, indent=2).encode() + b"\n")

@@ -325,7 +325,7 @@ def duration(seconds: float | None) -> str:
 
 def show(value: Any) -> str:
     """Any JSON value in a table cell."""
-    if value is None or value == "":
+    if value is None or value in ("", []):
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pointsman import environment
 from pointsman.errors import BadLogits, ControlFailed
 from pointsman.routing.controller import Controller, refuse_nested
 from pointsman.routing.intervention import Intervention
@@ -71,8 +72,9 @@ def prove(model: nn.Module) -> Proof:
     when the weights of a router have changed.
 
     Raises:
-        BadLogits, ControlFailed, UncontrollableRouter, NoRouters
+        BadLogits, ControlFailed, UncontrollableRouter, NoRouters, UnsupportedEnvironment
     """
+    environment.check()
     routers = find_routers(model)
     modules = tuple(model.get_submodule(r.path) for r in routers)
     weights = weights_token(model, routers)
@@ -96,7 +98,10 @@ def _is(one: object, other: object) -> bool:
 def _prove(model: nn.Module, routers: tuple[Router, ...]) -> Proof:
     print_ = fingerprint(model, routers)
     ids, mask = _probe_input(model)
-    plain = _probe(model, ids, mask)
+    try:
+        plain = _probe(model, ids, mask)
+    except NotImplementedError as error:
+        raise environment.cannot_compute(type(model).__name__, error) from error
     if not bool(torch.isfinite(plain).all()):
         raise BadLogits(
             f"{type(model).__name__} returns NaN or infinite logits without any intervention",

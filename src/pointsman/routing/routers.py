@@ -106,10 +106,20 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
             f"{type(model).__name__} is an encoder-decoder model",
             "Pointsman controls decoder-only models; token positions mean something else in this one",
         )
-    classes = _declared_router_classes(model)
-    found: dict[str, nn.Module] = {path: m for path, m in model.named_modules() if isinstance(m, classes)}
+    declared = _declared_routers(model)
+    found: dict[str, nn.Module] = {
+        path: module
+        for path, module in model.named_modules()
+        if any(isinstance(module, kind) and within in f".{path}." for kind, within in declared)
+    }
     holders = {path for path in found if any(other.startswith(f"{path}.") for other in found)}
     found = {path: module for path, module in found.items() if path not in holders}
+    for path, module in found.items():
+        if type(module) is nn.Linear:
+            raise UncontrollableRouter(
+                f"Router {path} is a plain Linear: the experts are chosen outside of it, where nothing can be checked",
+                "Update transformers, if a newer version makes it a router of its own; else report this architecture",
+            )
     if found:
         _refuse_blocks_without_router(model, found, config)
     elif _looks_like_moe(model, config):
@@ -174,9 +184,14 @@ def weights_token(model: nn.Module, routers: tuple[Router, ...]) -> tuple[Any, .
     return tuple(part[:3] for part in token), tuple(float(s) for s in sums)
 
 
-def _declared_router_classes(model: nn.Module) -> tuple[type[nn.Module], ...]:
-    """The router classes that the model, or a model inside it, declares in ``_can_record_outputs``."""
-    classes: list[type[nn.Module]] = []
+def _declared_routers(model: nn.Module) -> tuple[tuple[type[nn.Module], str], ...]:
+    """What the model, or a model inside it, declares in ``_can_record_outputs``.
+
+    Returns:
+        Classes of routers, with what their path must hold between dots: of a class that is not a model's own, such as
+        Linear, only modules of the name that is declared with it are routers.
+    """
+    routers: list[tuple[type[nn.Module], str]] = []
     for module in model.modules():
         declared = getattr(module, "_can_record_outputs", None)
         if not isinstance(declared, dict) or "router_logits" not in declared:
@@ -184,9 +199,13 @@ def _declared_router_classes(model: nn.Module) -> tuple[type[nn.Module], ...]:
         specs = declared["router_logits"]
         for spec in specs if isinstance(specs, list | tuple) else [specs]:
             target = getattr(spec, "target_class", spec)
-            if isinstance(target, type) and issubclass(target, nn.Module) and target not in classes:
-                classes.append(target)
-    return tuple(classes)
+            if not isinstance(target, type) or not issubclass(target, nn.Module):
+                continue
+            name = getattr(spec, "layer_name", None) if target.__module__.startswith("torch.") else None
+            router = (target, f".{name.strip('.')}." if name else "")
+            if router not in routers:
+                routers.append(router)
+    return tuple(routers)
 
 
 def _refuse_blocks_without_router(model: nn.Module, found: dict[str, nn.Module], config: object) -> None:
