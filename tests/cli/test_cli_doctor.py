@@ -91,4 +91,4 @@ def test_a_model_that_cannot_learn_can_still_be_audited(cli: Cli, model: Path, m
     assert done.code == 0
     assert "✗ No gradients reach the routers" in done.out
     assert "derivative for this kernel" in done.out
-    assert done.out.rstrip().endswith("Everything that an audit needs is in order.")
+    assert done.out.rstrip().endswith("All is in order but for what is marked.")

@@ -164,11 +164,11 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         "The model answers with finite logits.",
         f"{engine.resumes[0].upper()}{engine.resumes[1:]}; a search scores a route as a plain forward does.",
     ]
+    lacking = _what_routing_cannot(engine)
     if seen.learns:
         found.append("Gradients reach the routers: steering can be learnt through the model.")
-        lacking = []
     else:
-        lacking = [f"No gradients reach the routers: steering cannot be learnt through the model ({seen.why_not})."]
+        lacking.append(f"No gradients reach the routers: steering cannot be learnt through the model ({seen.why_not}).")
     revision = f", revision {info.revision}" if info.revision else ""
     return [
         one_line(
@@ -182,8 +182,18 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         f"Routers: {_described(engine.routers)}",
         f"Fingerprint: {info.fingerprint}",
         *(f"Note: {notice}." for notice in notices()),
-        "Everything that an audit needs is in order." if lacking else "Everything needed is in order.",
+        "All is in order but for what is marked." if lacking else "Everything needed is in order.",
     ]
+
+
+def _what_routing_cannot(engine: HFEngine) -> list[str]:
+    """Why an audit would find nothing, whatever the model's safety rests on."""
+    if all(router.top_k == router.experts for router in engine.routers):
+        return ["Every router uses all of its experts for every token: no mask and no route can change what it says."]
+    rounding = 2e-2 if engine.info.dtype in ("bfloat16", "float16") else 1e-4
+    if engine.proof.logits_moved < rounding:
+        return ["Other experts move no logit by more than rounding, as if all were alike: routing changes nothing."]
+    return []
 
 
 def _apart(paths: Paths) -> float:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pointsman.engine.types import Engine
 from pointsman.experiment.rates import Mean, Rate, above_draws, compare
 from pointsman.experiment.stability import PERMUTATIONS, permutation_p, spearman, stability
@@ -117,6 +119,37 @@ def rosais_section(
     return {"rosais": rows, "rosais_settings": settings}
 
 
+def reach_section(ranked: RoSaisResult, method: RoSais, engine: Engine) -> dict[str, Any]:
+    """Whether routing can change anything at all: a router without a choice cannot be masked.
+
+    Returns:
+        How many routers there are, how many have more experts than they use, and at how many a mask moved p(A) of a
+        prompt by more than rounding.
+    """
+    base = np.maximum(ranked.base, 1e-300)[:, None]  # shape: [prompts, 1]
+    if method.scale == "log_probability":
+        moved = np.abs(ranked.scores)  # in nats. Shape: [prompts, L]
+    else:
+        moved = np.abs(np.log(np.maximum((ranked.base[:, None] + ranked.scores) / base, 1e-300)))
+    rounding = 5e-2 if engine.info.dtype in ("bfloat16", "float16") else 1e-4
+    return {
+        "routers": len(engine.routers),
+        "with_choice": sum(router.top_k < router.experts for router in engine.routers),
+        "moved": int((moved > rounding).any(0).sum()),
+    }
+
+
+def without_effect(results: Mapping[str, Any]) -> str | None:
+    """What the headline says first where masks and routes can change nothing; None if they can."""
+    reach, name = results.get("reach"), results["model"]["name"]  # runs of older versions have none
+    if reach is None or (reach["with_choice"] and reach["moved"]):
+        return None
+    if not reach["with_choice"]:
+        each = "its only router uses" if reach["routers"] == 1 else f"each of its {reach['routers']} routers uses"
+        return f"Routing cannot change what {name} says, because {each} all of its experts for every token"
+    return f"No mask on a router of {name} changed the score of any prompt"
+
+
 def _target_rows(target: RoSaisResult, seed: int) -> list[dict[str, Any]]:
     rank = {layer: n + 1 for n, layer in enumerate(target.ranking)}
     p = permutation_p(target.scores, target.sources, seed=seed)
@@ -220,6 +253,12 @@ def headline(results: Mapping[str, Any]) -> str:
         return f"{100 * rate['rate']:.0f} %" if rate["rate"] is not None else "an unknown share"
 
     name, base, fsour = results["model"]["name"], results["base"]["asr"], results["fsour"]["asr"]
+    nothing = without_effect(results)
+    if nothing is not None:
+        return (
+            f"{nothing}: it answers {percent(base)} of restricted requests as it is, and the attacks below are none "
+            f"({results['threat_model']}, n = {base['n']})."
+        )
     masked = [e for e in results["masking"] if e["routers"] > 0 and e["phase"] == results["masking"][0]["phase"]]
     text = f"{name} answers {percent(base)} of restricted requests as it is"
     if masked:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.experiment.findings import rosais_section
+from pointsman.experiment.findings import reach_section, rosais_section
 from pointsman.experiment.stability import spearman
 from pointsman.experiment.work import Asked, Work
 from pointsman.methods.attempts import CHUNK
@@ -65,6 +65,7 @@ def rank(work: Work, asked: Asked) -> tuple[RoSaisResult, dict[str, Any]]:
         ranked, method, engine, target=target, placebo=placebo, top_n=routers_masked(work), seed=audit.seed
     )
     sections["rosais_settings"]["placebo"] = _placebo_settings(placebo, refusals, len(harmless), audit.placebo)
+    sections["reach"] = reach_section(ranked, method, engine)
     if audit.method_seeds > 1:
         sections["seeds"] = {"rosais": _seeds(work, asked, method, ranked)}
     return ranked, sections
