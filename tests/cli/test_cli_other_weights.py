@@ -54,7 +54,7 @@ def test_a_run_is_not_continued_with_another_body(cli: Cli, stopped: Path) -> No
     before = (stopped / "run/journal.jsonl").read_bytes()
     (stopped / "model").rename(stopped / "kept")
     other.rename(stopped / "model")
-    line = cli("resume", "run").refusal()
+    line = cli("resume", "run").refusal(notes=1)
     assert "has the routers that this run began with, and other weights beside them" in line
     assert (stopped / "run/journal.jsonl").read_bytes() == before
     (stopped / "model").rename(other)

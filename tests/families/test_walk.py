@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from pointsman.errors import UncontrollableRouter
+from pointsman.errors import ControlFailed, UncontrollableRouter
 from pointsman.routing.control import prove
 from pointsman.routing.routers import find_routers
 
@@ -100,13 +100,13 @@ def test_a_stale_page_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.skipif("deepseek_v4" not in walk.types(), reason="this transformers has no deepseek_v4")
-def test_deepseek_v4_is_refused_for_its_tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first layers choose experts by token id, from a table; without those it is like any other."""
+def test_deepseek_v4_is_refused_for_its_tables_and_for_its_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first layers choose experts by token id, from a table; its attention compresses padding with the prompt."""
     with pytest.raises(UncontrollableRouter, match=r"layers\.0\.mlp has experts but not a router"):
         prove(walk.build("deepseek_v4"))
     monkeypatch.setitem(walk._ALSO, "deepseek_v4", {"mlp_layer_types": ["moe"] * 4})
-    row = walk.examine("deepseek_v4")
-    assert (row.outcome, row.routers) == ("controlled", 4)
+    with pytest.raises(ControlFailed, match="does not say in a left-padded batch what it says alone"):
+        prove(walk.build("deepseek_v4"))
 
 
 @pytest.mark.skipif("zaya" not in walk.types(), reason="this transformers has no zaya")
