@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pointsman.engine.chat import Chat
-from pointsman.errors import ModelError
+from pointsman.errors import ModelError, UsageError
 from pointsman.testbed.tokenizer import build_tokenizer
 
 KEEPS_SYSTEM = (
@@ -86,3 +86,17 @@ def test_no_template_is_one_clear_error() -> None:
 def test_turns_and_answers_must_alternate() -> None:
     with pytest.raises(ValueError, match="need 1 answers"):
         chat().encode(["a", "b"], [])
+
+
+def test_a_single_text_is_one_turn() -> None:
+    assert chat().encode("how do i mend the red tairn ?") == chat().encode(["how do i mend the red tairn ?"])
+    two = ["the red tairn ?", "where is it ?"]
+    assert chat().encode(two, "Sure ,") == chat().encode(two, ["Sure ,"])
+
+
+@pytest.mark.parametrize("turns", [[], "", [1], [{"role": "user", "content": "a"}], [["a"]], None])
+def test_what_is_no_conversation_is_told_how_to_write_one(turns: Any) -> None:
+    with pytest.raises(UsageError, match="encode"):
+        chat().encode(turns)
+    with pytest.raises(UsageError, match="encode_target"):
+        chat().encode_target([1])  # type: ignore[arg-type]

@@ -19,8 +19,18 @@ from pointsman.engine.learning import Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
-from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score, refuse_rows
-from pointsman.errors import BadLogits, InterventionError, PromptTooLong, UsageError
+from pointsman.engine.types import (
+    Completion,
+    Cost,
+    EngineInfo,
+    Prompt,
+    RouteScorer,
+    Routing,
+    Score,
+    refuse_no_prompts,
+    refuse_rows,
+)
+from pointsman.errors import BadLogits, InterventionError, ModelError, PromptTooLong, UsageError
 from pointsman.routing.calling import Calling
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
@@ -75,6 +85,7 @@ class HFEngine:
         self._batch_size = batch_size
         self._open = False  # within the block of a scorer or patcher
         self._device = model.get_input_embeddings().weight.device
+        self._vocabulary = len(model.get_input_embeddings().weight)
         self._calling = Calling(model)
         ends = model.generation_config.eos_token_id
         if ends is None:
@@ -98,9 +109,17 @@ class HFEngine:
 
     # -- text to tokens ----------------------------------------------------------------------------------------
 
-    def encode(self, turns: Sequence[str], *, answers: Sequence[str] = (), system: str | None = None) -> Prompt:
+    def encode(
+        self, turns: str | Sequence[str], *, answers: str | Sequence[str] = (), system: str | None = None
+    ) -> Prompt:
         """See `Engine.encode`."""
-        return self._chat.encode(turns, answers, system)
+        prompt = self._chat.encode(turns, answers, system)
+        if max(prompt.ids, default=0) >= self._vocabulary:
+            raise ModelError(
+                f"The tokenizer of {self.info.name} knows more tokens than the model ({self._vocabulary})",
+                "Put the model's own tokenizer into its folder",
+            )
+        return prompt
 
     def encode_target(self, text: str) -> tuple[int, ...]:
         """See `Engine.encode_target`."""
@@ -113,6 +132,9 @@ class HFEngine:
     ) -> list[Completion]:
         """See `Engine.generate`. A prompt that leaves less room than `max_new_tokens` gets what the context holds."""
         self._refuse_if_open()
+        refuse_no_prompts(prompts)
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}", "Give 1 or more")
         for prompt in prompts:
             self._check_length(len(prompt) + 1)
         each = _per_row(routing, len(prompts))
@@ -225,6 +247,7 @@ class HFEngine:
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
         self._refuse_if_open()
+        refuse_no_prompts(prompts)
         each = _per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
@@ -434,7 +457,12 @@ class HFEngine:
         return [results[i] for i in range(len(lengths))]
 
     def _check_targets(self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]]) -> None:
+        refuse_no_prompts(prompts)
+        if len(targets) != len(prompts):
+            raise UsageError(f"There are {len(targets)} targets for {len(prompts)} prompts", "Give one for each")
         for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            if isinstance(target, str):
+                raise UsageError(f"The target of prompt {number} is text", "Give engine.encode_target(text)")
             if not target:
                 raise UsageError(f"The target of prompt {number} is empty", "Give a target of at least one token")
             self._check_length(len(prompt) + len(target))
