@@ -26,6 +26,7 @@ from pointsman.cli.options import (
 from pointsman.cli.output import (
     Session,
     say,
+    say_note,
     waiting,
 )
 from pointsman.cli.prompts import Prompts
@@ -194,7 +195,10 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
 
         with Progress() as progress:
             announced = _Announced(progress, announce, resumed=resumed)
-            plan.perform(engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee)
+            plan.perform(
+                engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee,
+                noted=say_note,
+            )  # fmt: skip
 
 
 class _Announced:

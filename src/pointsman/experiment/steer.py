@@ -6,7 +6,7 @@ Matrices are learnt on the discovery split, everything is chosen on validation, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -130,6 +130,7 @@ class Steer:
         *,
         progress: ProgressLike | None = None,
         command: str = "",
+        noted: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Do (or finish) the run; writes ``results.json``, the artefact, contexts and completions.
 
@@ -143,7 +144,7 @@ class Steer:
             DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
         """
         stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
-        results = stages.results()
+        results = stages.results(noted)
         results["provenance"]["command"] = without_home(command)
         run.write_results(results)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in stages.bench.completions))
@@ -189,10 +190,10 @@ class _Stages:
         phases = what.grid.phases
         self.through_phases = [p for p in plan.through_phases if p in phases] or [phases[0]]
 
-    def results(self) -> dict[str, Any]:
+    def results(self, noted: Callable[[str], None] | None = None) -> dict[str, Any]:
         asked = {split: self._asked(split) for split in SPLITS}
-        for split in SPLITS:
-            self.scene.check_lengths(asked[split])
+        self.notes += self.scene.room.notes()
+        self.scene.room.tell(noted)
         base: dict[Split, Outcome] = {}
         contexts: dict[Split, list[Context]] = {}
         for split in SPLITS:  # discovery first: what cannot be steered is refused before more is asked
@@ -243,6 +244,7 @@ class _Stages:
             },
             "model": model_section(self.engine),
             "notes": self.notes,
+            **self.scene.room.section(),
             "splits": {split: asked[split].sizes() for split in SPLITS},
             "contexts": {split: self.scene.contexts_section(base[split], contexts[split]) for split in SPLITS},
             "surrogate": surrogate_section(surrogates, material, unseen, tested),
