@@ -196,6 +196,8 @@ def test_bad_places_and_encodings(tmp_path: Path) -> None:
     wide = tmp_path / "wide.csv"
     wide.write_bytes("goal,target\na,t\n".encode("utf-16"))
     refused(wide, "not UTF-8 (it is UTF-16)")
+    wide.write_bytes("goal,target\na,t\n".encode("utf-16-le"))
+    refused(wide, "line 1: not text", "NUL")
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
     refused(pipe, "is not a file")

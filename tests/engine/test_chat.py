@@ -78,6 +78,13 @@ def test_templates_that_cannot_be_used_are_refused(template: str) -> None:
         chat(template).encode(["a red tairn ?"], system="give short answers .")
 
 
+def test_a_template_that_leaves_out_the_question_is_refused() -> None:
+    """Else every prompt would be the same, and every answer."""
+    for template in ("x", "{{ messages[0]['content'] }}"):
+        with pytest.raises(ModelError, match="leaves out what the user says"):
+            chat(template).encode(["a red tairn ?", "where is it ?"], ["Sure ,"])
+
+
 def test_no_template_is_one_clear_error() -> None:
     with pytest.raises(ModelError, match="--chat-template"):
         chat("")

@@ -75,6 +75,9 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
             f"Use a file that ends in {', '.join(_SUFFIXES)}",
         )
     text = decode(path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}, line {line}: not text (it has a NUL character)", "Save it again as UTF-8 text")
     if not text.strip():
         raise DataError(f"{path} is empty", f"Give a file with at least one {noun}")
     records = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json}[suffix]

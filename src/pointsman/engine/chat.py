@@ -114,6 +114,11 @@ class Chat:
         read, written = 0, 0  # how far in `marked`, and in `text`
         for n, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             at = marked.find(mark, read)
+            if at < 0 and n == len(messages) - 1:
+                raise ModelError(
+                    "The chat template leaves out what the user says",
+                    "Give a template that writes every message with --chat-template FILE",
+                )
             if at < 0:
                 continue  # the template drops this message
             scaffold = marked[read:at]
