@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from conftest_cli import EFFORT, Cli, save_moe, testbed_rows, write_csv
 from transformers import AutoModelForCausalLM
 
 import pointsman
+from pointsman.cli.app import app
 from pointsman.cli.audit import Prompts
 from pointsman.cli.output import Session, explain
 from pointsman.errors import WrongModel
@@ -170,6 +172,38 @@ def test_a_min_gain_that_is_no_number_of_nats(cli: Cli, here: Path, model: Path,
     line = cli("audit", model, "--behaviors", behaviors, "--min-gain", value, "--out", "run").refusal()
     assert "min-gain" in line
     assert not (here / "run").exists()
+
+
+def _number_options() -> list[tuple[str, str]]:
+    """Every option of every verb that takes a fraction."""
+    found: list[tuple[str, str]] = []
+
+    def walk(command: Any, path: str) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, f"{path} {name}".strip())
+        for option in command.params:
+            if "float" in str(option.type).lower():
+                found.append((path, option.opts[0]))
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path, behaviors: Path) -> None:
+    needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence")}
+    options = _number_options()
+    assert {"--min-gain", "--through-lambda", "--through-hold"} <= {name for _, name in options}
+    for verb, name in options:
+        for value in ("nan", "inf", "-inf", "1e999"):
+            line = cli(*verb.split(), *needed[verb], name, value, "--out", "run").refusal()
+            assert name.removeprefix("--") in line
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name(cli: Cli, here: Path, model: Path, behaviors: Path, name: str) -> None:
+    assert "The name of the model is empty" in cli("doctor", name).refusal()
+    assert "Unknown judge" in cli("audit", model, "--behaviors", behaviors, "--judge", name).refusal()
 
 
 def test_an_unwritable_output_folder(cli: Cli, here: Path, model: Path, behaviors: Path) -> None:

@@ -144,7 +144,7 @@ def audit(
     )  # fmt: skip
     prompts = Prompts.of(model, behaviors, benign, borderline, options.chat_template)
     suite = prompts.read()
-    chosen = find_judge(judge or suite.judge)
+    chosen = find_judge(suite.judge if judge is None else judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
         from pointsman.experiment.audit import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config

@@ -91,6 +91,8 @@ def _template(path: Path) -> str:
 
 def _resolve(model: str) -> str:
     """A path or hub id for what the user typed."""
+    if not model.strip():
+        raise UsageError("The name of the model is empty", "Give a hub id, a local folder or `testbed`")
     name = model.partition(":")[0]
     if name in models:
         return str(models.get(name)(model))

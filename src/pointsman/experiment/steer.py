@@ -113,6 +113,9 @@ class Steer:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
         if not self.through_starts or any(start not in get_args(Start) for start in self.through_starts):
             raise UsageError(f"Starts of {self.through_starts}", f"Use {' or '.join(get_args(Start))}")
+        for name in ("through_lambdas", "through_holds", "through_starts"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UsageError(f"{name.replace('_', '-')[:-1]} names a value twice", "Name every value once")
         for value in self.through_lambdas:
             if not 0 <= value < float("inf"):
                 raise UsageError(f"through-lambda is {value:g}", "Give a finite number of 0 or more")
