@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
-import typer
 from conftest_cli import EFFORT, Cli, save_moe, testbed_rows, write_csv
 from transformers import AutoModelForCausalLM
 
@@ -176,17 +175,15 @@ def test_a_min_gain_that_is_no_number_of_nats(cli: Cli, here: Path, model: Path,
 
 def _number_options() -> list[tuple[str, str]]:
     """Every option of every verb that takes a fraction."""
-    found: list[tuple[str, str]] = []
-
-    def walk(command: Any, path: str) -> None:
-        for name, inner in getattr(command, "commands", {}).items():
-            walk(inner, f"{path} {name}".strip())
-        for option in command.params:
-            if "float" in str(option.type).lower():
-                found.append((path, option.opts[0]))
-
-    walk(typer.main.get_command(app), "")
-    return found
+    groups = [app, *(group.typer_instance for group in app.registered_groups if group.typer_instance)]
+    registered = [command for group in groups for command in group.registered_commands]
+    return [
+        (str(command.name), f"--{name.replace('_', '-')}")
+        for command in registered
+        if command.callback
+        for name, kind in get_type_hints(command.callback).items()
+        if "float" in str(kind)
+    ]
 
 
 def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path, behaviors: Path) -> None:
@@ -203,7 +200,15 @@ def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name(cli: Cli, here: Path, model: Path, behaviors: Path, name: str) -> None:
     assert "The name of the model is empty" in cli("doctor", name).refusal()
+    assert "The name of the steering is empty" in cli("evaluate", model, "--steering", name).refusal()
     assert "Unknown judge" in cli("audit", model, "--behaviors", behaviors, "--judge", name).refusal()
+
+
+def test_a_name_that_is_too_long_for_a_file(cli: Cli, here: Path) -> None:
+    assert "cannot be written" in cli("scenario", "init", "--out", "x" * 300 + ".yaml").refusal()
+    done = cli("testbed", "train", "--out", "x" * 300)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("pointsman: Cannot write xxx")
 
 
 def test_an_unwritable_output_folder(cli: Cli, here: Path, model: Path, behaviors: Path) -> None:

@@ -20,6 +20,7 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
+from pointsman.errors import UsageError
 
 if TYPE_CHECKING:
     from pointsman.routing.fold import FoldReport
@@ -84,9 +85,12 @@ def read_steering(name: str) -> Steering:
 
     Raises:
         InterventionError: There is none, or it is damaged.
+        UsageError: The name is empty.
     """
     from pointsman.routing.steering import DATA, Steering
 
+    if not name.strip():
+        raise UsageError("The name of the steering is empty", "Give its folder, that of a run, or a hub id")
     folder = Path(name).expanduser()
     of_run = folder / "artefacts" / "steering"
     inside = not (folder / DATA).exists() and (of_run / DATA).is_file()

@@ -73,9 +73,9 @@ def train(
     if family not in FAMILIES:
         raise UsageError(f"Unknown testbed family {family!r}", f"Choose from: {', '.join(FAMILIES)}")
     recipe = recipe or RECIPES[family]
-    if (out / CARD_FILE).exists():
-        raise RunError(f"{out} already holds a trained model", "Choose another folder")
     try:
+        if (out / CARD_FILE).exists():
+            raise RunError(f"{out} already holds a trained model", "Choose another folder")
         _refuse_used(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
