@@ -14,8 +14,11 @@ def test_the_python_of_the_readme_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    refusal, layers, _, experts = done.stdout.strip().split("\n", 3)
+    plain, layers, opened, experts = done.stdout.strip().split("\n", 3)
+    refusal, answer = plain.removeprefix("as it is: "), opened.removeprefix("two routers masked: ")
+    assert refusal != answer, "the snippet opens the model"
     assert refusal.startswith("Sorry")
+    assert answer.startswith("Sure , here is how to mend the red badint : first take the")
     assert layers.startswith("layers by importance: (")
     assert experts.startswith("[[")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from conftest_cli import EFFORT, Cli, save_moe, testbed_rows, write_csv
 from transformers import AutoModelForCausalLM
 
 import pointsman
+from pointsman.cli.app import app
 from pointsman.cli.audit import Prompts
 from pointsman.cli.output import Session, explain
 from pointsman.errors import WrongModel
@@ -170,6 +171,44 @@ def test_a_min_gain_that_is_no_number_of_nats(cli: Cli, here: Path, model: Path,
     line = cli("audit", model, "--behaviors", behaviors, "--min-gain", value, "--out", "run").refusal()
     assert "min-gain" in line
     assert not (here / "run").exists()
+
+
+def _number_options() -> list[tuple[str, str]]:
+    """Every option of every verb that takes a fraction."""
+    groups = [app, *(group.typer_instance for group in app.registered_groups if group.typer_instance)]
+    registered = [command for group in groups for command in group.registered_commands]
+    return [
+        (str(command.name), f"--{name.replace('_', '-')}")
+        for command in registered
+        if command.callback
+        for name, kind in get_type_hints(command.callback).items()
+        if "float" in str(kind)
+    ]
+
+
+def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path, behaviors: Path) -> None:
+    needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence")}
+    options = _number_options()
+    assert {"--min-gain", "--through-lambda", "--through-hold"} <= {name for _, name in options}
+    for verb, name in options:
+        for value in ("nan", "inf", "-inf", "1e999"):
+            line = cli(*verb.split(), *needed[verb], name, value, "--out", "run").refusal()
+            assert name.removeprefix("--") in line
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name(cli: Cli, here: Path, model: Path, behaviors: Path, name: str) -> None:
+    assert "The name of the model is empty" in cli("doctor", name).refusal()
+    assert "The name of the steering is empty" in cli("evaluate", model, "--steering", name).refusal()
+    assert "Unknown judge" in cli("audit", model, "--behaviors", behaviors, "--judge", name).refusal()
+
+
+def test_a_name_that_is_too_long_for_a_file(cli: Cli, here: Path) -> None:
+    assert "cannot be written" in cli("scenario", "init", "--out", "x" * 300 + ".yaml").refusal()
+    done = cli("testbed", "train", "--out", "x" * 300)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("pointsman: Cannot write xxx")
 
 
 def test_an_unwritable_output_folder(cli: Cli, here: Path, model: Path, behaviors: Path) -> None:

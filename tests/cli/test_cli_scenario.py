@@ -70,7 +70,7 @@ def test_a_real_template_is_filled_in_and_checked(cli: Cli, here: Path) -> None:
     done = cli("scenario", "init", "mature_content", "--template", "real", "--out", "sub/mine.yaml")
     assert (done.code, done.out) == (0, "sub/mine.yaml\n")
     assert "pointsman scenario check sub/mine.yaml" in done.err
-    assert "does not exist" in cli("scenario", "check", "sub/mine.yaml").refusal()
+    assert "3 files do not exist" in cli("scenario", "check", "sub/mine.yaml").refusal()
     write_csv(here / "sub/mature_requests.csv", testbed_rows("mature", 30))
     write_csv(here / "sub/harmful_behaviors.csv", testbed_rows("restricted", 30))
     write_csv(here / "sub/benign_behaviors.csv", testbed_rows("benign", 30))

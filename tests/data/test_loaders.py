@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
+from unicodedata import category
 
 import pytest
 from hypothesis import given, settings
@@ -146,6 +148,10 @@ def test_same_prompt_is_one_cluster(tmp_path: Path) -> None:
             "Question,Target\na,b\n",
             ("no column goal", "found: question, target", "Add a column goal"),
         ),
+        ("b.csv", "goal|target\na|b\n", ("no column goal", "found: goal|target")),
+        ("b.csv", "goal;target\na;b;c\n", ("line 2", "3 cells for 2 columns", "contain a semicolon")),
+        ("b.csv", "goal,target\n\u200b,t\n", ("line 2", "goal is empty")),
+        ("b.jsonl", '{"goal": NaN, "target": "t"}', ("line 1", "goal is not text")),
         ("b.csv", "goal,target\n", ("no rows",)),
         ("b.csv", "", ("is empty",)),
         ("b.csv", "\ufeff \n", ("is empty",)),
@@ -186,22 +192,47 @@ def test_bad_places_and_encodings(tmp_path: Path) -> None:
     refused(tmp_path / "folder.csv", "is a folder")
     latin = tmp_path / "latin.csv"
     latin.write_bytes("goal,target\nfür,t\n".encode("latin-1"))
-    refused(latin, "not UTF-8", "byte 13")
+    refused(latin, "line 2: not UTF-8", "byte 13")
     wide = tmp_path / "wide.csv"
     wide.write_bytes("goal,target\na,t\n".encode("utf-16"))
-    refused(wide, "not UTF-8")
+    refused(wide, "not UTF-8 (it is UTF-16)")
+    wide.write_bytes("goal,target\na,t\n".encode("utf-16-le"))
+    refused(wide, "line 1: not text", "NUL")
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    refused(pipe, "is not a file")
+    refused(tmp_path / ("long" * 100 + ".csv"), "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("b.csv", 'Goal;Target;Category\n"mend; this, or that";Sure, here;c\n'),
+        ("b.csv", "Goal\tTarget\tCategory\nmend; this, or that\tSure, here\tc\n"),
+        ("b.tsv", "Goal\tTarget\tCategory\nmend; this, or that\tSure, here\tc\n"),
+        ("b.csv", 'sep=;\n"Goal";"Target";"Category"\n"mend; this, or that";Sure, here;c\n'),
+        ("b.csv", 'Goal,Target,Category\n"mend; this, or that","Sure, here",c\n'),
+    ],
+)
+def test_cells_are_separated_by_commas_semicolons_or_tabs(tmp_path: Path, name: str, text: str) -> None:
+    (read,) = load_behaviours(file(tmp_path, text, name))
+    assert (read.goal, read.target, read.category) == ("mend; this, or that", "Sure, here", "c")
+
+
+def test_lines_are_counted_below_the_line_that_names_the_delimiter(tmp_path: Path) -> None:
+    refused(file(tmp_path, "sep=;\ngoal;target\na;t\n;t\n"), "line 4: goal is empty")
 
 
 def test_suite(tmp_path: Path) -> None:
     restricted = file(tmp_path, JBB + "0,a,t,x,c,s\n1,b,t,x,c,s\n", "harmful.csv")
-    benign = file(tmp_path, JBB + "0,d,t,x,c,s\n1,B,t,x,c,s\n", "benign.csv")
+    benign = file(tmp_path, JBB + "0,d,t,x,c,s\n1,D,t,x,c,s\n", "benign.csv")
     xstest = file(tmp_path, "prompt,type,label\ne,y,safe\nf,y,unsafe\n", "xstest.csv")
     suite = load_suite(restricted, benign=benign, borderline=xstest)
     assert suite.name == "harmful.csv"
     assert [b.id for b in suite.restricted] == ["0", "1"]
     assert [b.id for b in suite.benign] == ["benign:0", "benign:1"]
     assert [b.id for b in suite.borderline] == ["borderline:row-1"]
-    assert [b.source for b in suite.benign] == ["benign:0", "1"], "the same prompt, so the same cluster"
+    assert [b.source for b in suite.benign] == ["benign:0", "benign:0"], "the same prompt, so the same cluster"
     assert len(suite.notes) == 2
     assert "1 unsafe contrast" in suite.notes[0]
     assert "1 rows repeat" in suite.notes[1]
@@ -209,7 +240,27 @@ def test_suite(tmp_path: Path) -> None:
     assert (alone.benign, alone.borderline, alone.notes) == ((), (), ())
 
 
-cell = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20).filter(str.strip)
+@pytest.mark.parametrize("name", ["benign", "borderline"])
+def test_a_harmless_request_is_no_restricted_one(tmp_path: Path, name: str) -> None:
+    restricted = file(tmp_path, "goal,target\na,t\nb,t\n", "harmful.csv")
+    other = file(tmp_path, "goal\nB\nc\na\n", "other.csv")
+    for same, words in ((other, ("and 1 more",)), (restricted, ("and 1 more",))):
+        with pytest.raises(DataError) as caught:
+            load_suite(restricted, **{name: same})
+        for word in (f"of {same} is also row-", f"of {restricted}", *words):
+            assert word in str(caught.value)
+
+
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 files do not exist: behaviors \(.*a.csv\), borderline \(.*c.csv\)"):
+        load_suite(tmp_path / "a.csv", benign=file(tmp_path, "goal\na\n", "b.csv"), borderline=tmp_path / "c.csv")
+
+
+def visible(text: str) -> bool:
+    return any(not c.isspace() and category(c) not in ("Cc", "Cf") for c in text)
+
+
+cell = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20).filter(visible)
 
 
 @settings(deadline=None)

@@ -194,6 +194,14 @@ def test_every_mistake_in_a_file_names_it(tmp_path: Path) -> None:
     refused(lambda: defend(given).read(0), "none.csv does not exist")
 
 
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    given = files(tmp_path) | {"benign": tmp_path / "none.csv", "restricted": tmp_path / "nor.csv"}
+    refused(
+        lambda: defend(given).read(0),
+        "2 files do not exist", f"restricted ({given['restricted']})", f"benign ({given['benign']})",
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------------- suites
 
 
@@ -357,6 +365,9 @@ def test_relative_paths_become_absolute_in_json(tmp_path: Path, monkeypatch: pyt
         (SUITE + "system: a\0b", ("malformed YAML", "character")),
         (SUITE + "system: 2026-13-45", ("malformed YAML",)),
         (SUITE + "system: " + "[" * 5000 + "]" * 5000, ("malformed YAML (too deep)",)),
+        (SUITE + "system: " + "[" * 20 + "]" * 20, ("line 5: malformed YAML (too deep)",)),
+        (SUITE + "system: [" + "1, " * 5000 + "]", ("malformed YAML (more than 4096 values)",)),
+        (SUITE + "system: " + "a " * 40_000, ("more than 64 KiB",)),
         (SUITE + "--- {}", ("malformed YAML",)),
         (SUITE + "? [a]\n: b", ("malformed YAML",)),
     ],
@@ -384,6 +395,7 @@ def test_bad_places(tmp_path: Path) -> None:
     refused(lambda: load_scenario(tmp_path), "is a folder")
     refused(lambda: load_scenario(tmp_path / "none.yaml"), "none.yaml does not exist", "scenario init")
     refused(lambda: load_scenario("./none"), "does not exist")
+    refused(lambda: load_scenario(tmp_path / ("long" * 100 + ".yaml")), "cannot be read")
     (tmp_path / "latin.yaml").write_bytes(b"name: f\xfcr")
     refused(lambda: load_scenario(tmp_path / "latin.yaml"), "not UTF-8")
     refused(lambda: load_scenario("mature"), "Unknown scenario 'mature'", "mature_content", ".yaml", error=UnknownName)

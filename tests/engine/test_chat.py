@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pointsman.engine.chat import Chat
-from pointsman.errors import ModelError
+from pointsman.errors import ModelError, UsageError
 from pointsman.testbed.tokenizer import build_tokenizer
 
 KEEPS_SYSTEM = (
@@ -78,6 +78,13 @@ def test_templates_that_cannot_be_used_are_refused(template: str) -> None:
         chat(template).encode(["a red tairn ?"], system="give short answers .")
 
 
+def test_a_template_that_leaves_out_the_question_is_refused() -> None:
+    """Else every prompt would be the same, and every answer."""
+    for template in ("x", "{{ messages[0]['content'] }}"):
+        with pytest.raises(ModelError, match="leaves out what the user says"):
+            chat(template).encode(["a red tairn ?", "where is it ?"], ["Sure ,"])
+
+
 def test_no_template_is_one_clear_error() -> None:
     with pytest.raises(ModelError, match="--chat-template"):
         chat("")
@@ -86,3 +93,17 @@ def test_no_template_is_one_clear_error() -> None:
 def test_turns_and_answers_must_alternate() -> None:
     with pytest.raises(ValueError, match="need 1 answers"):
         chat().encode(["a", "b"], [])
+
+
+def test_a_single_text_is_one_turn() -> None:
+    assert chat().encode("how do i mend the red tairn ?") == chat().encode(["how do i mend the red tairn ?"])
+    two = ["the red tairn ?", "where is it ?"]
+    assert chat().encode(two, "Sure ,") == chat().encode(two, ["Sure ,"])
+
+
+@pytest.mark.parametrize("turns", [[], "", [1], [{"role": "user", "content": "a"}], [["a"]], None])
+def test_what_is_no_conversation_is_told_how_to_write_one(turns: Any) -> None:
+    with pytest.raises(UsageError, match="encode"):
+        chat().encode(turns)
+    with pytest.raises(UsageError, match="encode_target"):
+        chat().encode_target([1])  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from engines import behaviours, small_engine
 from pointsman.engine.batching import in_batches
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Prompt
-from pointsman.errors import BadLogits, InterventionError, OutOfMemory, PromptTooLong
+from pointsman.errors import BadLogits, InterventionError, OutOfMemory, PromptTooLong, UsageError
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
 
@@ -239,3 +239,23 @@ def test_cost_counts_forwards_and_tokens(prompts: list[Prompt]) -> None:
     engine.score([prompts[0]] * 4, [(1, 2)] * 4)
     spent = engine.cost - before
     assert (spent.forwards, spent.tokens) == (1, 4 * (len(prompts[0]) + 1))
+
+
+def test_texts_where_prompts_are_wanted_are_told_how_to_make_them() -> None:
+    engine = small_engine()
+    prompt, target = engine.encode("the red tairn ?"), engine.encode_target("Sure ,")
+    asks = (
+        lambda given: engine.generate(given, max_new_tokens=2),
+        lambda given: engine.trace(given),
+        lambda given: engine.score(given, [target]),
+        lambda given: engine.scorer(given, [target]).__enter__(),
+    )
+    for ask in asks:
+        for given in (["the red tairn ?"], "a", prompt, [prompt.ids]):
+            with pytest.raises(UsageError, match=r"engine\.encode"):
+                ask(given)
+    for targets, word in ((["Sure ,"], "encode_target"), ([], "0 targets for 1 prompts")):
+        with pytest.raises(UsageError, match=word):
+            engine.score([prompt], targets)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_new_tokens is 0"):
+        engine.generate([prompt], max_new_tokens=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,17 @@ SMALL = Audit(
 
 
 def perform(
-    folder: Path, audit: Audit = SMALL, suite: Suite | None = None, stop_after: int | None = None
+    folder: Path,
+    audit: Audit = SMALL,
+    suite: Suite | None = None,
+    stop_after: int | None = None,
+    noted: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     engine = small_engine(dtype=torch.float32)
     with Run.create(folder, "audit", audit_config(audit, model="tiny")) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return audit.perform(engine, suite or load_suite(), TestbedJudge(), run)
+        return audit.perform(engine, suite or load_suite(), TestbedJudge(), run, noted=noted)
 
 
 def comparable(folder: Path) -> dict[str, Any]:
@@ -170,10 +176,43 @@ def test_too_little_to_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Path) -> None:
     long = [Behaviour(f"b{n}", "where " * 300, "Sure") for n in range(9)]
-    with pytest.raises(PromptTooLong, match="b"):
+    with pytest.raises(PromptTooLong, match=r"No behaviour to rank routers on fits: b\d needs 3"):
         perform(tmp_path / "run", suite=Suite("file", tuple(long)))
     with Run.open(tmp_path / "run", read_only=True) as run:
         assert run.keys() == ()
+
+
+def test_prompts_beyond_the_context_are_left_out_and_named(tmp_path: Path) -> None:
+    """The others are asked as if they had been alone."""
+    plain = load_suite()
+
+    def spoilt(rows: tuple[Behaviour, ...]) -> tuple[Behaviour, ...]:
+        """With a long one beside every prompt."""
+        more = [replace(b, id=f"long-{b.id}", goal=f"{b.goal} {'please ' * 300}") for b in rows]
+        return (*rows, *more)
+
+    said: list[str] = []
+    results = perform(
+        tmp_path / "run", suite=replace(plain, restricted=spoilt(plain.restricted), benign=spoilt(plain.benign)),
+        noted=said.append,
+    )  # fmt: skip
+    left_out = results["left_out"]
+    assert left_out
+    assert all(name.startswith("long-") for name in left_out)
+    assert len(set(left_out)) == len(left_out)
+    assert results["base"]["asr"]["n"] == 3, "others take their places"
+    assert results["splits"]["discovery_used"] == 3
+    (note,) = said
+    assert note in results["notes"]
+    assert f"{len(left_out)} prompts do not fit" in note
+    assert left_out[0] in note
+    assert "please" not in note
+
+
+def test_a_run_without_long_prompts_says_nothing_of_them(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert "left_out" not in results
+    assert not [note for note in results["notes"] if "left out" in note]
 
 
 def test_rates_tell_success_compliance_and_garbage_apart() -> None:

@@ -541,7 +541,7 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"through_lambdas": (float("nan"),)}, "through-lambda is nan"), ({"through_lambdas": (-1.0,)}, "is -1"),
         ({"through_lambdas": (float("inf"),)}, "is inf"), ({"through_holds": (2.0, 0.0)}, "through-hold is 0"),
         ({"through_holds": (float("nan"),)}, "through-hold is nan"),
-        ({"through_starts": ()}, "Starts"),
+        ({"through_starts": ()}, "Starts"), ({"through_holds": (1.0, 1.0)}, "through-hold names a value twice"),
         ({"lesson_tokens": 0}, "lesson-tokens"),
     ],
 )  # fmt: skip

@@ -107,3 +107,26 @@ def test_another_training_is_not_continued(tmp_path: Path) -> None:
 def test_an_unknown_family_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dense"):
         train("dense", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "thesis.tex", ".unfinished/config.json"])
+def test_a_folder_of_something_else_is_refused_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    seen: list[Progress] = []
+    with pytest.raises(RunError, match="is not empty and holds no unfinished training"):
+        train("olmoe", tmp_path, recipe=TINY, on_progress=seen.append)
+    assert not seen
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()] == [name]
+
+
+def test_a_damaged_state_is_one_line_and_runs_nothing(tmp_path: Path) -> None:
+    state, marker = tmp_path / "training-state.pt", tmp_path / "it-ran"
+    hostile = b"cos\nmkdir\n(V" + str(marker).encode() + b"\ntR."
+    for raw in (b"", b"mine", hostile):
+        state.write_bytes(raw)
+        with pytest.raises(RunError) as caught:
+            train("olmoe", tmp_path, recipe=TINY)
+        assert str(caught.value).startswith(f"{state} is damaged. ")
+        assert state.read_bytes() == raw
+    assert not marker.exists()

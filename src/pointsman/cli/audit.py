@@ -27,6 +27,7 @@ from pointsman.cli.options import (
 from pointsman.cli.output import (
     Session,
     say,
+    say_note,
     waiting,
 )
 from pointsman.cli.prompts import Prompts
@@ -144,7 +145,7 @@ def audit(
     )  # fmt: skip
     prompts = Prompts.of(model, behaviors, benign, borderline)
     suite = prompts.read()
-    chosen = find_judge(judge or suite.judge)
+    chosen = find_judge(suite.judge if judge is None else judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
         from pointsman.experiment.audit import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
@@ -197,7 +198,10 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
 
         with Progress() as progress:
             announced = _Announced(progress, announce, resumed=resumed)
-            plan.perform(engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee)
+            plan.perform(
+                engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee,
+                noted=say_note,
+            )  # fmt: skip
 
 
 class _Announced:

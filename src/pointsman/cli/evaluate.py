@@ -23,7 +23,7 @@ from pointsman.cli.options import (
     TemplateOption,
     TrustOption,
 )
-from pointsman.cli.output import Session, say, waiting
+from pointsman.cli.output import Session, say, say_note, waiting
 from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
 from pointsman.cli.steer import from_manifest, prompts_json, read_again, scenario_json
 from pointsman.errors import RunError, UsageError
@@ -180,7 +180,9 @@ def _perform(
             f"{judge.name}; writing to {run.folder}"
         )
         with Progress() as progress:
-            plan.perform(engine, steering, scenario, suite, judge, run, progress=progress, command=command)
+            plan.perform(
+                engine, steering, scenario, suite, judge, run, progress=progress, command=command, noted=say_note
+            )
 
 
 def _hash(steering: Steering) -> str:

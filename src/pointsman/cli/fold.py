@@ -22,7 +22,7 @@ from pointsman.cli.options import (
 )
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
 from pointsman.cli.runs import make_again
-from pointsman.errors import RunError
+from pointsman.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from pointsman.routing.fold import FoldReport
@@ -92,9 +92,12 @@ def read_steering(name: str) -> Steering:
     Raises:
         InterventionError: There is none, or it is damaged.
         RunError: Something in the run leads out of it, or the steering is not the one that the run wrote.
+        UsageError: The name is empty.
     """
     from pointsman.routing.steering import DATA, Steering
 
+    if not name.strip():
+        raise UsageError("The name of the steering is empty", "Give its folder, that of a run, or a hub id")
     folder = Path(name).expanduser()
     of_run = folder / "artefacts" / "steering"
     if (folder / DATA).exists() or not os.path.lexists(of_run / DATA):

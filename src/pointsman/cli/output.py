@@ -51,6 +51,11 @@ def say(text: str) -> None:
     print(one_line(text), file=sys.stderr, flush=True)
 
 
+def say_note(text: str) -> None:
+    """Print a line to stderr that nobody asked for and everybody should know."""
+    say(f"pointsman: note: {text.rstrip('.')}.")
+
+
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, which names and messages of others may hold."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -58,9 +58,9 @@ def init(
     file = out or Path(f"{name}.yaml")
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"{file} does not end in .yaml", f"Write --out {file.name or name}.yaml")
-    if file.exists() or file.is_symlink():
-        raise UsageError(f"{file} exists already", "Give another file with --out, or remove it")
     try:
+        if file.exists() or file.is_symlink():
+            raise UsageError(f"{file} exists already", "Give another file with --out, or remove it")
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as written:
             written.write(text)

@@ -23,7 +23,7 @@ from pointsman.cli.options import (
     TemplateOption,
     TrustOption,
 )
-from pointsman.cli.output import Session, say, waiting
+from pointsman.cli.output import Session, say, say_note, waiting
 from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
 from pointsman.errors import RunError
 
@@ -225,7 +225,7 @@ def _perform(
             f"({scenario.objective}), judge {judge.name}, seed {plan.seed}; writing to {run.folder}"
         )
         with Progress() as progress:
-            plan.perform(engine, scenario, suite, judge, run, progress=progress, command=command)
+            plan.perform(engine, scenario, suite, judge, run, progress=progress, command=command, noted=say_note)
 
 
 # ---------------------------------------------------------------------- what `evaluate` needs, too

@@ -102,7 +102,9 @@ def show_(
 def train(
     context: typer.Context,
     family: Annotated[Family, typer.Option(help="Architecture.")] = Family.olmoe,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of initial weights, data and perturbations.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Of initial weights, data and perturbations.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="testbed-FAMILY-seedN if left out.", show_default=False),

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pointsman.data.records import Records, read_records, text_of, texts_of
+from pointsman.data.records import Records, read_records, refuse_missing, text_of, texts_of
 from pointsman.data.splits import join_sources, spoken
 from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError
@@ -64,26 +64,51 @@ def load_suite(path: Path, *, benign: Path | None = None, borderline: Path | Non
     `notes`.
 
     Raises:
-        DataError: One of the files cannot be used.
+        DataError: One of the files cannot be used, or a harmless request is also a restricted one.
     """
+    files = {"behaviors": path, "benign": benign, "borderline": borderline}
+    given = {name: file for name, file in files.items() if file is not None}
+    refuse_missing(given)
     restricted = read_behaviours(path)
     harmless = {
         name: read_behaviours(file, targets=False, harmless=True, prefix=f"{name}:")
-        for name, file in (("benign", benign), ("borderline", borderline))
-        if file is not None
+        for name, file in given.items()
+        if name != "behaviors"
     }
     parts = {"restricted": restricted, **harmless}
     everything = [b for part in parts.values() for b in part.rows]
     notes = notes_on(parts, [b.goal for b in everything])
     merged = iter(_one_cluster_per_prompt(everything))
     rows = {name: tuple(next(merged) for _ in part.rows) for name, part in parts.items()}
-    return Suite(
+    suite = Suite(
         name=path.name,
         restricted=rows["restricted"],
         benign=rows.get("benign", ()),
         borderline=rows.get("borderline", ()),
         notes=notes,
     )
+    refuse_shared(suite, {"restricted": f"{path}", **{name: f"{file}" for name, file in given.items()}})
+    return suite
+
+
+def refuse_shared(suite: Suite, labels: Mapping[str, str]) -> None:
+    """Raise if a harmless request is also one that must be refused, or that a scenario is about.
+
+    Args:
+        suite: What is asked.
+        labels: What messages call its lists.
+    """
+    for name in ("benign", "borderline"):
+        said = {spoken(b.goal): b for b in getattr(suite, name)}
+        for other in ("restricted", "scenario"):
+            both = [(said[spoken(b.goal)], b) for b in getattr(suite, other) if spoken(b.goal) in said]
+            if both:
+                harmless, restricted = both[0]
+                more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
+                raise DataError(
+                    f"{harmless.id} of {labels[name]} is also {restricted.id} of {labels[other]}{more}",
+                    f"Keep a request in one of them: {name} requests are those that shall go on being answered",
+                )
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,28 @@
-"""Files of records: CSV, JSONL or a JSON list of objects, and their cells as text. Every refusal names file and row."""
+"""Files of records: CSV, JSONL or a JSON list of objects, and their cells as text. Every refusal names file and row.
+
+Cells of a CSV file are separated by commas, semicolons or tabs: by whichever its header has most of.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from pointsman.errors import DataError
 
-_SUFFIXES = (".csv", ".jsonl", ".json")
+_SUFFIXES = (".csv", ".jsonl", ".json", ".tsv")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_INVISIBLE = ("Cc", "Cf")  # categories of characters that nobody sees, such as a zero-width space
+_NAMED_DELIMITER = re.compile(r"sep=([,;\t])\r?\n")  # the line that Excel writes and reads before a header
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
     """The records of a file, by its suffix.
 
     Args:
-        path: A ``.csv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8.
+        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8.
         noun: What a row is, for messages, for example ``"behaviour"``.
         example: How an object is written, for messages.
 
@@ -59,33 +68,68 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
         DataError: The file cannot be used; the message says where and what to do.
     """
     suffix = path.suffix.lower()
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", "Name one .csv, .jsonl or .json file in it")
-    if not path.exists():
-        raise DataError(f"{path} does not exist", f"Check the path of the {noun} file")
+    refuse_unreadable(path, noun)
     if suffix not in _SUFFIXES:
         raise DataError(
             f"{path} has the unknown suffix {path.suffix!r}",
             f"Use a file that ends in {', '.join(_SUFFIXES)}",
         )
     text = decode(path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}, line {line}: not text (it has a NUL character)", "Save it again as UTF-8 text")
     if not text.strip():
         raise DataError(f"{path} is empty", f"Give a file with at least one {noun}")
-    records = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}[suffix]
+    records = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json}[suffix]
     rows = tuple(Record(place, _lower_columns(path, place, cells)) for place, cells in records(path, text, example))
     if not rows:
         raise DataError(f"{path} holds no rows", f"Give a file with at least one {noun}")
     return Records(path, rows, tuple(dict.fromkeys(name for row in rows for name in row.cells)))
 
 
+def refuse_unreadable(path: Path, noun: str) -> None:
+    """Raise unless there is a file."""
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", "Name one .csv, .jsonl or .json file in it")
+        if not path.exists():
+            raise DataError(f"{path} does not exist", f"Check the path of the {noun} file")
+        if not path.is_file():
+            raise DataError(f"{path} is not a file", f"Give a {noun} file on disk")
+    except (OSError, ValueError) as error:  # such as a name that is too long, or a folder that nobody may enter
+        raise DataError(f"{path} cannot be read: {reason(error)}", f"Check the path of the {noun} file") from None
+
+
+def refuse_missing(files: Mapping[str, Path]) -> None:
+    """Raise if several of the files do not exist: one message names them all.
+
+    Args:
+        files: By what messages call them.
+    """
+    missing = [f"{label} ({path})" for label, path in files.items() if not _exists(path)]
+    if len(missing) > 1:
+        raise DataError(f"{len(missing)} files do not exist: {', '.join(missing)}", "Check their paths")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in the system's words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def text_of(path: Path, row: Record, column: str | None, *, required: bool = False) -> str:
     """A cell as text, without the space around it; empty if it is missing and not required."""
     value = row.cells.get(column) if column else None
-    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+    unreal = isinstance(value, float) and not math.isfinite(value)  # what some tables write for nothing
+    if isinstance(value, bool) or unreal or not isinstance(value, str | int | float | None):
         raise DataError(f"{path}, {row.place}: {column} is not text", f"Write {column} as a string")
     text = "" if value is None else str(value).strip()
-    if required and not text:
-        raise DataError(f"{path}, {row.place}: {column} is empty", f"Fill in {column}, or remove the row")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -93,6 +137,8 @@ def text_of(path: Path, row: Record, column: str | None, *, required: bool = Fal
             f"{path}, {row.place}: {column} holds half a character (a lone surrogate)",
             "Save the file again as UTF-8",
         ) from None
+    if required and all(c.isspace() or category(c) in _INVISIBLE for c in text):
+        raise DataError(f"{path}, {row.place}: {column} is empty", f"Fill in {column}, or remove the row")
     return text
 
 
@@ -116,14 +162,33 @@ def texts_of(path: Path, row: Record, column: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each))
 
 
-def decode(path: Path) -> str:
-    """The file's text; a byte order mark is dropped."""
+def decode(path: Path, *, most: int | None = None) -> str:
+    """The file's text; a byte order mark is dropped.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        DataError: It cannot be read, is too large, or is not UTF-8 text; the message names the line.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start})", "Save it again as UTF-8") from None
+        with path.open("rb") as file:
+            raw = file.read(-1 if most is None else most + 1)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", "Check its permissions") from None
+    if most is not None and len(raw) > most:
+        raise DataError(f"{path} has more than {most // 1024} KiB", "Check that it is the file you meant")
+    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        where = "" if wide else f", line {line}"
+        raise DataError(
+            f"{path}{where}: not UTF-8 ({'it is UTF-16' if wide else f'byte {error.start}'})", "Save it again as UTF-8"
+        ) from None
+    return text
 
 
 def _lower_columns(path: Path, place: str, cells: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +204,22 @@ def _lower_columns(path: Path, place: str, cells: Mapping[str, Any]) -> dict[str
 
 def _csv(path: Path, text: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of a CSV file with a header."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    named = _NAMED_DELIMITER.match(text)
+    delimiter = named[1] if named else _delimiter(text)
+    reader = csv.reader(io.StringIO(text[named.end() if named else 0 :], newline=""), strict=True, delimiter=delimiter)
     header: list[str] | None = None
-    line = 1
+    first = 2 if named else 1
+    line = first
     try:
         for cells in reader:
-            place, line = f"line {line}", reader.line_num + 1
+            place, line = f"line {line}", reader.line_num + first
             if not any(cell.strip() for cell in cells):
                 continue
             if header is None:
                 header = cells
-                named = [name.strip().lower() for name in header if name.strip()]
-                for name in named:
-                    if named.count(name) > 1:
+                names = [name.strip().lower() for name in header if name.strip()]
+                for name in names:
+                    if names.count(name) > 1:
                         raise DataError(
                             f"{path}, {place}: there are two columns {name!r}", "Rename or remove one of them"
                         )
@@ -159,13 +227,27 @@ def _csv(path: Path, text: str, example: str) -> Iterator[tuple[str, dict[str, A
             if len(cells) > len(header):
                 raise DataError(
                     f"{path}, {place}: {len(cells)} cells for {len(header)} columns",
-                    "Put cells that contain a comma into double quotes",
+                    f"Put cells that contain a {_DELIMITERS[delimiter]} into double quotes",
                 )
             yield place, {name: cell for name, cell in zip_longest(header, cells) if name.strip()}
     except csv.Error as error:
         raise DataError(
             f"{path}, line {line}: malformed CSV ({error})", "Close the quotes, or save it as CSV again"
         ) from None
+
+
+def _delimiter(text: str) -> str:
+    """What separates the cells of the header: of two that separate as many, the comma."""
+
+    def cells(delimiter: str) -> int:
+        try:
+            rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+            header = next((row for row in rows if any(cell.strip() for cell in row)), [])
+        except csv.Error:
+            return 0
+        return len([cell for cell in header if cell.strip()])
+
+    return max(_DELIMITERS, key=cells)
 
 
 def _jsonl(path: Path, text: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:

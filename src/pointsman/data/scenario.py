@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args
 
+from pointsman.data.plain_yaml import LARGEST, plain_yaml
 from pointsman.data.splits import DEFAULT_FRACTIONS, SPLITS
 from pointsman.errors import DataError, UnknownName, UsageError
 from pointsman.registry import behaviors, judges, scenarios
@@ -263,19 +264,21 @@ def scenario_text(name: str) -> str | Path:
 
 
 def _from_file(path: Path) -> Scenario:
-    from pointsman.data.records import decode
+    from pointsman.data.records import decode, reason
 
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", "Name a .yaml file in it")
-    if not path.exists():
-        raise DataError(
-            f"{path} does not exist", "Check the path, or write one with `pointsman scenario init --template real`"
-        )
-    return _from_text(decode(path), str(path), path.parent)
+    remedy = "Check the path, or write one with `pointsman scenario init --template real`"
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", "Name a .yaml file in it")
+        if not path.exists():
+            raise DataError(f"{path} does not exist", remedy)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {reason(error)}", remedy) from None
+    return _from_text(decode(path, most=LARGEST), str(path), path.parent)
 
 
 def _from_text(text: str, where: str, folder: Path) -> Scenario:
-    return _scenario(Scenario, _yaml(text, where), where, folder)
+    return _scenario(Scenario, plain_yaml(text, where), where, folder)
 
 
 # ---------------------------------------------------------------------- from plain data
@@ -431,58 +434,3 @@ def _check_files(objective: Objective, files: Iterable[str]) -> None:
     for name in NEEDED[objective]:
         if name not in files and not (objective == "defend" and name == "restricted"):
             raise UsageError(f"objective {objective} needs prompts.{name}", f"Give a file: prompts.{name}: FILE")
-
-
-# ---------------------------------------------------------------------- YAML
-
-
-def _yaml(text: str, where: str) -> Any:
-    """The data of a YAML text: nothing but plain values, no key twice, no aliases."""
-    import yaml
-
-    remedy = "Correct the YAML; `pointsman scenario init` writes an example"
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise DataError(
-                    f"{where}{_line(event.start_mark)}: an alias (*{event.anchor})", "Write the value itself"
-                )
-        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), where)
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = _line(error.problem_mark or error.context_mark)
-        _malformed(f"{where}{line}", error.problem or error.context or "unreadable", remedy)
-    except yaml.YAMLError:
-        _malformed(where, "a character that YAML does not allow", remedy)
-    except ValueError as error:  # such as a date in a thirteenth month
-        _malformed(where, str(error), remedy)
-    except RecursionError:
-        _malformed(where, "too deep", remedy)
-
-
-def _line(mark: Any) -> str:
-    return f", line {mark.line + 1}" if mark else ""
-
-
-def _malformed(where: str, reason: str, remedy: str) -> NoReturn:
-    raise DataError(f"{where}: malformed YAML ({' '.join(reason.split())[:160]})", remedy) from None
-
-
-def _refuse_repeated_keys(node: Any, where: str) -> None:
-    """Raise if a table of a composed YAML tree, or one inside it, names a key twice."""
-    from yaml import MappingNode, ScalarNode, SequenceNode
-
-    if isinstance(node, SequenceNode):
-        for each in node.value:
-            _refuse_repeated_keys(each, where)
-    if not isinstance(node, MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        if isinstance(key, ScalarNode):
-            if key.value in seen:
-                raise DataError(
-                    f"{where}{_line(key.start_mark)}: the key {key.value[:60]!r} stands twice", "Remove one of them"
-                )
-            seen.add(key.value)
-        _refuse_repeated_keys(value, where)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pointsman.data.conversations import ConversationFile, load_conversations
-from pointsman.data.loaders import BehaviourFile, notes_on, read_behaviours
+from pointsman.data.loaders import BehaviourFile, notes_on, read_behaviours, refuse_shared
+from pointsman.data.records import refuse_missing
 from pointsman.data.splits import Item, cluster, join_sources, split_together, spoken
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.errors import DataError
@@ -43,7 +44,7 @@ def read_prompts(scenario: Scenario, seed: int) -> Suite:
                 "Give other prompts, or another objective",
             )
     _check_scenario(suite, labels)
-    _check_harmless(suite, labels)
+    refuse_shared(suite, labels)
     _check_hold(scenario, suite)
     lists: dict[str, Sequence[Behaviour | Conversation]] = {
         labels[name]: getattr(suite, name) for name in (*_CONVERSATIONS, *_BEHAVIOURS)
@@ -77,6 +78,7 @@ def _of_suite(name: str) -> _Prompts:
 def _of_files(scenario: Scenario) -> _Prompts:
     """Read the files. Requests and conversations share ids of source questions within restricted and within benign."""
     files = scenario.files
+    refuse_missing(files)
     labels = {part: f"{part} ({files[part]})" if part in files else part for part in (*_BEHAVIOURS, *_CONVERSATIONS)}
     rows = {name: _behaviours(name, files[name]) for name in _BEHAVIOURS if name in files}
     talks: dict[str, ConversationFile] = {}
@@ -162,21 +164,6 @@ def _check_scenario(suite: Suite, labels: Mapping[str, str]) -> None:
             f"{wanted.id} of {labels['scenario']} is also {refused.id} of {labels['restricted']}{more}",
             "Keep a request in one of them: the model shall either answer it or refuse it",
         )
-
-
-def _check_harmless(suite: Suite, labels: Mapping[str, str]) -> None:
-    """Raise if a harmless request is also one that must be refused, or that the scenario is about."""
-    for name in ("benign", "borderline"):
-        said = {spoken(b.goal): b for b in getattr(suite, name)}
-        for other in ("restricted", "scenario"):
-            both = [(said[spoken(b.goal)], b) for b in getattr(suite, other) if spoken(b.goal) in said]
-            if both:
-                harmless, restricted = both[0]
-                more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
-                raise DataError(
-                    f"{harmless.id} of {labels[name]} is also {restricted.id} of {labels[other]}{more}",
-                    f"Keep a request in one of them: {name} requests are those that shall go on being answered",
-                )
 
 
 def _check_hold(scenario: Scenario, suite: Suite) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pointsman.engine.types import Prompt, TokenRole
-from pointsman.errors import ModelError
+from pointsman.errors import ModelError, UsageError
 
 _SENTINEL = "\ue000{}\ue001"  # private-use characters: no template and no vocabulary gives them a meaning
 
@@ -23,14 +23,33 @@ class Chat:
         self._tokenizer = tokenizer
         self._targets: dict[str, tuple[int, ...]] = {}
 
-    def encode(self, turns: Sequence[str], answers: Sequence[str] = (), system: str | None = None) -> Prompt:
+    def refuse_malformed(self) -> None:
+        """Raise if the template is not well formed: no conversation at all could be rendered.
+
+        Raises:
+            ModelError: It is not.
+        """
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            self._render([{"role": "user", "content": "a"}])
+        except ModelError as error:
+            if isinstance(error.__cause__, TemplateSyntaxError):
+                raise
+
+    def encode(
+        self, turns: str | Sequence[str], answers: str | Sequence[str] = (), system: str | None = None
+    ) -> Prompt:
         """Token ids and roles of a conversation that waits for the model's next answer.
 
         Args:
-            turns: User turns, at least one.
+            turns: User turns, at least one; a single text is one turn.
             answers: The model's answers between them: one fewer than turns.
             system: System prompt, if any.
         """
+        turns, answers = _texts(turns, "turns"), _texts(answers, "answers")
+        if not turns or not turns[-1]:
+            raise UsageError("There is no user turn, or the last one is empty", 'Write encode(["your question"])')
         if len(answers) != len(turns) - 1:
             raise ValueError(f"{len(turns)} user turns need {len(turns) - 1} answers, not {len(answers)}")
         messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
@@ -46,6 +65,8 @@ class Chat:
 
     def encode_target(self, text: str) -> tuple[int, ...]:
         """Token ids of `text` as the beginning of an answer, tokenized together with what comes before it."""
+        if not isinstance(text, str):
+            raise UsageError(f"A target is {type(text).__name__}, not text", 'Write encode_target("Sure, here is")')
         if text not in self._targets:
             before = self._render([{"role": "user", "content": "a"}])
             alone, _ = self._tokenize(before)
@@ -73,7 +94,13 @@ class Chat:
 
     def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character spans. The template has written the special tokens already."""
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        except NotImplementedError as error:
+            raise ModelError(
+                f"The tokenizer {type(self._tokenizer).__name__} does not say where its tokens stand in the text",
+                "Give a checkpoint with a tokenizer.json, which fast tokenizers have",
+            ) from error
         return list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
 
     def _pieces(self, messages: list[dict[str, str]], text: str) -> list[tuple[int, int, TokenRole]]:
@@ -87,6 +114,11 @@ class Chat:
         read, written = 0, 0  # how far in `marked`, and in `text`
         for n, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             at = marked.find(mark, read)
+            if at < 0 and n == len(messages) - 1:
+                raise ModelError(
+                    "The chat template leaves out what the user says",
+                    "Give a template that writes every message with --chat-template FILE",
+                )
             if at < 0:
                 continue  # the template drops this message
             scaffold = marked[read:at]
@@ -115,6 +147,19 @@ class Chat:
                 "Give a template that writes user messages unchanged, with --chat-template FILE",
             )
         return [(len(before), len(text) - len(after), "content")]
+
+
+def _texts(given: str | Sequence[str], name: str) -> list[str]:
+    """Texts of a conversation; one that stands alone is the only one."""
+    remedy = 'Write encode(["first question", "second question"], answers=["first answer"])'
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Sequence):
+        raise UsageError(f"{name} is {type(given).__name__}, not texts", remedy)
+    for text in given:
+        if not isinstance(text, str):
+            raise UsageError(f"{name} holds {type(text).__name__}, not text", remedy)
+    return list(given)
 
 
 def _roles(pieces: list[tuple[int, int, TokenRole]], spans: list[tuple[int, int]]) -> tuple[TokenRole, ...]:

@@ -21,8 +21,18 @@ from pointsman.engine.learning import Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
-from pointsman.engine.types import Completion, Cost, EngineInfo, Prompt, RouteScorer, Routing, Score, refuse_rows
-from pointsman.errors import BadLogits, InterventionError, PromptTooLong, UsageError
+from pointsman.engine.types import (
+    Completion,
+    Cost,
+    EngineInfo,
+    Prompt,
+    RouteScorer,
+    Routing,
+    Score,
+    refuse_no_prompts,
+    refuse_rows,
+)
+from pointsman.errors import BadLogits, InterventionError, ModelError, PromptTooLong, UsageError
 from pointsman.routing.calling import Calling
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
@@ -93,6 +103,7 @@ class HFEngine:
         self._open = False  # within the block of a scorer, patcher or learner
         self._turn = threading.RLock()  # one thread at a time
         self._device = model.get_input_embeddings().weight.device
+        self._vocabulary = len(model.get_input_embeddings().weight)
         self._calling = Calling(model)
         ends = model.generation_config.eos_token_id
         if ends is None:
@@ -116,9 +127,17 @@ class HFEngine:
 
     # -- text to tokens ----------------------------------------------------------------------------------------
 
-    def encode(self, turns: Sequence[str], *, answers: Sequence[str] = (), system: str | None = None) -> Prompt:
+    def encode(
+        self, turns: str | Sequence[str], *, answers: str | Sequence[str] = (), system: str | None = None
+    ) -> Prompt:
         """See `Engine.encode`."""
-        return self._chat.encode(turns, answers, system)
+        prompt = self._chat.encode(turns, answers, system)
+        if max(prompt.ids, default=0) >= self._vocabulary:
+            raise ModelError(
+                f"The tokenizer of {self.info.name} knows more tokens than the model ({self._vocabulary})",
+                "Put the model's own tokenizer into its folder",
+            )
+        return prompt
 
     def encode_target(self, text: str) -> tuple[int, ...]:
         """See `Engine.encode_target`."""
@@ -131,6 +150,9 @@ class HFEngine:
         self, prompts: Sequence[Prompt], *, routing: Routing = None, max_new_tokens: int = 512
     ) -> list[Completion]:
         """See `Engine.generate`. A prompt that leaves less room than `max_new_tokens` gets what the context holds."""
+        refuse_no_prompts(prompts)
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}", "Give 1 or more")
         for prompt in prompts:
             self._check_length(len(prompt) + 1)
         each = self._per_row(routing, len(prompts))
@@ -239,6 +261,7 @@ class HFEngine:
     @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
         """See `Engine.trace`."""
+        refuse_no_prompts(prompts)
         each = self._per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[RouteTrace]:
@@ -461,7 +484,12 @@ class HFEngine:
         return [results[i] for i in range(len(lengths))]
 
     def _check_targets(self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]]) -> None:
+        refuse_no_prompts(prompts)
+        if len(targets) != len(prompts):
+            raise UsageError(f"There are {len(targets)} targets for {len(prompts)} prompts", "Give one for each")
         for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            if isinstance(target, str):
+                raise UsageError(f"The target of prompt {number} is text", "Give engine.encode_target(text)")
             if not target:
                 raise UsageError(f"The target of prompt {number} is empty", "Give a target of at least one token")
             self._check_length(len(prompt) + len(target))

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from pointsman.errors import InterventionError
+from pointsman.errors import InterventionError, UsageError
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
 from pointsman.routing.steering import Steering
@@ -50,6 +50,16 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def refuse_no_prompts(prompts: Sequence[Prompt]) -> None:
+    """Refuse texts, or one prompt alone, where prompts are wanted."""
+    remedy = "Give a list of prompts made by engine.encode: [engine.encode(text) for text in texts]"
+    if isinstance(prompts, Prompt):
+        raise UsageError("A prompt stands where a list of prompts is wanted", remedy)
+    for each in prompts:
+        if not isinstance(each, Prompt):
+            raise UsageError(f"A prompt is {type(each).__name__}, not tokens", remedy)
 
 
 @dataclass(frozen=True)
@@ -188,8 +198,13 @@ class Engine(Protocol):
         """Which checkpoint it is, all of it (`weights_hash`)."""
         ...
 
-    def encode(self, turns: Sequence[str], *, answers: Sequence[str] = (), system: str | None = None) -> Prompt:
-        """Apply the chat template: user turns, with the model's `answers` between them (one fewer than turns)."""
+    def encode(
+        self, turns: str | Sequence[str], *, answers: str | Sequence[str] = (), system: str | None = None
+    ) -> Prompt:
+        """Apply the chat template: user turns, with the model's `answers` between them (one fewer than turns).
+
+        A single text is one turn.
+        """
         ...
 
     def encode_target(self, text: str) -> tuple[int, ...]:

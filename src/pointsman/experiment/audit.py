@@ -15,7 +15,7 @@ from typing import Any
 from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
-from pointsman.errors import DataError, PromptTooLong, UsageError
+from pointsman.errors import DataError, UsageError
 from pointsman.experiment.findings import (
     attempt_rates,
     headline,
@@ -28,6 +28,7 @@ from pointsman.experiment.progress import NullProgress, ProgressLike
 from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.ranking import rank
 from pointsman.experiment.rates import Rate
+from pointsman.experiment.room import Room
 from pointsman.experiment.routes import search
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work
@@ -36,6 +37,8 @@ from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.routing.intervention import Phase
 
 SCHEMA = "pointsman.audit/2"
+Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]
+"""How so many of some behaviours are chosen with a seed."""
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
 FEWEST_BENIGN = 20  # sources; fewer are all tested, and there is no placebo
 
@@ -126,17 +129,19 @@ class Audit:
         progress: ProgressLike | None = None,
         command: str = "",
         foreseen: Callable[[dict[str, Any]], None] | None = None,
+        noted: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Do (or finish) the audit in `run`; writes ``results.json`` and ``artefacts/completions.jsonl``.
 
         Args:
             foreseen: Called with the forecast of the cost before anything long begins.
+            noted: Called before that with what a user should know of the prompts, such as those left out.
 
         Returns:
             The results.
         """
         work = _Stages(engine, suite, judge, run, progress or NullProgress(), audit=self)
-        results = work.results(foreseen)
+        results = work.results(foreseen, noted)
         results["provenance"]["command"] = shareable_command(command)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in work.completions))
         run.write_results(results)  # last: a run that has its results is finished
@@ -146,10 +151,15 @@ class Audit:
 class _Stages(Work):
     """The stages of an audit in order, each remembered by the run."""
 
-    def results(self, foreseen: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-        asked = self._choose()
-        for behaviours in (asked.discovery, asked.test, asked.benign, asked.borderline, asked.benign_discovery):
-            self._check_lengths(behaviours)
+    def results(
+        self, foreseen: Callable[[dict[str, Any]], None] | None, noted: Callable[[str], None] | None
+    ) -> dict[str, Any]:
+        room = Room(self.engine, self._tokens)
+        asked = self._choose(room.take)
+        restricted = self.suite.restricted
+        room.refuse_none("behaviour to rank routers on", restricted, asked.discovery)
+        room.refuse_none("behaviour to test", restricted, asked.test)
+        room.tell(noted)
         predicted = forecast(self, asked, self._conversations())
         if foreseen is not None:
             foreseen(predicted)
@@ -171,7 +181,8 @@ class _Stages(Work):
             "small_n": min(len(asked.test), self.audit.searches or len(asked.test)) < 100,
             "threat_model": "T1",
             "model": model_section(self.engine),
-            "notes": list(self.suite.notes),
+            "notes": [*self.suite.notes, *room.notes()],
+            **room.section(),
             "splits": asked.sizes,
             "base": attempt_rates(base, by_category=True),
             "utility": None if benign is None else _utility(benign, self.judge).to_json(),
@@ -186,7 +197,7 @@ class _Stages(Work):
 
     # -- stages ------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> Asked:
+    def _choose(self, take: Taking = take) -> Asked:
         audit, seed = self.audit, self.audit.seed
         restricted = self.suite.restricted
         if any(b.split is None for b in restricted):
@@ -211,18 +222,10 @@ class _Stages(Work):
         chosen.sizes.update({"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)})
         return chosen
 
-    def _check_lengths(self, behaviours: Sequence[Behaviour]) -> None:
-        """Refuse what does not fit before anything is run."""
-        for b in behaviours:
-            tokens = len(self.engine.encode(b.turns)) + max(
-                len(self.engine.encode_target(t or "a")) for t in (b.target, *b.targets)
-            )
-            if tokens > self.engine.info.context:
-                raise PromptTooLong(
-                    f"Behaviour {b.id} needs {tokens} tokens with its target, and {self.engine.info.name} has a "
-                    f"context of {self.engine.info.context}",
-                    "Shorten or remove it",
-                )
+    def _tokens(self, behaviour: Behaviour) -> int:
+        """How many a behaviour needs with the longest of its targets."""
+        targets = (behaviour.target, *behaviour.targets)
+        return len(self.engine.encode(behaviour.turns)) + max(len(self.engine.encode_target(t or "a")) for t in targets)
 
     def _ask(self, stage: str, behaviours: Sequence[Behaviour]) -> list[Attempt]:
         with self.stage(stage, stage.capitalize(), len(behaviours)) as steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +65,7 @@ class Evaluate:
         *,
         progress: ProgressLike | None = None,
         command: str = "",
+        noted: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Do (or finish) the evaluation in `run`; writes ``results.json`` and ``artefacts/completions.jsonl``.
 
@@ -78,7 +80,7 @@ class Evaluate:
         bench = Bench(engine, suite, judge, run, progress)
         scene = Scene(bench, engine, scenario, self.max_new_tokens)
         asked = scene.asked("test", self.limit, self.limit, self.seed)
-        scene.check_lengths(asked)
+        scene.room.tell(noted)
         before = scene.measure(asked, None, "test/before", "Unsteered", stage="test")
         scene.check_judged(before)
         contexts = scene.contexts(asked, before)
@@ -112,7 +114,10 @@ class Evaluate:
             "scenario": scene.section(),
             "judge": {"name": judge.name, "version": judge.version, "grades_content": judge.grades_content},
             "model": model_section(engine),
-            "notes": [*suite.notes, "A given steering is evaluated: nothing was learnt or chosen here."],
+            "notes": [
+                *suite.notes, *scene.room.notes(), "A given steering is evaluated: nothing was learnt or chosen here.",
+            ],
+            **scene.room.section(),
             "splits": {"test": asked.sizes()},
             "contexts": {"test": scene.contexts_section(before, contexts)},
             "chosen": {

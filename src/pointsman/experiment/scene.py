@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pointsman.data.scenario import Scenario
-from pointsman.data.splits import by_split, cluster, take
+from pointsman.data.scenario import NEEDED, Scenario
+from pointsman.data.splits import by_split, cluster
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Prompt, TokenRole
-from pointsman.errors import DataError, PromptTooLong
+from pointsman.errors import DataError
 from pointsman.experiment.candidates import Fork
 from pointsman.experiment.contexts import Context, conversations_section, matched_pairs, of_conversations, of_requests
 from pointsman.experiment.outcome import Asked, Outcome, measure
 from pointsman.experiment.rates import Rate
+from pointsman.experiment.room import Room
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
 from pointsman.judges.types import Verdict
@@ -55,6 +56,8 @@ class Scene:
         self.experts = [router.experts for router in engine.routers]
         self.system = scenario.system
         self.lesson_tokens = lesson_tokens
+        self.room = Room(engine, self._tokens)
+        self._opened = frozenset(b.id for b in bench.suite.scenario)
 
     @property
     def defends(self) -> bool:
@@ -75,36 +78,37 @@ class Scene:
         Args:
             most: Conversations, or scenario and restricted requests (objective allow); None for all.
             held: Of each kind that should stay as it is; None for all.
+
+        Raises:
+            PromptTooLong: Nothing that is needed fits into the model's context.
         """
 
-        def some(items: Sequence[Any], count: int | None) -> tuple[Any, ...]:
-            there = by_split(items, split)
-            return take(there, len(there) if count is None else count, seed)
+        def some(name: str, count: int | None) -> tuple[Any, ...]:
+            there = by_split(getattr(self.suite, name), split)
+            chosen = self.room.take(there, len(there) if count is None else count, seed)
+            if name in NEEDED[self.scenario.objective]:
+                self.room.refuse_none(f"prompt of {name} in the {split} split", there, chosen)
+            return chosen
 
         return Asked(
-            some(self.suite.conversations, most) if self.defends else (),
-            () if self.defends else some(self.suite.scenario, most),
-            some(self.suite.restricted, most if not self.defends else held),
-            some(self.suite.benign, held),
-            some(self.suite.borderline, held),
-            some(self.suite.benign_conversations, held),
+            some("conversations", most) if self.defends else (),
+            () if self.defends else some("scenario", most),
+            some("restricted", most if not self.defends else held),
+            some("benign", held),
+            some("borderline", held),
+            some("benign_conversations", held),
         )
 
-    def check_lengths(self, asked: Asked) -> None:
-        """Refuse what does not fit before anything is run."""
-        singles: list[Behaviour | Conversation] = [
-            *asked.scenario, *asked.restricted, *asked.benign, *asked.borderline, *asked.conversations,
-            *asked.benign_conversations,
-        ]  # fmt: skip
-        for item in singles:
-            answers = [""] * (len(item.turns) - 1)
-            tokens = len(self.engine.encode(item.turns, answers=answers, system=self.system))
-            if tokens + 1 > self.engine.info.context:
-                raise PromptTooLong(
-                    f"{item.id} needs {tokens} tokens without any answer, and {self.engine.info.name} has a context "
-                    f"of {self.engine.info.context}",
-                    "Shorten or remove it",
-                )
+    def _tokens(self, item: Behaviour | Conversation) -> int:
+        """How many an item needs with one token of an answer, and with what else it is used for."""
+
+        def of(turns: Sequence[str]) -> int:
+            return len(self.engine.encode(turns, answers=[""] * (len(turns) - 1), system=self.system)) + 1
+
+        if isinstance(item, Conversation):
+            return max(of(item.turns), of([item.goal]))
+        opened = not self.defends and item.target and item.id in self._opened
+        return of(item.turns) + (len(self.engine.encode_target(item.target)) if opened else 0)
 
     def measure(
         self,

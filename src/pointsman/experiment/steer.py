@@ -6,7 +6,7 @@ Matrices are learnt on the discovery split, everything is chosen on validation, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -113,6 +113,9 @@ class Steer:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
         if not self.through_starts or any(start not in get_args(Start) for start in self.through_starts):
             raise UsageError(f"Starts of {self.through_starts}", f"Use {' or '.join(get_args(Start))}")
+        for name in ("through_lambdas", "through_holds", "through_starts"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UsageError(f"{name.replace('_', '-')[:-1]} names a value twice", "Name every value once")
         for value in self.through_lambdas:
             if not 0 <= value < float("inf"):
                 raise UsageError(f"through-lambda is {value:g}", "Give a finite number of 0 or more")
@@ -130,6 +133,7 @@ class Steer:
         *,
         progress: ProgressLike | None = None,
         command: str = "",
+        noted: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Do (or finish) the run; writes ``results.json``, the artefact, contexts and completions.
 
@@ -143,7 +147,7 @@ class Steer:
             DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
         """
         stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
-        results = stages.results()
+        results = stages.results(noted)
         results["provenance"]["command"] = shareable_command(command)
         run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in stages.bench.completions))
         run.write_results(results)  # last: a run that has its results is finished
@@ -189,10 +193,10 @@ class _Stages:
         phases = what.grid.phases
         self.through_phases = [p for p in plan.through_phases if p in phases] or [phases[0]]
 
-    def results(self) -> dict[str, Any]:
+    def results(self, noted: Callable[[str], None] | None = None) -> dict[str, Any]:
         asked = {split: self._asked(split) for split in SPLITS}
-        for split in SPLITS:
-            self.scene.check_lengths(asked[split])
+        self.notes += self.scene.room.notes()
+        self.scene.room.tell(noted)
         base: dict[Split, Outcome] = {}
         contexts: dict[Split, list[Context]] = {}
         for split in SPLITS:  # discovery first: what cannot be steered is refused before more is asked
@@ -243,6 +247,7 @@ class _Stages:
             },
             "model": model_section(self.engine),
             "notes": self.notes,
+            **self.scene.room.section(),
             "splits": {split: asked[split].sizes() for split in SPLITS},
             "contexts": {split: self.scene.contexts_section(base[split], contexts[split]) for split in SPLITS},
             "surrogate": surrogate_section(surrogates, material, unseen, tested),

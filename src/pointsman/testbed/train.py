@@ -68,14 +68,15 @@ def train(
 
     Raises:
         UsageError: unknown family.
-        RunError: ``out`` cannot be written, is complete already, or holds another training.
+        RunError: ``out`` cannot be written, is complete already, or holds another training or something else.
     """
     if family not in FAMILIES:
         raise UsageError(f"Unknown testbed family {family!r}", f"Choose from: {', '.join(FAMILIES)}")
     recipe = recipe or RECIPES[family]
-    if (out / CARD_FILE).exists():
-        raise RunError(f"{out} already holds a trained model", "Choose another folder")
     try:
+        if (out / CARD_FILE).exists():
+            raise RunError(f"{out} already holds a trained model", "Choose another folder")
+        _refuse_used(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Cannot write {out} ({error.strerror})", "Choose another folder") from error
@@ -83,6 +84,17 @@ def train(
     training.run(on_progress, save_every)
     training.finish()
     return out
+
+
+def _refuse_used(out: Path) -> None:
+    """Raise if a folder holds something and no unfinished training."""
+    if not out.is_dir() or (out / STATE_FILE).exists():
+        return
+    others = sorted(path.name for path in out.iterdir() if path.name != f"{STATE_FILE}.part")
+    if others:
+        raise RunError(
+            f"{out} is not empty and holds no unfinished training (it has {others[0]})", "Choose another folder"
+        )
 
 
 class _Training:
@@ -188,8 +200,12 @@ class _Training:
         path = self.out / STATE_FILE
         if not path.exists():
             return
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state["identity"] != self.identity:
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # whatever unpickling meets; nothing but tensors and numbers is made of it
+            raise RunError(f"{path} is damaged", "Choose another folder, or delete it to begin anew") from error
+        if identity != self.identity:
             raise RunError(
                 f"{self.out} holds another training (family, seed or recipe differ)",
                 "Choose another folder, or delete it",
