@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import dataclass, field
@@ -87,7 +88,9 @@ def prepare(name: str, constraints: Path, then: str = "") -> Path:
     """
     folder = HOME / name
     python, stamp = folder / "bin" / "python", folder / "made-from"
-    recipe = [sys.version, then, *(p.read_text(encoding="utf-8") for p in (constraints, ROOT / "pyproject.toml"))]
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = json.dumps([whole["project"], whole["build-system"]])  # what the tools are told changes no installation
+    recipe = [sys.version, then, constraints.read_text(encoding="utf-8"), asked]
     made_from = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
     if stamp.exists() and stamp.read_text(encoding="utf-8") == made_from:
         return python
