@@ -92,3 +92,22 @@ def test_a_model_that_cannot_learn_can_still_be_audited(cli: Cli, model: Path, m
     assert "✗ No gradients reach the routers" in done.out
     assert "derivative for this kernel" in done.out
     assert done.out.rstrip().endswith("All is in order but for what is marked.")
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+NO_TURNS = "<|user|> {{ messages[-1]['content'] }} <|end|> <|assistant|>"
+
+
+def test_doctor_sees_what_a_template_leaves_out(cli: Cli, here: Path, model: Path) -> None:
+    template = here / "template.jinja"
+    template.write_text(NO_SYSTEM)
+    done = cli("doctor", model, "--chat-template", template)
+    assert "it leaves a system prompt out, so that none is accepted." in done.out
+    assert cli("doctor", model, "--chat-template", template, "--json").json["chat"]["system_prompt"] is False
+    template.write_text(NO_TURNS)
+    assert "leaves out an earlier turn" in cli("doctor", model, "--chat-template", template).refusal()
+    template.write_text("<|user|> hello <|end|> <|assistant|>")
+    assert "leaves out what the user says" in cli("doctor", model, "--chat-template", template).refusal()

@@ -24,6 +24,12 @@ MERGES_SYSTEM = (
     "{{ m['content'] }} <|end|> {% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}x"
+LAST_TURN_ONLY = "<|user|> {{ messages[-1]['content'] }} <|end|> <|assistant|>"
+SYSTEM_LAST = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<|{{ m['role'] }}|> {% if loop.last %}"
+    "{{ messages[0]['content'] }} {% endif %}{{ m['content'] }} <|end|> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SHOUTS = "{% for m in messages %}<|user|> {{ m['content'] | upper | replace('A', 'B') }} {% endfor %}"
 
 
@@ -38,7 +44,7 @@ def said(prompt: Any, role: str) -> str:
     return " ".join(t for t, r in zip(prompt.tokens, prompt.roles, strict=True) if r == role)
 
 
-@pytest.mark.parametrize("template", [None, KEEPS_SYSTEM, DROPS_SYSTEM, MERGES_SYSTEM])
+@pytest.mark.parametrize("template", [None, KEEPS_SYSTEM, MERGES_SYSTEM])
 def test_roles_follow_the_messages(template: str | None) -> None:
     prompt = chat(template).encode(
         ["how do i mend the red tairn ?", "thanks ! and where is the red tairn ?"],
@@ -47,7 +53,7 @@ def test_roles_follow_the_messages(template: str | None) -> None:
     )
     assert said(prompt, "content") == "thanks ! and where is the red tairn ?"
     assert said(prompt, "history") == "how do i mend the red tairn ? Sure ,"
-    assert said(prompt, "system") == ("" if template == DROPS_SYSTEM else "give short answers .")
+    assert said(prompt, "system") == "give short answers ."
     assert prompt.roles[-1] == "last"
     assert prompt.tokens[-1] == "<|assistant|>"
     assert len(prompt) == len(prompt.ids) == len(prompt.tokens) == len(prompt.roles)
@@ -83,6 +89,23 @@ def test_a_template_that_leaves_out_the_question_is_refused() -> None:
     for template in ("x", "{{ messages[0]['content'] }}"):
         with pytest.raises(ModelError, match="leaves out what the user says"):
             chat(template).encode(["a red tairn ?", "where is it ?"], ["Sure ,"])
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [(DROPS_SYSTEM, "leaves out the system prompt"), (LAST_TURN_ONLY, "leaves out an earlier turn")],
+)
+def test_a_template_that_leaves_out_something_else_is_refused_where_it_matters(template: str, words: str) -> None:
+    assert said(chat(template).encode(["a red tairn ?"]), "content") == "a red tairn ?"
+    with pytest.raises(ModelError, match=words):
+        chat(template).encode(["a red tairn ?", "where is it ?"], ["Sure ,"], system="give short answers .")
+
+
+def test_a_template_that_writes_the_system_prompt_last_is_used() -> None:
+    """As some do: in front of the last question, after all the turns before."""
+    prompt = chat(SYSTEM_LAST).encode(["a red tairn ?", "where is it ?"], ["Sure ,"], system="give short answers .")
+    assert "".join(prompt.tokens).count("short") == 1
+    assert said(prompt, "content") == "where is it ?"
 
 
 def test_no_template_is_one_clear_error() -> None:

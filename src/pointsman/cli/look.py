@@ -140,7 +140,7 @@ def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
         "ok": True,
         "model": model_section(engine),
         "proof": asdict(engine.proof),
-        "chat": {"template": True, "system_prompt": seen.system_prompt},
+        "chat": {"template": True, "system_prompt": seen.system_prompt == "takes"},
         "learns": seen.learns,
         "notices": notices(),
         "routers": [asdict(r) for r in engine.routers],
@@ -159,8 +159,7 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         "Under forced experts and masks a left-padded batch says what its rows say alone, and cached decoding "
         + ("and generation say" if proof.paths.generated is not None else "says")
         + f" what one full forward says (logits within {100 * _apart(proof.paths):.1g} % of the largest).",
-        "The chat template renders single and multi-turn conversations; it "
-        + ("takes a system prompt." if seen.system_prompt else "refuses a system prompt."),
+        "The chat template writes every turn of a conversation; it " + _of_system_prompts(seen) + ".",
         "The model answers with finite logits.",
         f"{engine.resumes[0].upper()}{engine.resumes[1:]}; a search scores a route as a plain forward does.",
     ]
@@ -184,6 +183,12 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         *(f"Note: {notice}." for notice in notices()),
         "All is in order but for what is marked." if lacking else "Everything needed is in order.",
     ]
+
+
+def _of_system_prompts(seen: CheckUp) -> str:
+    if seen.system_prompt == "leaves out":
+        return "leaves a system prompt out, so that none is accepted"
+    return f"{seen.system_prompt} a system prompt"
 
 
 def _what_routing_cannot(engine: HFEngine) -> list[str]:

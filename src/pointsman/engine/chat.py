@@ -110,17 +110,15 @@ class Chat:
         """
         marks = [_SENTINEL.format(n) for n in range(len(messages))]
         marked = self._render([{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)])
+        for message, mark in reversed(list(zip(messages, marks, strict=True))):
+            if mark not in marked:
+                raise _left_out(message, last=mark == marks[-1])
         spans: list[tuple[int, int, TokenRole]] = []
         read, written = 0, 0  # how far in `marked`, and in `text`
         for n, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             at = marked.find(mark, read)
-            if at < 0 and n == len(messages) - 1:
-                raise ModelError(
-                    "The chat template leaves out what the user says",
-                    "Give a template that writes every message with --chat-template FILE",
-                )
-            if at < 0:
-                continue  # the template drops this message
+            if at < 0:  # written before an earlier message
+                return self._last_piece(messages, text)
             scaffold = marked[read:at]
             content = message["content"]
             begin = written + len(scaffold)
@@ -147,6 +145,16 @@ class Chat:
                 "Give a template that writes user messages unchanged, with --chat-template FILE",
             )
         return [(len(before), len(text) - len(after), "content")]
+
+
+def _left_out(message: dict[str, str], *, last: bool) -> ModelError:
+    """A template that drops what it is given would have the model asked for something else, in silence."""
+    if message["role"] == "system":
+        return ModelError("The chat template leaves out the system prompt", "Ask without one, or give another template")
+    what = "what the user says" if last else "an earlier turn"
+    return ModelError(
+        f"The chat template leaves out {what}", "Give a template that writes every message with --chat-template FILE"
+    )
 
 
 def _texts(given: str | Sequence[str], name: str) -> list[str]:

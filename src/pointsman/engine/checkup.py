@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
 from pointsman.errors import ControlFailed, ModelError, PointsmanError
 from pointsman.routing.intervention import Intervention
+
+SystemPrompt = Literal["takes", "refuses", "leaves out"]
 
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.5}
 """Largest difference of log p of a token of the target between two ways of computing it, in nats."""
@@ -23,14 +26,14 @@ class CheckUp:
     """What was seen.
 
     Attributes:
-        system_prompt: Whether the chat template takes a system prompt and writes it.
+        system_prompt: What the chat template does with a system prompt: ``takes``, ``refuses`` or ``leaves out``.
         scored: Largest difference of log p(target) between a forced route scored by itself and as the search for
             routes does it, per target token, in nats.
         learns: Whether gradients reach the routers, which steering through the model needs.
         why_not: Why `learns` is False.
     """
 
-    system_prompt: bool
+    system_prompt: SystemPrompt
     scored: float
     learns: bool
     why_not: str = ""
@@ -62,16 +65,16 @@ def check_up(engine: HFEngine) -> CheckUp:
     if set(trace.experts[trace.position == 0][0].tolist()) != set(experts[0].tolist()):
         raise ControlFailed(f"The trace of {engine.info.name} does not show the experts that were forced", _REMEDY)
     why_not = _why_no_gradients(engine, Lesson(single, target))
-    return CheckUp(_takes_system_prompt(engine), apart, not why_not, why_not)
+    return CheckUp(_system_prompt(engine), apart, not why_not, why_not)
 
 
-def _takes_system_prompt(engine: HFEngine) -> bool:
-    """Many templates refuse one, which is no fault."""
+def _system_prompt(engine: HFEngine) -> SystemPrompt:
+    """Many templates refuse one, which is no fault; one that leaves it out is refused whenever one is given."""
     try:
         engine.encode(["Hello"], system="Be brief.")
-    except ModelError:
-        return False
-    return True
+    except ModelError as error:
+        return "leaves out" if "leaves out" in error.problem else "refuses"
+    return "takes"
 
 
 def _why_no_gradients(engine: HFEngine, lesson: Lesson) -> str:
