@@ -91,8 +91,11 @@ def rows_of(store: TraceStore, index: int) -> list[np.ndarray]:
     return [batch.layer(layer)[0][:length] for layer in range(len(store.experts))]
 
 
-@pytest.mark.parametrize("system", [None, "give short answers ."])
-@pytest.mark.parametrize("template", [None, DROPS_SYSTEM, MERGES_SYSTEM], ids=["own", "drops", "merges"])
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [(t, s) for t in (None, DROPS_SYSTEM, MERGES_SYSTEM) for s in (None, "give short answers .")
+     if s is None or t != DROPS_SYSTEM],
+)  # fmt: skip
 def test_the_store_holds_raw_logits_of_exactly_the_user_tokens(
     engine: HFEngine, tmp_path: Path, template: str | None, system: str | None
 ) -> None:
@@ -118,14 +121,13 @@ def test_a_merged_system_prompt_is_not_part_of_the_user_message(engine: HFEngine
 
 
 @pytest.mark.parametrize(
-    ("template", "error", "said"),
-    [(SHOUTS, ModelError, "cannot be located"), (FORGETS, DataError, "leaves no token of the last user message")],
+    ("template", "said"), [(SHOUTS, "cannot be located"), (FORGETS, "leaves out what the user says")]
 )
 def test_a_message_that_cannot_be_located_is_refused(
-    engine: HFEngine, tmp_path: Path, template: str, error: type[Exception], said: str
+    engine: HFEngine, tmp_path: Path, template: str, said: str
 ) -> None:
     with_template(engine, template)
-    with pytest.raises(error, match=rf"{said}.*--chat-template FILE"):
+    with pytest.raises(ModelError, match=rf"{said}.*--chat-template FILE"):
         write_traces(engine, [context("a", 2)], tmp_path / "t")
     assert not list((tmp_path / "t").glob("*.safetensors"))
 
