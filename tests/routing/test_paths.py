@@ -104,6 +104,26 @@ def test_a_model_without_a_head_is_not_asked_to_generate() -> None:
     assert paths.tokens == 20
 
 
+class NoPositions(OlmoeForCausalLM):  # type: ignore[misc]
+    """It takes no positions, and counts them by itself."""
+
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, cache: Cache | None = None, use_cache: bool = False,
+        logits_to_keep: int = 0, return_dict: bool = True,
+    ) -> Any:  # fmt: skip
+        usual = Calling(tiny_olmoe())
+        given = usual.with_positions(attention_mask, input_ids.shape[1])
+        given |= usual.with_cache(cache) if cache is not None else {}
+        given |= {"use_cache": use_cache, "logits_to_keep": logits_to_keep}
+        return super().forward(input_ids, attention_mask, **given)
+
+
+def test_a_model_that_takes_no_positions_is_not_given_any() -> None:
+    model = as_class(NoPositions)
+    assert Calling(model).with_positions(torch.ones(2, 6), 6) == {}
+    assert prove(model).paths.generated is not None
+
+
 def test_a_cache_under_a_new_name_is_handed_over() -> None:
     """The signature says the new name; `generate` does not know it."""
     model, usual = as_class(RenamedCache), tiny_olmoe()

@@ -426,10 +426,8 @@ class HFEngine:
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions. Shape: [B, keep, V]."""
         extra = {"logits_to_keep": keep} if self._calling.keeps_logits else {}
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits: Tensor = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra
-        ).logits
+        extra |= self._calling.with_positions(mask, ids.shape[1])
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
         return logits[:, -keep:]
 
     def _pad_left(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

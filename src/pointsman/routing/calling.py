@@ -110,6 +110,20 @@ class Calling:
             )
         return cache
 
+    def with_positions(self, mask: Tensor, new: int) -> dict[str, Any]:
+        """Keyword arguments that say where the newest tokens stand, counted from the first real one of each row.
+
+        Args:
+            mask: Attention mask over all tokens so far. Shape: [B, S].
+            new: How many of them are new (T).
+
+        Returns:
+            Nothing for a model that takes no positions and finds them by itself.
+        """
+        if "position_ids" not in self._signature.parameters and not self._rest:
+            return {}
+        return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]}
+
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Keyword arguments of a forward that reads this cache and writes to it.
 

@@ -87,7 +87,7 @@ def prove_paths(model: nn.Module, routers: tuple[Router, ...], fingerprint: str,
     forced = Intervention.force({r.layer: r.draw(rng, 1)[0].tolist() for r in routers})
     masked = Intervention.mask({r.layer: _half(r, rng) for r in routers})
     probe = _Probe(model, routers, fingerprint, [forced, masked], ids, mask)
-    with _named(model, "alone, with position_ids"):
+    with _named(model, "alone"):
         alone = probe.alone()
     with _named(model, _PADDED):
         padded, n = probe.compare(alone, probe.whole(ids, mask), _PADDED, "alone")
@@ -239,9 +239,9 @@ class _Probe:
         return until
 
     def _call(self, ids: Tensor, mask: Tensor, **given: Any) -> Any:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        given |= self._calling.with_positions(mask, ids.shape[1])
         with torch.no_grad():
-            return self._model(input_ids=ids, attention_mask=mask, position_ids=positions, **given)
+            return self._model(input_ids=ids, attention_mask=mask, **given)
 
     @contextmanager
     def _control(self, routing: Sequence[Intervention]) -> Iterator[Controller]:
