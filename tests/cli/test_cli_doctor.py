@@ -111,3 +111,21 @@ def test_doctor_sees_what_a_template_leaves_out(cli: Cli, here: Path, model: Pat
     assert "leaves out an earlier turn" in cli("doctor", model, "--chat-template", template).refusal()
     template.write_text("<|user|> hello <|end|> <|assistant|>")
     assert "leaves out what the user says" in cli("doctor", model, "--chat-template", template).refusal()
+
+
+@pytest.mark.parametrize("change", ["[:20]", "|lower"])
+def test_doctor_sees_what_a_template_changes(cli: Cli, here: Path, model: Path, change: str) -> None:
+    template = here / "template.jinja"
+    template.write_text(
+        f"{{% for m in messages %}}<|{{{{ m.role }}}}|> {{{{ m.content{change} }}}} {{% endfor %}}<|assistant|>"
+    )
+    assert "or changes it" in cli("doctor", model, "--chat-template", template).refusal()
+
+
+def test_doctor_sees_a_system_prompt_that_is_written_only_if_it_is_short(cli: Cli, here: Path, model: Path) -> None:
+    template = here / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.role != 'system' or m.content|length < 20 %}<|{{ m.role }}|> {{ m.content }} "
+        "{% endif %}{% endfor %}<|assistant|>"
+    )
+    assert "it leaves a system prompt out" in cli("doctor", model, "--chat-template", template).out

@@ -62,6 +62,63 @@ def test_a_run_is_not_continued_with_another_body(cli: Cli, stopped: Path) -> No
     assert cli("resume", "run").code == 0
 
 
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def swap_words(file: Path) -> None:
+    data = json.loads(file.read_text())
+    vocabulary = data["model"]["vocab"]
+    one, other = [word for word in vocabulary if word.isalpha()][10:12]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    file.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda model: edit(model / "config.json", rms_norm_eps=0.1), "configuration"),
+        (lambda model: edit(model / "config.json", norm_topk_prob=True), "configuration"),
+        (lambda model: edit(model / "config.json", hidden_act="gelu"), "configuration"),
+        (
+            lambda model: edit(model / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
+            "configuration",
+        ),
+        (lambda model: edit(model / "generation_config.json", eos_token_id=7), "generation settings"),
+        (lambda model: swap_words(model / "tokenizer.json"), "tokenizer"),
+        (
+            lambda model: (model / "chat_template.jinja").write_text(
+                (model / "chat_template.jinja").read_text() + "hello"
+            ),
+            "chat template",
+        ),
+    ],
+)
+def test_a_run_is_not_continued_with_other_settings(cli: Cli, stopped: Path, change: Any, what: str) -> None:
+    change(stopped / "model")
+    line = cli("resume", "run").refusal(notes=1)
+    assert f"The {what} of model changed since run began" in line
+
+
+def test_what_is_written_down_otherwise_by_another_transformers_is_noted(
+    cli: Cli, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(stopped / "model/config.json", rms_norm_eps=1e-4)
+    monkeypatch.setattr(Run, "version_changes", lambda self: ["transformers 5.23.0 -> 5.24.0"])
+    done = cli("resume", "run")
+    assert done.code == 0, done.err
+    assert "the configuration of the model may have changed (transformers 5.23.0 -> 5.24.0)" in done.err
+
+
+def test_another_body_in_another_dtype_is_refused_too(cli: Cli, stopped: Path) -> None:
+    other = save_moe(stopped / "other", spoil=other_body)
+    edit(other / "config.json", dtype="bfloat16")
+    (stopped / "model").rename(stopped / "kept")
+    other.rename(stopped / "model")
+    line = cli("resume", "run").refusal(notes=2)
+    assert "other weights beside them" in line
+
+
 def test_another_dtype_of_the_same_weights_is_the_same_model(here: Path) -> None:
     half = pointsman.load(str(save_moe(here / "model")), dtype="bfloat16")
     assert half.weights == pointsman.load("model", dtype="float32").weights

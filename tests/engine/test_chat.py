@@ -101,6 +101,25 @@ def test_a_template_that_leaves_out_something_else_is_refused_where_it_matters(t
         chat(template).encode(["a red tairn ?", "where is it ?"], ["Sure ,"], system="give short answers .")
 
 
+@pytest.mark.parametrize("change", ["[:20]", "|lower", ".split(' ')[0]", "|replace('red', 'green')"])
+def test_a_template_that_changes_what_is_said_is_refused(change: str) -> None:
+    template = f"{{% for m in messages %}}<|{{{{ m.role }}}}|> {{{{ m.content{change} }}}} {{% endfor %}}<|assistant|>"
+    assert chat(template).encode(["tairn"])
+    for turns in (["How do i mend the red tairn ?"], ["How do i mend the red tairn ?", "tairn"]):
+        with pytest.raises(ModelError, match="or changes it"):
+            chat(template).encode(turns, ["ok"] * (len(turns) - 1))
+
+
+def test_a_template_may_leave_out_what_the_model_thought() -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|> {{ m.content.split('</think>')[-1] if m.role == 'assistant' else "
+        "m.content }} <|end|> {% endfor %}<|assistant|>"
+    )
+    prompt = chat(template).encode(["a red tairn ?", "where is it ?"], ["<think> the red one </think> Sure ,"])
+    assert said(prompt, "content") == "where is it ?"
+    assert "think" not in "".join(prompt.tokens)
+
+
 def test_a_template_that_writes_the_system_prompt_last_is_used() -> None:
     """As some do: in front of the last question, after all the turns before."""
     prompt = chat(SYSTEM_LAST).encode(["a red tairn ?", "where is it ?"], ["Sure ,"], system="give short answers .")

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from engines import behaviours, small_engine
+from families.tiny import tiny
 from pointsman.errors import ControlFailed, InterventionError
-from pointsman.routing.control import control
+from pointsman.routing.control import control, prove
 from pointsman.routing.intervention import Intervention
 
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22]])
@@ -110,3 +111,10 @@ def test_another_thread_waits_while_a_scorer_is_open() -> None:
             scorer.tries(0, 0, {0: np.array([[0, 1]])})
             assert not waiting.done()
         assert waiting.result(timeout=120) == plain
+
+
+def test_threads_that_come_to_a_new_model_together_share_one_proof() -> None:
+    fresh = tiny("olmoe")
+    with ThreadPoolExecutor(4) as pool:
+        proofs = list(pool.map(lambda _: prove(fresh), range(4)))
+    assert all(proof is proofs[0] for proof in proofs)

@@ -121,7 +121,7 @@ def test_a_merged_system_prompt_is_not_part_of_the_user_message(engine: HFEngine
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [(SHOUTS, "cannot be located"), (FORGETS, "leaves out what the user says")]
+    ("template", "said"), [(SHOUTS, "what the user says or changes it"), (FORGETS, "leaves out what the user says")]
 )
 def test_a_message_that_cannot_be_located_is_refused(
     engine: HFEngine, tmp_path: Path, template: str, said: str

@@ -177,3 +177,55 @@ def test_a_cache_of_states_alone_is_counted_by_the_mask() -> None:
     assert Given(IDS, States(), torch.ones(2, 10), None, None).cached == 4
     with pytest.raises(ControlFailed, match="States that does not tell its length"):
         _ = Given(IDS, States(), None, None, None).cached
+
+
+class Wrapper(torch.nn.Module):
+    """As PEFT's models are: it passes calls on, and `generate` of it is that of the model inside."""
+
+    def __init__(self, model: Any, virtual: bool = False) -> None:
+        super().__init__()
+        self.inside = model
+        self.active_peft_config = type("Config", (), {"is_prompt_learning": virtual})
+
+    def get_base_model(self) -> Any:
+        return self.inside
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inside(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inside.generate(*args, **kwargs)
+
+
+class Parallel(torch.nn.Module):
+    """As DistributedDataParallel is."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, Parallel, lambda model: Parallel(Wrapper(model))])
+def test_a_wrapped_model_is_controlled_where_the_model_is(wrap: Any) -> None:
+    model = tiny("olmoe")
+    wrapped = wrap(model)
+    routing = Intervention.force({0: [1, 6]}, phase="decode")
+    given = dict(input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=4, do_sample=False)
+    with control(model, routing):
+        expected = model.generate(**given).tolist()
+    with control(wrapped, routing, trace=True) as controller, torch.no_grad():
+        if hasattr(wrapped, "generate"):
+            assert wrapped.generate(**given).tolist() == expected
+        wrapped(input_ids=IDS)
+        assert model.generate(**given).tolist() == expected
+    decoded = controller.trace()[0].select(decode=True)
+    assert all(set(chosen) == {1, 6} for chosen in decoded.experts.tolist())
+    assert len(decoded)
+
+
+def test_virtual_tokens_are_refused() -> None:
+    with pytest.raises(ControlFailed, match="virtual tokens"):
+        prove(Wrapper(tiny("olmoe"), virtual=True))

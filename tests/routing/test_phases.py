@@ -113,7 +113,7 @@ def test_tokens_after_a_cache_by_hand_are_of_no_known_phase(olmoe: Any) -> None:
             go_on(rule(olmoe, phase), 2)
         go_on(rule(olmoe, phase), 1)  # one token after a cache is what decoding by hand looks like
         go_on(rule(olmoe, phase), 2, prompt_lengths=[4])
-    with pytest.raises(InterventionError, match="of which phase"):
+    with pytest.raises(InterventionError, match="of which phase each token is"):
         go_on(None, 2, trace=True)
     go_on(rule(olmoe, "both"), 2)
 
@@ -178,6 +178,73 @@ def test_sampled_copies_belong_to_their_prompt(olmoe: Any) -> None:
     for row in range(6):
         always = all(set(chosen) == {1, 6} for chosen in trace.select(row=row).experts.tolist())
         assert always == (row // 3 == 1)
+
+
+# -- forwards that are not what they seem --------------------------------------------------------------------
+
+
+def test_a_second_prompt_within_generate_is_of_no_known_phase(olmoe: Any) -> None:
+    """Guidance asks for another text on the way; its tokens are neither this prompt nor this answer."""
+    for phase in ("prefill", "decode"):
+        with control(olmoe, rule(olmoe, phase)), pytest.raises(InterventionError, match="guidance_scale"):
+            generate(olmoe, guidance_scale=1.5)
+    with control(olmoe, rule(olmoe, "both")):
+        generate(olmoe, guidance_scale=1.5)
+    with control(olmoe, rule(olmoe, "decode")):
+        generate(olmoe, guidance_scale=1.0)
+
+
+def test_a_processor_that_asks_the_model_something_else_is_noticed(olmoe: Any) -> None:
+    def ask(input_ids: Tensor, scores: Tensor) -> Tensor:
+        olmoe(input_ids=IDS[:, :3])
+        return scores
+
+    with control(olmoe, rule(olmoe, "decode")), pytest.raises(InterventionError, match="may be prompt or answer"):
+        generate(olmoe, logits_processor=[ask])
+
+
+@pytest.mark.parametrize("taken", ["bound", "of the class"])
+def test_a_generate_that_was_taken_before_is_refused_where_phases_count(olmoe: Any, taken: str) -> None:
+    earlier = olmoe.generate
+    given = dict(input_ids=IDS, attention_mask=MASK, max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+    def call() -> Any:
+        return earlier(**given) if taken == "bound" else type(olmoe).generate(olmoe, **given)
+
+    with control(olmoe, rule(olmoe, "decode")), pytest.raises(InterventionError, match="inside the block"):
+        call()
+    with control(olmoe, trace=True), pytest.raises(InterventionError, match="inside the block"):
+        call()
+    with control(olmoe, rule(olmoe, "both")):
+        call()
+
+
+@pytest.mark.parametrize("kwargs", [dict(prompt_lookup_num_tokens=3), dict(use_cache=False)])
+def test_a_token_that_is_read_again_is_traced_once(olmoe: Any, kwargs: dict[str, Any]) -> None:
+    ids = torch.tensor([[5, 17, 33, 5, 17, 33, 5, 17]])
+    mask = torch.ones_like(ids)
+    with control(olmoe, trace=True) as usual:
+        expected = generate(olmoe, ids, mask, max_new_tokens=6).sequences
+    with control(olmoe, trace=True) as controller:
+        answer = generate(olmoe, ids, mask, max_new_tokens=6, **kwargs).sequences
+    assert answer.tolist() == expected.tolist()
+    for one, other in zip(usual.trace().layers, controller.trace().layers, strict=True):
+        places = [p for p in other.position.tolist() if p <= one.position.max()]  # a draft may go on behind the end
+        assert places == one.position.tolist()
+        assert np.array_equal(np.sort(one.experts), np.sort(other.experts[: len(places)]))
+        assert one.decode.tolist() == other.decode[: len(places)].tolist()
+
+
+def test_forwards_by_hand_are_all_traced(olmoe: Any) -> None:
+    with control(olmoe, trace=True) as controller, torch.no_grad():
+        olmoe(input_ids=IDS)
+        olmoe(input_ids=IDS)
+    assert len(controller.trace()[0]) == 2 * IDS.numel()
+
+
+def test_beams_are_not_traced(olmoe: Any) -> None:
+    with control(olmoe, trace=True), pytest.raises(InterventionError, match="beam search"):
+        generate(olmoe, num_beams=2)
 
 
 def test_every_family_is_here() -> None:

@@ -66,3 +66,21 @@ def test_what_cannot_be_read_is_counted() -> None:
 def test_every_family_has_one() -> None:
     hashes = {weights_hash(tiny(family)) for family in FAMILIES}
     assert len(hashes) == len(FAMILIES)
+
+
+def test_changes_behind_torchs_back_are_seen() -> None:
+    model = tiny("olmoe")
+    before = weights_hash(model)
+    model.lm_head.weight.data.mul_(2)
+    assert weights_hash(model) != before
+    model.lm_head.weight.data.div_(2)
+    assert weights_hash(model) == before
+
+
+def test_scales_of_quantised_weights_count() -> None:
+    model = tiny("olmoe")
+    before = weights_hash(model)
+    model.lm_head.weight.SCB = torch.ones(4)
+    one = weights_hash(model)
+    model.lm_head.weight.SCB = torch.ones(4) * 2
+    assert len({before, one, weights_hash(model)}) == 3

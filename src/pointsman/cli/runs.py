@@ -192,12 +192,16 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
         raise
 
 
+_REMEDY = "Put the old checkpoint back, or start a new run in another folder"
+_ONE_HASH = ("float64", "float32", "bfloat16")  # loaded in these, a checkpoint has one hash of its weights
+
+
 def _refuse_other_model(run: Run, engine: HFEngine) -> None:
-    """The model is remembered by its fingerprint and all of its weights: half a run with another is worth nothing."""
+    """All that decides what the model says is remembered: half a run with another model is worth nothing."""
     info = engine.info
     now = {
-        "fingerprint": info.fingerprint, "weights": engine.weights, "revision": info.revision, "dtype": info.dtype,
-        "device": info.device,
+        "fingerprint": info.fingerprint, "weights": engine.weights, "settings": engine.settings,
+        "revision": info.revision, "dtype": info.dtype, "device": info.device,
     }  # fmt: skip
     then = run.remember(MODEL_STEP, lambda: now)
     for name in ("dtype", "device"):
@@ -206,16 +210,26 @@ def _refuse_other_model(run: Run, engine: HFEngine) -> None:
     if then["fingerprint"] != info.fingerprint:
         raise RunError(
             f"{info.name} is not the model that this run began with ({info.fingerprint}, not {then['fingerprint']})",
-            "Put the old checkpoint back, or start a new run in another folder",
+            _REMEDY,
         )
+    _refuse_other_weights(then, now, info.name)
+    changed = [part for part, known in then.get("settings", {}).items() if engine.settings.get(part) != known]
+    newer = [change for change in run.version_changes() if change.startswith(("transformers", "tokenizers"))]
+    if changed and not newer:
+        raise RunError(f"The {' and the '.join(changed)} of {info.name} changed since {run.folder} began", _REMEDY)
+    if changed:  # another transformers may write the same things down in another way
+        say(f"pointsman: note: the {' and the '.join(changed)} of the model may have changed ({newer[0]}).")
+
+
+def _refuse_other_weights(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> None:
     weights = then.get("weights")  # runs of older versions did not remember it
     if weights is None or weights == now["weights"]:
         return
-    if then["dtype"] != now["dtype"]:
-        say("pointsman: note: the weights cannot be compared with those that it began with, in another dtype.")
+    if then["dtype"] != now["dtype"] and not (then["dtype"] in _ONE_HASH and now["dtype"] in _ONE_HASH):
+        say(f"pointsman: note: weights in {now['dtype']} cannot be compared with those in {then['dtype']}.")
         return
     raise RunError(
-        f"{info.name} has the routers that this run began with, and other weights beside them ({now['weights']}, not "
+        f"{name} has the routers that this run began with, and other weights beside them ({now['weights']}, not "
         f"{weights})",
-        "Put the old checkpoint back, or start a new run in another folder",
+        _REMEDY,
     )

@@ -58,6 +58,7 @@ class Chat:
             if n < len(answers):
                 messages.append({"role": "assistant", "content": answers[n]})
         text = self._render(messages)
+        _refuse_changed(messages, text)
         ids, spans = self._tokenize(text)
         roles = _roles(self._pieces(messages, text), spans)
         tokens = tuple(text[a:b] or self._tokenizer.decode([i]) for i, (a, b) in zip(ids, spans, strict=True))
@@ -147,13 +148,26 @@ class Chat:
         return [(len(before), len(text) - len(after), "content")]
 
 
+def _refuse_changed(messages: Sequence[dict[str, str]], text: str) -> None:
+    """Whatever the user and the system prompt say must stand in the prompt, up to white space around it.
+
+    The model's own answers may be changed: templates leave out what it thought.
+    """
+    for n, message in reversed(list(enumerate(messages))):
+        if message["role"] != "assistant" and message["content"].strip() not in text:
+            raise _left_out(message, last=n == len(messages) - 1)
+
+
 def _left_out(message: dict[str, str], *, last: bool) -> ModelError:
     """A template that drops what it is given would have the model asked for something else, in silence."""
     if message["role"] == "system":
-        return ModelError("The chat template leaves out the system prompt", "Ask without one, or give another template")
+        return ModelError(
+            "The chat template leaves out the system prompt or changes it", "Ask without one, or give another template"
+        )
     what = "what the user says" if last else "an earlier turn"
     return ModelError(
-        f"The chat template leaves out {what}", "Give a template that writes every message with --chat-template FILE"
+        f"The chat template leaves out {what} or changes it",
+        "Give a template that writes every message as it is with --chat-template FILE",
     )
 
 

@@ -18,6 +18,11 @@ SystemPrompt = Literal["takes", "refuses", "leaves out"]
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.5}
 """Largest difference of log p of a token of the target between two ways of computing it, in nats."""
 
+_QUESTION = (
+    "Which Switches does a Pointsman set, and WHY? Answer in three parts:\n  1. what they are;\n  2. who may set them "
+    "(name at least two people, 'A' and 'B');\n  3. what happens if nobody does: say so in your own words, at length."
+)
+_SYSTEM = "You are a careful assistant. Keep to the facts, name your sources, and say so where you do not know."
 _REMEDY = "Do not trust an audit of this model; please report it"
 
 
@@ -47,7 +52,7 @@ def check_up(engine: HFEngine) -> CheckUp:
         ControlFailed: Two ways of asking for the same thing differ.
         BadLogits, PromptTooLong: It cannot be asked.
     """
-    single, several = engine.encode(["Hello"]), engine.encode(["Hello", "How are you?"], answers=["Hello."])
+    single, several = engine.encode(["Hello"]), engine.encode([_QUESTION, "How are you?"], answers=["Hello."])
     router = engine.routers[0]
     experts = router.draw(np.random.default_rng(0), 1)
     forced = Intervention.force({(router.layer, 0): experts[0].tolist()}, phase="prefill")
@@ -71,7 +76,7 @@ def check_up(engine: HFEngine) -> CheckUp:
 def _system_prompt(engine: HFEngine) -> SystemPrompt:
     """Many templates refuse one, which is no fault; one that leaves it out is refused whenever one is given."""
     try:
-        engine.encode(["Hello"], system="Be brief.")
+        engine.encode(["Hello"], system=_SYSTEM)
     except ModelError as error:
         return "leaves out" if "leaves out" in error.problem else "refuses"
     return "takes"

@@ -21,6 +21,7 @@ from pointsman.engine.learning import Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
+from pointsman.engine.settings import settings_of
 from pointsman.engine.types import (
     Completion,
     Cost,
@@ -33,7 +34,7 @@ from pointsman.engine.types import (
     refuse_rows,
 )
 from pointsman.errors import BadLogits, InterventionError, ModelError, PromptTooLong, UsageError
-from pointsman.routing.calling import Calling
+from pointsman.routing.calling import Calling, without_wrappers
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
@@ -87,6 +88,7 @@ class HFEngine:
         revision: str | None = None,
         batch_size: int | None = None,
     ) -> None:
+        model = without_wrappers(model)
         self.model = model
         self.tokenizer = tokenizer
         self.routers: tuple[Router, ...] = find_routers(model)
@@ -415,6 +417,11 @@ class HFEngine:
     def weights(self) -> str:
         """See `weights_hash`: which checkpoint this is, all of it."""
         return weights_hash(self.model)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """See `settings_of`: hashes of what decides what it says besides its weights."""
+        return settings_of(self.model, self.tokenizer)
 
     def _per_row(self, routing: Routing, rows: int) -> list[Intervention | None]:
         warn_of_other_weights(routing, self.model)

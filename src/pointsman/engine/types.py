@@ -138,10 +138,10 @@ TIE = 1e-9
 
 
 def best_candidate(totals: Sequence[float] | np.ndarray, known: float) -> int | None:
-    """The candidate to keep: the first of those that nothing beats by more than a tie.
+    """The candidate to keep, in their order: one takes the place of another only if it beats it by more than a tie.
 
-    Whoever compares two ways of computing the same route asks here, so that rounding, which differs between batches
-    and processors, does not decide between equal candidates.
+    What is kept lies within a tie of the best. Whoever compares two ways of computing the same route asks here, so that
+    rounding, which differs between batches and processors, does not decide between equal candidates.
 
     Args:
         totals: log p(target) of each candidate, in nats. Shape: [N].

@@ -161,6 +161,28 @@ class Calling:
             hook.remove()
 
 
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The transformers model inside wrappers that only pass calls on, such as PEFT's or DistributedDataParallel's.
+
+    `generate` of a wrapper calls the model inside, so that control belongs there; the wrapper may still be called.
+
+    Raises:
+        ControlFailed: The wrapper puts tokens of its own before the prompt (prompt tuning).
+    """
+    while True:
+        config = getattr(model, "active_peft_config", None)
+        if getattr(config, "is_prompt_learning", False):
+            raise ControlFailed(
+                f"{type(model).__name__} puts virtual tokens before the prompt, which no rule can name",
+                "Control a model whose adapters lie in its layers (LoRA), or the base model",
+            )
+        base = getattr(model, "get_base_model", None)
+        inner = base() if callable(base) else model._modules.get("module")
+        if not isinstance(inner, nn.Module) or inner is model:
+            return model
+        model = inner
+
+
 def cache_among(given: Mapping[Any, Any]) -> Any:
     """The cache among some arguments or outputs, whatever it is called there; None if there is none.
 

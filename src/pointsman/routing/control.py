@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from pointsman.routing.calling import without_wrappers
 from pointsman.routing.controller import Controller, refuse_nested
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.layout import Layout
@@ -32,15 +33,18 @@ def control(
     the middle of a forward.
 
     Args:
-        model: A transformers MoE model. Call it, or its ``generate``, as usual.
+        model: A transformers MoE model, or a wrapper of one (PEFT). Call it, or its ``generate``, as usual.
         intervention: One for all rows of a batch, or a sequence with one (or None) for each row. A `Steering` will do.
         trace: Record raw logits and realised experts; read them from ``controller.trace()``.
-        prompt_lengths: Real prompt tokens of each row, if a forward holds prompt and answer together (scoring).
-            Without it, tokens that come with an empty cache are prefill and all later ones decode.
+        prompt_lengths: Real prompt tokens of each row, if a forward holds prompt and answer together (scoring), or if
+            you read a prompt in parts. Without it, ``generate`` says which tokens are prompt and which answer; in a
+            forward by hand all tokens are prefill if nothing is cached, one token after a cache is decode, and
+            several are refused where a rule or a trace needs to know.
 
     Raises:
         NoRouters, UncontrollableRouter, ControlFailed, InterventionError, WrongModel
     """
+    model = without_wrappers(model)
     routers = find_routers(model)
     refuse_nested(model, routers)
     proof = prove(model)

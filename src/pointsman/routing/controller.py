@@ -11,9 +11,11 @@ Which experts were really used is read from what the router returns, and checked
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 from weakref import WeakSet
@@ -76,6 +78,7 @@ class Controller:
         self._prompt_lengths: tuple[int, ...] | None = None
         self._layout: Layout | None = None
         self._generation: Generation | None = None
+        self._generations = 0
         self._thread: int | None = None
         self._fired: list[int] = []
         self._violations: list[tuple[int, Tensor]] = []
@@ -155,12 +158,14 @@ class Controller:
         @wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
             self._refuse_other_threads()
-            before = self._generation
-            self._generation = before or Generation.of(original, args, kwargs)
+            if self._generation is not None:  # one that calls itself: the outermost knows the prompt
+                return original(*args, **kwargs)
+            self._generation = Generation.of(original, args, kwargs)
+            self._generations += 1
             try:
                 return original(*args, **kwargs)
             finally:
-                self._generation = before
+                self._generation = None
 
         model.__dict__["generate"] = generate
 
@@ -177,7 +182,7 @@ class Controller:
         if threading.get_ident() != self._thread:
             raise ControlFailed(
                 "The model was called from another thread than the one that controls it",
-                "Call it where `with control(...)` stands, or wait for the end of that block; an engine may be shared",
+                "Put `with control(...)` into the thread that calls it, as for streaming; an engine may be shared",
             )
 
     @contextmanager
@@ -219,6 +224,16 @@ class Controller:
         self._layout = None
         self._refuse_other_threads()
         layout = read_layout(self._calling.read(module, args, kwargs), self._prompt_lengths, self._generation)
+        phases_count = self.recorder is not None or (self._plan is not None and self._plan.phased)
+        if phases_count and self._generation is None and self._prompt_lengths is None and _within_generate():
+            layout = replace(layout, phases_known=False)
+        if self.recorder is not None:
+            self.recorder.generation = 0 if self._generation is None else self._generations
+            if self._generation is not None and self._generation.beams:
+                raise InterventionError(
+                    "A trace under beam search, whose rows change the sequence that they belong to",
+                    "Trace a greedy or sampled generation, or trace the answer afterwards",
+                )
         self._fired = [0] * len(self.routers)
         self._violations = []
         if self._plan is not None:
@@ -292,6 +307,16 @@ class Controller:
         if self.recorder is not None:
             self.recorder.add(router.layer, layout, tap.raw.reshape(-1, router.experts), realised)
         return output
+
+
+def _within_generate() -> bool:
+    """Whether this forward belongs to a `generate` that was taken from the model before control began."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "generate" and str(frame.f_globals.get("__name__")).startswith("transformers."):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _refuse_bad_logits(model: nn.Module, output: Any, layout: Layout) -> None:

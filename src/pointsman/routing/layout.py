@@ -13,6 +13,9 @@ from torch import Tensor
 from pointsman.errors import ControlFailed, InterventionError
 from pointsman.routing.calling import Given, cache_among
 
+PHASES_UNKNOWN = (
+    "Call model.generate inside the block and without guidance_scale, or give control(..., prompt_lengths=[...])"
+)
 _AMBIGUOUS = "Give a 2-D attention_mask over all tokens so far, [batch, cached + new] (and a dynamic cache)"
 
 
@@ -24,7 +27,8 @@ class Layout:
         position: From the first real token of the row; -1 for padding. Shape: [B, T], int64.
         decode: Whether it is an answer token. Shape: [B, T], bool.
         prefill_possible, decode_possible: False if no token can be of that phase (known without looking).
-        phases_known: False if several tokens came after a cache and nothing says whether they are prompt or answer.
+        phases_known: False if nothing says whether the tokens are prompt or answer: several after a cache, or a forward
+            of another text within `generate`.
         copies: Rows of each prompt: beams and returned sequences follow one another. Row r belongs to prompt
             ``r // copies``.
     """
@@ -41,17 +45,29 @@ class Layout:
         return self.position.shape[0] // self.copies
 
 
-@dataclass(frozen=True)
+@dataclass
 class Generation:
     """What one call of `generate` was given; its forwards alone do not say where the prompt ends.
 
     Attributes:
         width: Columns of the prompts, padding and earlier turns included; None if it was given none.
         prompts: How many prompts; None if it was given none.
+        another: Why some of its forwards may be of another text (guidance by a second prompt); empty if none may.
+        beams: Whether its rows change the sequence that they belong to.
+        cache: The cache of its forwards, once one was seen.
     """
 
     width: int | None
     prompts: int | None
+    another: str = ""
+    beams: bool = False
+    cache: Any = None
+
+    def owns(self, given: Given) -> bool:
+        """Whether a forward is of the text that is generated, and not of another one asked on the way."""
+        if self.cache is None:
+            self.cache = given.cache
+        return not self.another and given.cache is self.cache
 
     @staticmethod
     def of(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generation:
@@ -67,15 +83,22 @@ class Generation:
                 given |= given.pop(name, {})
         named = (given.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
         tokens = next((value for value in named if isinstance(value, Tensor) and value.dim() > 1), None)
+        settings = given.get("generation_config")
+
+        def setting(name: str) -> Any:
+            return given.get(name, getattr(settings, name, None))
+
+        another = "" if setting("guidance_scale") in (None, 1, 1.0) else "guidance_scale asks a second prompt"
+        beams = (setting("num_beams") or 1) > 1
         if tokens is None:
-            return Generation(None, None)
+            return Generation(None, None, another, beams)
         width, mask = int(tokens.shape[1]), given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
             width = max(width, int(mask.shape[1]))
         past = Given(tokens, cache_among(given), mask, None, None).cached
         if width <= past:
             width += past
-        return Generation(width, int(tokens.shape[0]))
+        return Generation(width, int(tokens.shape[0]), another, beams)
 
 
 def read_layout(
@@ -119,11 +142,15 @@ def read_layout(
     if prompt_lengths is not None:
         if len(prompt_lengths) * copies != batch:
             raise InterventionError(
-                f"{len(prompt_lengths)} prompt lengths for a batch of {batch} rows", "Give one for each row"
+                f"{len(prompt_lengths)} prompt lengths for a batch of {batch // copies} rows",
+                "Give one for each row (for each prompt, where it has several beams or sequences)",
             )
         limits = torch.tensor(prompt_lengths, device=position.device).repeat_interleave(copies)[:, None]
         # Left padding lies before the prompt, so the length of the cache says nothing about the phase here.
         return Layout(position, position >= limits, copies=copies)
+    if generation is not None and not generation.owns(given):
+        unknown = torch.zeros(batch, length, dtype=torch.bool, device=position.device)
+        return Layout(position, unknown, phases_known=False, copies=copies)
     if generation is not None and generation.width is not None:
         width, end = generation.width, past + length
         column = torch.arange(past, end, device=position.device).expand(batch, length)

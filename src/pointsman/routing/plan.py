@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Intervention, Phase, Rule
-from pointsman.routing.layout import Layout
+from pointsman.routing.layout import PHASES_UNKNOWN, Layout
 from pointsman.routing.noise import NoiseStep
 from pointsman.routing.routers import Router
 
@@ -235,7 +235,7 @@ class Plan:
         places = {p for rule in {id(r): r for row in self._rules for r in row}.values() for p in rule.places()}
         self._places = torch.tensor(sorted(places), dtype=torch.long)  # shape: [named positions]
         layers = sorted({layer for row in self._rules for rule in row for layer in rule.layers})
-        self._phased = any(rule.where.phase != "both" for row in self._rules for rule in row)
+        self.phased = any(rule.where.phase != "both" for row in self._rules for rule in row)
         self._tables = {layer: self._resolve(routers[layer]) for layer in layers}
         self._layout: Layout | None = None
         self._index: Tensor | None = None
@@ -250,10 +250,10 @@ class Plan:
             )
         if self._last_row >= prompts:
             raise InterventionError(f"A rule names row {self._last_row} of a batch of {prompts}", "Count rows from 0")
-        if self._phased and not layout.phases_known:
+        if self.phased and not layout.phases_known:
             raise InterventionError(
-                "A rule of one phase, and several tokens after a cache that may be prompt or answer",
-                "Call generate, or give control(..., prompt_lengths=[...]), or one phase for both",
+                "A rule of one phase, and a forward whose tokens may be prompt or answer",
+                f"{PHASES_UNKNOWN}; or make the rule one of both phases",
             )
         self._layout, self._index = layout, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from pointsman import environment
 from pointsman.errors import BadLogits, ControlFailed
+from pointsman.routing.calling import without_wrappers
 from pointsman.routing.controller import Controller, refuse_nested
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.paths import Paths, prove_paths
@@ -54,6 +56,7 @@ class _Known:
 
 
 _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_proving = threading.RLock()
 
 
 def prove(model: nn.Module) -> Proof:
@@ -75,6 +78,11 @@ def prove(model: nn.Module) -> Proof:
         BadLogits, ControlFailed, UncontrollableRouter, NoRouters, UnsupportedEnvironment
     """
     environment.check()
+    with _proving:  # threads that come to a new model together wait for one proof
+        return _remembered(without_wrappers(model))
+
+
+def _remembered(model: nn.Module) -> Proof:
     routers = find_routers(model)
     modules = tuple(model.get_submodule(r.path) for r in routers)
     weights = weights_token(model, routers)

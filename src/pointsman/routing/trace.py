@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pointsman.errors import InterventionError, RunError
-from pointsman.routing.layout import Layout
+from pointsman.routing.layout import PHASES_UNKNOWN, Layout
 
 SCHEMA = "pointsman.trace/1"
 
@@ -113,9 +113,17 @@ class RouteTrace:
 
 
 class Recorder:
-    """Collects router calls while control is attached, and makes a `RouteTrace` of them."""
+    """Collects router calls while control is attached, and makes a `RouteTrace` of them.
+
+    Within one call of `generate` a token may be read more than once: without a cache in every step, and where a draft
+    was rejected. The last reading counts.
+
+    Attributes:
+        generation: Number of the call of `generate` that is under way; 0 for forwards by hand.
+    """
 
     def __init__(self, layers: int) -> None:
+        self.generation = 0
         self._calls: list[list[dict[str, np.ndarray]]] = [[] for _ in range(layers)]
         self._layout: Layout | None = None
         self._real: Tensor | None = None
@@ -133,8 +141,8 @@ class Recorder:
         if layout is not self._layout:  # once per forward
             if not layout.phases_known:
                 raise InterventionError(
-                    "A trace says of which phase each token is, and several tokens after a cache may be of either",
-                    "Call generate, or give control(..., prompt_lengths=[...])",
+                    "A trace says of which phase each token is, and those of this forward may be prompt or answer",
+                    PHASES_UNKNOWN,
                 )
             real = layout.position >= 0  # shape: [B, T]
             self._layout = layout
@@ -143,6 +151,7 @@ class Recorder:
                 "row": real.nonzero()[:, 0].cpu().numpy().astype(np.int32),
                 "position": layout.position[real].cpu().numpy().astype(np.int32),
                 "decode": layout.decode[real].cpu().numpy(),
+                "generation": np.full(int(real.sum()), self.generation),
             }
         if self._real is not None:
             logits = logits[self._real.to(logits.device)]
@@ -162,10 +171,19 @@ class Recorder:
             raise InterventionError("No forward was recorded", "Call the model under control, then read the trace")
         layers = []
         for calls in self._calls:
-            joined = {name: np.concatenate([call[name] for call in calls]) for name in _FIELDS}
-            order = np.lexsort((joined["position"], joined["row"]))
+            joined = {name: np.concatenate([call[name] for call in calls]) for name in (*_FIELDS, "generation")}
+            last = _last_readings(joined["row"], joined["position"], joined["generation"])
+            order = last[np.lexsort((joined["position"][last], joined["row"][last]))]
             layers.append(LayerTrace(**{name: joined[name][order] for name in _FIELDS}))
         return RouteTrace(tuple(layers))
+
+
+def _last_readings(row: np.ndarray, position: np.ndarray, generation: np.ndarray) -> np.ndarray:
+    """Which entries count: all of forwards by hand, and of a generation the last of each token. Shapes: [N] -> [M]."""
+    order = np.lexsort((np.arange(len(row)), position, row, generation))
+    key = np.stack([generation, row, position])[:, order]  # shape: [3, N]
+    again = np.append((key[:, 1:] == key[:, :-1]).all(0), False) & (key[0] > 0)  # the next one is of the same token
+    return np.sort(order[~again])
 
 
 def _half(logits: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ def weights_hash(model: nn.Module) -> str:
     """Identify a model by every tensor of its checkpoint: names, shapes and values.
 
     Values enter rounded to bfloat16, so that the same checkpoint loaded in float32 or bfloat16 has one hash. All of the
-    model is read once, about a gigabyte a second and thread; the hash is kept for as long as no tensor is changed.
+    model is read once, about a gigabyte a second and thread; the hash is kept for as long as no tensor is changed (of
+    changes through ``.data``, which torch does not count, only those are noticed that reach a sample of the values).
 
     Args:
         model: A transformers model; weights that accelerate keeps on disk are read from there.
@@ -29,7 +30,9 @@ def weights_hash(model: nn.Module) -> str:
         16 hex digits; followed by ``+`` and how many tensors could not be read, if any.
     """
     tensors = dict(_tensors(model))
-    token = tuple((name, t.data_ptr(), t._version) for name, t in tensors.items() if t is not None and not t.is_meta)
+    token = tuple(
+        (name, t.data_ptr(), t._version, _glance(t)) for name, t in tensors.items() if t is not None and not t.is_meta
+    )
     known = _known.get(model)
     if known is not None and known[0] == token:
         return known[1]
@@ -60,6 +63,23 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
                 except (KeyError, OSError):
                     tensor = None
             yield prefix + name, None if tensor is None else tensor.detach()
+            for scale in _scales(tensor):
+                yield f"{prefix}{name}.scale", scale
+
+
+def _scales(tensor: Tensor | None) -> list[Tensor]:
+    """What the numbers of a tensor that bitsandbytes quantised stand for, beside their codes."""
+    state = getattr(tensor, "quant_state", None)
+    found = (getattr(state, "absmax", None), getattr(tensor, "SCB", None))
+    return [scale.detach() for scale in found if isinstance(scale, Tensor)]
+
+
+def _glance(tensor: Tensor) -> float:
+    """A sum over a sample of the values: cheap, and different after most changes."""
+    if tensor.numel() == 0:
+        return 0.0
+    flat = tensor.detach().reshape(-1)
+    return float(flat[:: max(1, len(flat) // 1024)].double().nan_to_num().sum())
 
 
 def _digest(tensor: Tensor | None) -> str | None:
