@@ -74,7 +74,7 @@ def test_ctrl_c_exits_130_and_resume_gives_the_same_results(
 ) -> None:
     folder = places("interrupted")
     process = start(folder, "audit", "model", *ASKED)
-    wait_for(process, lambda: steps_done(folder / "run") >= 5)
+    wait_for(process, lambda: steps_done(folder / "run") >= 8)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
