@@ -15,9 +15,9 @@ import numpy as np
 from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.experiment.outcome import Outcome
-from pointsman.experiment.rates import Rate
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.stats.rates import Rate
 
 Method = Literal["mascing", "steermoe", "random"]
 TIED = 0.01  # of the gain: less than a validation split can tell
