@@ -26,5 +26,7 @@ def test_what_rounding_makes_is_no_excess() -> None:
     assert 0.07 - 0.05 > 0.02
     assert not exceeds(0.07 - 0.05, 0.02)
     assert excess(0.07 - 0.05, 0.02) == 0.0
+    assert not exceeds(0.02 + 1e-9, 0.02)
+    assert exceeds(0.02 + 2e-9, 0.02)
     assert excess(0.5, 0.02) == 0.48
     assert excess(0.0, 0.02) == -0.02

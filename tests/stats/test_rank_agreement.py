@@ -94,6 +94,19 @@ def test_halves_are_those_of_a_slow_loop() -> None:
     assert found.top == pytest.approx([t / 100 for t in top])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_range_of_halves_ends_where_it_is_typed(seed: int) -> None:
+    """Digit for digit: at 0.025 and 0.975, which is not where the intervals of rates end. Scores are whole numbers."""
+    scores = np.random.default_rng(100 + seed).integers(0, 99, (12, 9)).astype(float)
+    draws, correlations = np.random.default_rng(seed), []
+    for _ in range(200):
+        order = draws.permutation(12)
+        correlations.append(spearman(*(scores[part].sum(axis=0) / 6 for part in (order[:6], order[6:]))))
+    low, high = np.quantile(correlations, [0.025, 0.975])
+    found = split_half(scores, names(12), seed=seed)
+    assert (found.low, found.high, found.halves) == (low, high, 200)
+
+
 def test_stable_and_unstable_rankings_are_told_apart() -> None:
     rng = np.random.default_rng(0)
     noise = rng.random((40, 8))
