@@ -27,13 +27,13 @@ import pointsman
 from pointsman.data.types import Behaviour
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Prompt
-from pointsman.experiment.rates import Mean, Rate
 from pointsman.methods.attempts import ask
 from pointsman.methods.masking import Masking
 from pointsman.methods.patching import Patching, PatchingResult
 from pointsman.methods.rosais import RoSais
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
+from pointsman.stats.rates import Mean, Rate
 from pointsman.testbed.language import AFFIRMATION, REFUSAL, requests
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 

@@ -29,12 +29,12 @@ from pointsman.experiment.candidates import (
 )
 from pointsman.experiment.choosing import Choosing, _shuffled
 from pointsman.experiment.outcome import Outcome
-from pointsman.experiment.rates import Rate
 from pointsman.experiment.strengths import Search, Strengths
 from pointsman.judges.types import Label, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.stats.rates import Rate
 
 LIMITS = asdict(Limits(benign=0.02, benign_conversations=0.03, over_refusal=0.03, garbage=0.02, held=0.05))
 

@@ -15,13 +15,14 @@ from pointsman.engine.hf import HFEngine
 from pointsman.experiment.audit import _merge
 from pointsman.experiment.masked import mask, plan
 from pointsman.experiment.ranking import rank
-from pointsman.experiment.rates import Rate, compare
 from pointsman.methods.attempts import Attempt, ask
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.masking import Masking
 from pointsman.methods.noise import Noise, spread
 from pointsman.methods.rosais import RoSaisResult
 from pointsman.routing.intervention import Intervention
+from pointsman.stats.paired import compare
+from pointsman.stats.rates import Rate
 from works import ManyJudge, asked, work
 
 ORDER = (1, 2, 0)

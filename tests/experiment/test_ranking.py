@@ -13,10 +13,11 @@ from engines import small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Completion, Cost
 from pointsman.experiment.ranking import AFFIRMATIVE, rank, refusal_tokens, routers_masked, with_targets
-from pointsman.experiment.rates import Mean
-from pointsman.experiment.stability import permutation_p, stability
 from pointsman.methods.rosais import RoSais
 from pointsman.methods.steps import Steps
+from pointsman.stats.permutation import permutation_p
+from pointsman.stats.rank_agreement import stability
+from pointsman.stats.rates import Mean
 from works import OneJudge, asked, work
 
 

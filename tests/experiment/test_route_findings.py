@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
-from pointsman.experiment.rates import DRAWS
 from pointsman.experiment.route_findings import (
     controls_section,
     experts_used,
     fsour_section,
     one_search,
     seeds_section,
-    transfer_rate,
     transfer_section,
 )
 from pointsman.judges.types import Verdict
@@ -105,52 +101,6 @@ def test_one_search() -> None:
     entry = one_search([one("correct", "a", (step,)), one("wrong", "b", before=-2.0), one("garbage", "c")])
     assert (entry["n"], entry["asr_at_1"]["k"], entry["any_compliance"]["k"], entry["garbage"]["k"]) == (3, 1, 2, 1)
     assert (entry["pairs"], entry["log_prob_before"], entry["log_prob_after"]) == (0.0, -3.0, -2.0)
-
-
-def test_transfer_rate_against_a_loop() -> None:
-    """The bootstrap draws source questions, each as route and as behaviour at once; same-source cells do not count."""
-    rng = np.random.default_rng(1)
-    success = rng.random((6, 6)) < np.linspace(0.1, 0.9, 6)[:, None]
-    sources = ["p", "q", "q", "r", "s", "t"]
-    rate = transfer_rate(success, sources, seed=3)
-    cells = [(i, j) for i in range(6) for j in range(6) if sources[i] != sources[j]]
-    assert (rate.n, rate.k) == (len(cells), sum(bool(success[c]) for c in cells)) == (28, rate.k)
-    names = sorted(set(sources))
-    means = []
-    for counts in np.random.default_rng(3).multinomial(5, [0.2] * 5, size=DRAWS)[:2000]:
-        times = dict(zip(names, counts.tolist(), strict=True))
-        weights = [times[sources[i]] * times[sources[j]] for i, j in cells]
-        if sum(weights):
-            hits = sum(w for w, c in zip(weights, cells, strict=True) if success[c])
-            means.append(hits / sum(weights))
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert rate.low == pytest.approx(low, abs=0.03)
-    assert rate.high == pytest.approx(high, abs=0.03)
-    assert rate.low < rate.rate < rate.high
-    assert "two-way" in rate.method
-
-
-def test_transfer_rate_is_wider_than_one_that_takes_cells_for_rows() -> None:
-    """Routes that transfer everywhere or nowhere: 12 of them tell as much as 12 rows, not as 132."""
-    success = np.repeat(np.arange(12) % 2 == 0, 12).reshape(12, 12)
-    rate = transfer_rate(success, [str(n) for n in range(12)])
-    assert rate.rate == pytest.approx(0.5)
-    assert rate.high - rate.low > 0.45
-
-
-@pytest.mark.parametrize(("m", "value"), [(5, False), (5, True), (2, True), (3, False)])
-def test_transfer_rates_without_spread(m: int, value: bool) -> None:
-    rate = transfer_rate(np.full((m, m), value), [str(n) for n in range(m)])
-    assert rate.rate == value
-    assert rate.high - rate.low > 0.3
-    assert "Wilson" in rate.method
-
-
-def test_transfer_between_one_source_is_no_rate() -> None:
-    rate = transfer_rate(np.ones((2, 2), dtype=bool), ["a", "a"])
-    assert rate.n == 0
-    assert math.isnan(rate.rate)
-    assert rate.to_json()["rate"] is None
 
 
 def test_transfer_section() -> None:

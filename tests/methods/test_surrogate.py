@@ -11,8 +11,9 @@ import torch
 
 from pointsman.errors import DataError, RunError, UsageError
 from pointsman.methods import surrogate as module
-from pointsman.methods.auroc import Auroc, Calibration, auroc, mean_by_cluster
 from pointsman.methods.surrogate import FittedSurrogate, Surrogate, SurrogateReport, length_only, matched, split
+from pointsman.stats.auroc import Auroc
+from pointsman.stats.calibration import Calibration
 from traces import Made, logits, made, write
 
 SMALL = Surrogate(width=4, hidden=8, epochs=12, batch=32)
@@ -220,46 +221,6 @@ def test_matched_pairs(traces: Made, fitted: FittedSurrogate) -> None:
     assert none.to_json() == {"auroc": None, "accuracy": None, "low": 0.0, "high": 1.0, "pairs": 0}
     with pytest.raises(DataError):
         matched(fitted, traces.store, pairs, groups=traces.groups[1:])
-
-
-def test_auroc_counts_pairs_and_ties() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, size=60)
-    scores = np.round(labels + rng.normal(size=60), 1)
-    literal = np.mean([
-        (a > b) + (a == b) / 2 for a in scores[labels == 1] for b in scores[labels == 0]
-    ])  # fmt: skip
-    value, low, high = auroc(scores, labels.tolist())
-    assert value == pytest.approx(literal, abs=1e-12)
-    assert low < value < high
-    # each row ten times is not ten times as many source questions
-    often = Auroc.of(np.repeat(scores, 10), np.repeat(labels, 10).tolist(), [str(i // 10) for i in range(600)])
-    assert (often.low, often.high) == pytest.approx((low, high), abs=0.03)
-    assert Auroc.from_json(often.to_json()) == often
-
-
-def test_auroc_at_its_ends() -> None:
-    perfect = Auroc.of([0.0, 1.0], [0, 1])
-    assert (perfect.value, perfect.high) == (1.0, 1.0)
-    assert perfect.low < 0.3
-    assert auroc([1.0, 1.0], [0, 1])[0] == 0.5
-    missing = Auroc.of([0.0, 1.0], [1, 1])
-    assert missing.to_json() == {"value": None, "low": 0.0, "high": 1.0, "n": 2}
-    assert np.isnan(Auroc.from_json(missing.to_json()).value)
-    for scores, labels in (([0.0], [0, 1]), ([np.nan, 0.0], [0, 1]), ([0.0, 1.0], [0, 2])):
-        with pytest.raises(ValueError, match="one finite score"):
-            Auroc.of(scores, labels)
-    assert mean_by_cluster([1.0, 1.0], ["a", "a"])[0] == 1.0
-    assert mean_by_cluster([1.0, 1.0], ["a", "a"])[1] < 0.3
-
-
-def test_calibration_bins() -> None:
-    found = Calibration.of(np.array([0.0, 0.05, 0.95, 1.0]), np.array([0, 1, 1, 1]))
-    assert found.bins[0] == (0.025, 0.5, 2)
-    assert found.bins[9] == (0.975, 1.0, 2)
-    assert found.bins[4] == (None, None, 0)
-    assert found.ece == pytest.approx((0.475 + 0.025) / 2)
-    assert Calibration.from_json(found.to_json()) == found
 
 
 def _report() -> SurrogateReport:

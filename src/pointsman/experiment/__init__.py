@@ -1,1 +1,1 @@
-"""Runs that survive a kill, rates with their intervals, and live progress."""
+"""Runs that survive a kill, what is done in them, and live progress."""

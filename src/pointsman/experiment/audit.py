@@ -27,7 +27,6 @@ from pointsman.experiment.play import Played, play
 from pointsman.experiment.progress import NullProgress, ProgressLike
 from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.ranking import rank
-from pointsman.experiment.rates import Rate
 from pointsman.experiment.room import Room
 from pointsman.experiment.routes import search
 from pointsman.experiment.run import Run
@@ -35,6 +34,7 @@ from pointsman.experiment.work import Asked, Work
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.routing.intervention import Phase
+from pointsman.stats.rates import Rate
 
 SCHEMA = "pointsman.audit/2"
 Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]

@@ -15,9 +15,10 @@ import numpy as np
 from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.experiment.outcome import Outcome
-from pointsman.experiment.rates import Rate
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.stats.bounds import ROUNDING, excess
+from pointsman.stats.rates import Rate
 
 Method = Literal["mascing", "steermoe", "random"]
 TIED = 0.01  # of the gain: less than a validation split can tell
@@ -141,17 +142,17 @@ def screened_loss(rates: Mapping[str, dict[str, Any]], base: Mapping[str, dict[s
 
 def broken_limits(rates: Mapping[str, Any], base: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
     """The limits that these rates break, by their point estimates, against those of the unsteered model."""
-    return [name for name, excess in excesses(rates, base, limits).items() if excess > 1e-9]
+    return [name for name, beyond in excesses(rates, base, limits).items() if beyond > ROUNDING]
 
 
 def excesses(rates: Mapping[str, Any], base: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, float]:
     """How far every rate is beyond its limit; negative where there is room."""
-    found = {"garbage": _point(rates["garbage"]) - max(limits["garbage"], 0.0)}
+    found = {"garbage": excess(_point(rates["garbage"]), max(limits["garbage"], 0.0))}
     for name in ("benign", "benign_conversations", "held"):
         if rates.get(name) is not None and base.get(name) is not None:
-            found[name] = _point(base[name]) - _point(rates[name]) - limits[name]
-    found["over_refusal"] = _point(rates["over_refusal"]) - _point(base["over_refusal"]) - limits["over_refusal"]
-    return {name: round(excess, 9) for name, excess in found.items()}  # ties are ties
+            found[name] = excess(_point(base[name]) - _point(rates[name]), limits[name])
+    more = _point(rates["over_refusal"]) - _point(base["over_refusal"])
+    return {**found, "over_refusal": excess(more, limits["over_refusal"])}
 
 
 def _point(rate: Mapping[str, Any]) -> float:

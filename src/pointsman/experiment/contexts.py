@@ -10,8 +10,8 @@ from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.types import Engine, Prompt
 from pointsman.experiment.play import Played
-from pointsman.experiment.rates import Rate
 from pointsman.methods.attempts import Attempt
+from pointsman.stats.rates import Rate
 
 Kind = Literal["fallen", "withstood", "refused", "answered"]
 

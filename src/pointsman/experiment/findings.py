@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from pointsman.engine.types import Engine
-from pointsman.experiment.rates import Mean, Rate, above_draws, compare
-from pointsman.experiment.stability import PERMUTATIONS, permutation_p, spearman, stability
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.masking import MaskingResult
 from pointsman.methods.rosais import RoSais, RoSaisResult
+from pointsman.stats.paired import above_draws, compare
+from pointsman.stats.permutation import PERMUTATIONS, permutation_p
+from pointsman.stats.rank_agreement import spearman, stability
+from pointsman.stats.rates import Mean, Rate
 
 
 def attempt_rates(attempts: Sequence[Attempt], *, by_category: bool = False, seed: int = 0) -> dict[str, Any]:

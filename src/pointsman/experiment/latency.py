@@ -17,9 +17,9 @@ from pointsman.experiment.candidates import mark
 from pointsman.experiment.progress import ProgressLike
 from pointsman.experiment.run import Run
 from pointsman.routing.intervention import Intervention
+from pointsman.stats.resampling import bootstrap_median
 
 ROWS = 64
-_DRAWS = 2000
 
 
 def latency(
@@ -58,11 +58,9 @@ def latency(
             second = seconds(None if n % 2 else routing)
             pairs.append((second, first) if n % 2 else (first, second))
             stage.advance()
-        ratios = np.array([steered / plain for plain, steered in pairs])
-        drawn = np.median(np.random.default_rng(0).choice(ratios, (_DRAWS, rounds)), axis=1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        ratio, low, high = bootstrap_median([steered / plain for plain, steered in pairs])
         return {
-            "ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": rounds,
+            "ratio": ratio, "low": low, "high": high, "rounds": rounds,
             "rows": len(prompts), "seconds_per_forward": float(np.median([p for p, _ in pairs])),
         }  # fmt: skip
 

@@ -12,7 +12,6 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.experiment.findings import attempt_rates, difference, harmless_rates, masking_entry, useful
 from pointsman.experiment.ranking import routers_masked, with_targets
-from pointsman.experiment.rates import compare
 from pointsman.experiment.work import Asked, Work
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.dataset_mask import DatasetMask, DatasetMaskResult
@@ -21,6 +20,7 @@ from pointsman.methods.noise import Noise, spread
 from pointsman.methods.rosais import RoSaisResult
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
+from pointsman.stats.paired import compare
 
 Layers = tuple[int, ...]
 

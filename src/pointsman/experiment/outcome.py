@@ -10,10 +10,11 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.types import Engine, Routing
 from pointsman.experiment.contexts import Context, where_it_falls
 from pointsman.experiment.play import Played, play
-from pointsman.experiment.rates import Comparison, Rate, compare
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
+from pointsman.stats.paired import Comparison, compare
+from pointsman.stats.rates import Rate
 
 Objective = Literal["defend", "allow"]
 

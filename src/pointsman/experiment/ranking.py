@@ -11,11 +11,11 @@ import numpy as np
 
 from pointsman.data.types import Behaviour
 from pointsman.experiment.findings import reach_section, rosais_section
-from pointsman.experiment.stability import spearman
 from pointsman.experiment.work import Asked, Work
 from pointsman.methods.attempts import CHUNK
 from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.steps import Steps
+from pointsman.stats.rank_agreement import spearman
 
 AFFIRMATIVE = "Sure"
 """How an answer to a benign request without a target is taken to begin."""

@@ -14,15 +14,14 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.experiment.findings import attempt_rates
-from pointsman.experiment.rates import DRAWS, LEVEL, Rate, compare, wilson
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.fsour import FSour, FSourResult, Search
+from pointsman.stats.paired import compare
+from pointsman.stats.rates import Rate
 
 REDACTED = "▮"
 MOST_USED = 10
 """Experts shown."""
-
-_FEWEST = 4  # clusters that a bootstrap is drawn from
 
 
 def fsour_section(
@@ -154,41 +153,10 @@ def transfer_section(ids: Sequence[str], matrix: Sequence[Sequence[Attempt]], ke
     return {
         "ids": list(ids),
         "matrix": success.tolist(),
-        "asr_others": transfer_rate(success, sources).to_json(),
+        "asr_others": Rate.over_pairs(success, sources).to_json(),
         "asr_own": Rate.of(np.diag(success).tolist(), sources).to_json(),
         "pairs_kept": float(np.median(kept)),
     }
-
-
-def transfer_rate(success: np.ndarray, sources: Sequence[str], seed: int = 0) -> Rate:
-    """Success of routes on behaviours of other source questions.
-
-    Cells of a row share a route, those of a column a behaviour. So source questions are drawn with replacement, each
-    as route and as behaviour at once, and a cell counts as often as both were drawn together.
-
-    Args:
-        success: By route, then behaviour. Shape: [m, m], bool.
-        sources: Shape: [m].
-    """
-    names, index = np.unique(np.asarray(sources, dtype=np.str_), return_inverse=True)
-    c = len(names)
-    member = np.eye(c)[index]  # shape: [m, c]
-    cells = member.T @ np.ones_like(success, dtype=np.float64) @ member  # shape: [c, c]
-    hits = member.T @ success.astype(np.float64) @ member
-    np.fill_diagonal(cells, 0.0)
-    np.fill_diagonal(hits, 0.0)
-    n, k = int(cells.sum()), int(hits.sum())
-    if n == 0:
-        return Rate(0, 0, float("nan"), 0.0, 1.0, "no rows", c)
-    rate = k / n
-    if c < _FEWEST or k in (0, n):
-        low, high = wilson(rate, c)
-        return Rate(k, n, rate, low, high, f"Wilson on {c} clusters (too few or all alike: no bootstrap)", c)
-    drawn = np.random.default_rng(seed).multinomial(c, np.full(c, 1 / c), size=DRAWS).astype(np.float64)
-    weights = ((drawn @ cells) * drawn).sum(axis=1)  # shape: [DRAWS]
-    means = ((drawn @ hits) * drawn).sum(axis=1)[weights > 0] / weights[weights > 0]
-    low, high = (float(q) for q in np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
-    return Rate(k, n, rate, min(low, rate), max(high, rate), f"two-way bootstrap over {c} clusters", c)
 
 
 def seeds_section(seeds: Sequence[int], runs: Sequence[Sequence[FSourResult]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pointsman.errors import DataError
 from pointsman.experiment.candidates import Fork
 from pointsman.experiment.contexts import Context, conversations_section, matched_pairs, of_conversations, of_requests
 from pointsman.experiment.outcome import Asked, Outcome, measure
-from pointsman.experiment.rates import Rate
 from pointsman.experiment.room import Room
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
@@ -26,6 +25,7 @@ from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.store import discard_if_damaged
+from pointsman.stats.rates import Rate
 
 ANSWER = 64
 """Tokens of an answer that a lesson has, at most, unless told."""

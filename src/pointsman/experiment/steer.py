@@ -33,7 +33,6 @@ from pointsman.experiment.learnt import Found, Learning, Material, surrogate_sec
 from pointsman.experiment.outcome import Asked, Outcome, compared, gains_compared, last_turns_again
 from pointsman.experiment.progress import NullProgress, ProgressLike
 from pointsman.experiment.provenance import provenance, shareable_command
-from pointsman.experiment.rates import Rate
 from pointsman.experiment.run import Run
 from pointsman.experiment.scene import ANSWER, Scene, usual_refusal
 from pointsman.experiment.work import Bench
@@ -42,6 +41,7 @@ from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.steering import DATA, Steering
+from pointsman.stats.rates import Rate
 
 Start = Literal["zero", "surrogate"]
 

@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pointsman.errors import DataError, RunError, UsageError
-from pointsman.methods.auroc import Auroc, Calibration, mean_by_cluster
 from pointsman.methods.steps import ignore, stream
 from pointsman.routing.store import Batch, Tokens, TraceStore, blocks_of
+from pointsman.stats.auroc import Auroc
+from pointsman.stats.calibration import Calibration
+from pointsman.stats.rates import mean_by_cluster
 
 SCHEMA = "pointsman.surrogate/1"
 MICRO_BYTES = 32 << 20

@@ -10,6 +10,7 @@ from pointsman.report.common import ARMS
 from pointsman.report.geometry import Bar, Scale, Tick, rate_bar, ticks
 from pointsman.report.steer.words import Words, many, measure_name, points
 from pointsman.report.values import MISSING, NARROW, Difference, Node, Rate, plain
+from pointsman.stats.bounds import exceeds
 
 LOSSES = {"benign": -1, "benign_conversations": -1, "over_refusal": 1, "held": -1}
 """Measures with a limit, and the sign of a change for the worse."""
@@ -123,9 +124,9 @@ def _limit(limits: Node | None, key: str) -> float | None:
 def _verdict(value: float | None, high: float | None, limit: float | None) -> str:
     if value is None or limit is None:
         return OPEN
-    if value > limit + 1e-9:
+    if exceeds(value, limit):
         return BROKEN
-    return KEPT if high is not None and high <= limit + 1e-9 else UNSURE
+    return UNSURE if high is None or exceeds(high, limit) else KEPT
 
 
 @dataclass(frozen=True)

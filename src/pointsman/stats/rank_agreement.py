@@ -1,7 +1,7 @@
-"""How far a ranking of routers can be believed: permutation p-values and stability over prompts (METHODS section 1).
+"""How far a ranking of routers can be believed: its agreement over prompts and halves of them (METHODS section 1).
 
-Everything here takes scores[q, l], how much router l matters on prompt q, and the source question of every prompt.
-Prompts of one source are not independent, so sources are what is permuted and halved, never single prompts.
+Everything here takes scores[q, l], how much router l matters on prompt q; halves also take the source question of every
+prompt. Prompts of one source are not independent, so sources are what is halved, never single prompts.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-PERMUTATIONS = 9999
-HALVES = 200
-_CELLS = 2_000_000  # numbers of one block of permutations: bounded memory, about 50 MB
-_TINY = 1e-12  # sums of the same numbers in another order count as equal
+from pointsman.stats.intervals import DECIMAL_TAILS, Floats, finite_or_none, percentiles
+from pointsman.stats.resampling import sums_by_cluster
 
-Floats = npt.NDArray[np.float64]
+HALVES = 200
+"""Random splits into two halves."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,8 @@ class SplitHalf:
 
     def to_json(self) -> dict[str, Any]:
         """As in ``results.json``, without `top`; what is not finite is None."""
-        return {"mean": _or_none(self.mean), "low": _or_none(self.low), "high": _or_none(self.high),
+        return {"mean": finite_or_none(self.mean), "low": finite_or_none(self.low), "high": finite_or_none(self.high),
                 "halves": self.halves}  # fmt: skip
-
-
-def permutation_p(
-    scores: Floats, sources: Sequence[str], *, permutations: int = PERMUTATIONS, seed: int = 0
-) -> tuple[float, ...]:
-    """Is a router more important than any would be by chance? One p-value a router, corrected for their number.
-
-    Under the null hypothesis the labels of the routers mean nothing: on every source question they could be
-    exchanged. So the labels are permuted, independently for every source but in the same way on all prompts of one
-    source (whose scores depend on each other in ways that are then kept), and the largest mean over all routers is
-    noted. A router's p-value is the share of permutations whose largest mean reaches its own mean,
-    ``(1 + count) / (1 + permutations)``: the chance of one false alarm or more is at most p (family-wise error).
-    One important router lifts the null of the others, so their p-values are too large rather than too small.
-
-    Args:
-        scores: Shape: [Q, L].
-        sources: Source question of each prompt. Shape: [Q].
-        permutations: How many are drawn.
-        seed: Of the permutations.
-
-    Returns:
-        Shape: [L], each in (0, 1].
-    """
-    sums = _by_source(scores, sources)[0] / len(scores)  # shape: [C, L]
-    observed = sums.sum(axis=0)  # shape: [L], the means over prompts
-    reach = observed - _TINY * max(1.0, float(np.abs(sums).sum(axis=0).max(initial=0.0)))
-    rng = np.random.default_rng(seed)
-    counts = np.zeros(len(observed), dtype=np.int64)
-    block = max(1, _CELLS // sums.size)
-    for start in range(0, permutations, block):
-        size = min(block, permutations - start)
-        shuffled = rng.permuted(np.broadcast_to(sums, (size, *sums.shape)), axis=2)  # shape: [size, C, L]
-        largest = shuffled.sum(axis=1).max(axis=1)  # shape: [size]
-        counts += (largest[:, None] >= reach).sum(axis=0)
-    return tuple(float(p) for p in (1 + counts) / (1 + permutations))
 
 
 def kendall_w(scores: Floats) -> float:
@@ -122,7 +85,7 @@ def split_half(
     Returns:
         NaN, and shares of 0, with fewer than two sources.
     """
-    sums, sizes = _by_source(scores, sources)
+    sums, sizes, _ = sums_by_cluster(scores, sources)
     many, routers = sums.shape
     if many < 2:
         return SplitHalf(math.nan, math.nan, math.nan, 0, (0.0,) * routers, top_n)
@@ -139,8 +102,7 @@ def split_half(
     share = tuple(float(t) for t in top / (2 * halves))
     if not len(kept):
         return SplitHalf(math.nan, math.nan, math.nan, 0, share, top_n)
-    low, high = np.quantile(kept, [0.025, 0.975])
-    return SplitHalf(float(kept.mean()), float(low), float(high), len(kept), share, top_n)
+    return SplitHalf(float(kept.mean()), *percentiles(kept, DECIMAL_TAILS), len(kept), share, top_n)
 
 
 def spearman(a: Floats, b: Floats) -> float:
@@ -159,22 +121,8 @@ def stability(scores: Floats, sources: Sequence[str], *, top_n: int, seed: int =
     """
     halves = split_half(scores, sources, top_n=top_n, seed=seed)
     return {
-        "kendall_w": _or_none(kendall_w(scores)),
+        "kendall_w": finite_or_none(kendall_w(scores)),
         "split_half": halves.to_json() if halves.halves else None,
         "top_n": top_n,
         "top": {str(layer): share for layer, share in enumerate(halves.top) if share > 0},
     }
-
-
-def _by_source(scores: Floats, sources: Sequence[str]) -> tuple[Floats, Floats]:
-    """Sum of the scores and number of prompts of every source, in the order of their names. Shapes: [C, L], [C]."""
-    if len(scores) != len(sources):
-        raise ValueError(f"{len(scores)} prompts need as many sources, not {len(sources)}")
-    names, index = np.unique(np.asarray(sources, dtype=np.str_), return_inverse=True)
-    sums = np.zeros((len(names), scores.shape[1]))
-    np.add.at(sums, index, scores)
-    return sums, np.bincount(index, minlength=len(names)).astype(np.float64)
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

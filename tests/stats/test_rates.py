@@ -14,14 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pointsman.experiment.rates import Comparison, Mean, Rate, above_draws, compare, wilson
-
-
-def test_wilson_is_scipys() -> None:
-    for n in (1, 2, 7, 50, 400):
-        for k in {0, 1, n // 3, n // 2, n - 1, n}:
-            expected = stats.binomtest(k, n).proportion_ci(method="wilson")
-            assert wilson(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+from pointsman.stats.intervals import wilson
+from pointsman.stats.rates import Mean, Rate
+from pointsman.stats.resampling import DRAWS
 
 
 def test_known_value() -> None:
@@ -73,16 +68,6 @@ def test_the_rate_of_draws_knows_their_spread() -> None:
     assert (apart.rate, apart.n) == (alike.rate, alike.n) == (0.5, 50)
     assert (apart.low, apart.high) == (0.0, 1.0)
     assert alike.high - alike.low < 0.4
-
-
-def test_an_attack_is_held_against_every_draw() -> None:
-    attack = [True] * 40 + [False] * 10
-    found = above_draws(attack, [[False] * 50, [True] * 45 + [False] * 5, [True] * 10 + [False] * 40])
-    assert found["difference"] == pytest.approx(0.8 - (0 + 0.9 + 0.2) / 3)
-    assert (found["draws"], found["reached"], found["p_draws"]) == (3, 1, 0.5)
-    assert found["low"] < 0  # one of three does better
-    never = above_draws([True] * 3, [[False] * 3])
-    assert never["low"] < 1  # three rows are no certainty
 
 
 def test_what_does_not_vary_has_no_interval() -> None:
@@ -183,87 +168,47 @@ def test_mean_of_too_little() -> None:
         Mean.of([1.0, math.nan])
 
 
-def test_compare_known_values() -> None:
-    """8 against 1 discordant pairs: exact McNemar p = 2 * (C(9,0) + C(9,1)) / 2^9."""
-    a = [True] * 8 + [False] * 1 + [True] * 10 + [False] * 11
-    b = [False] * 8 + [True] * 1 + [True] * 10 + [False] * 11
-    result = compare(a, b)
-    assert (result.n10, result.n01, result.n) == (8, 1, 30)
-    assert result.p_mcnemar == pytest.approx(20 / 512)
-    assert result.difference == pytest.approx(7 / 30)
-    deltas = np.array(a, float) - np.array(b, float)
-    assert result.high - result.low == pytest.approx(2 * 1.96 * deltas.std() / math.sqrt(30), rel=0.08)
-    assert result.low > 0
-    back = compare(b, a)
-    assert back.difference == -result.difference
-    assert back.p_mcnemar == result.p_mcnemar
-    assert (back.n10, back.n01) == (1, 8)
-
-
-def test_pairing_matters() -> None:
-    """The same two rates: when they agree row by row, a small difference is certain; when not, it is not."""
-    a = [True] * 60 + [False] * 40
-    agree = [True] * 50 + [False] * 50
-    clash = [False] * 40 + [True] * 50 + [False] * 10
-    assert compare(a, agree).p_mcnemar < 0.01 < compare(a, clash).p_mcnemar
-    assert compare(a, agree).low > 0 > compare(a, clash).low
-
-
-def test_compare_clusters_widen() -> None:
-    a = ([True] * 5 + [False] * 5) * 8
-    b = [False] * 80
-    clusters = [f"q{i // 5}" for i in range(80)]
-    rows, grouped = compare(a, b), compare(a, b, clusters)
-    assert grouped.high - grouped.low > 1.8 * (rows.high - rows.low)
-    assert grouped.clusters == 16
-
-
-def test_exchange_of_clusters_is_that_of_a_slow_loop() -> None:
-    """All 2^c exchanges of the two in whole clusters."""
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        a, b = rng.random(14) < 0.7, rng.random(14) < 0.4
-        clusters = [f"c{n}" for n in rng.integers(0, 6, 14)]
-        sums = [sum(int(a[i]) - int(b[i]) for i in range(14) if clusters[i] == name) for name in sorted(set(clusters))]
-        flips = [abs(sum(f * s for f, s in zip(signs, sums, strict=True)))
-                 for signs in itertools.product((-1, 1), repeat=len(sums))]  # fmt: skip
-        expected = sum(f >= abs(sum(sums)) for f in flips) / len(flips)
-        assert compare(a.tolist(), b.tolist(), clusters).p_clustered == pytest.approx(expected, abs=1e-12)
-
-
-def test_exchange_of_single_rows_is_mcnemars() -> None:
+def test_transfer_rate_against_a_loop() -> None:
+    """The bootstrap draws source questions, each as route and as behaviour at once; same-source cells do not count."""
     rng = np.random.default_rng(1)
-    for _ in range(20):
-        a, b = (rng.random(30) < 0.6).tolist(), (rng.random(30) < 0.4).tolist()
-        for clusters in (None, [str(n) for n in range(30)]):
-            result = compare(a, b, clusters)
-            assert result.p_clustered == pytest.approx(result.p_mcnemar, abs=1e-12)
-    repeated = compare([True] * 20, [False] * 20, ["a"] * 10 + ["b"] * 10)
-    assert repeated.p_mcnemar < 1e-5
-    assert repeated.p_clustered == 0.5  # two clusters can show no more
+    success = rng.random((6, 6)) < np.linspace(0.1, 0.9, 6)[:, None]
+    sources = ["p", "q", "q", "r", "s", "t"]
+    rate = Rate.over_pairs(success, sources, seed=3)
+    cells = [(i, j) for i in range(6) for j in range(6) if sources[i] != sources[j]]
+    assert (rate.n, rate.k) == (len(cells), sum(bool(success[c]) for c in cells)) == (28, rate.k)
+    names = sorted(set(sources))
+    means = []
+    for counts in np.random.default_rng(3).multinomial(5, [0.2] * 5, size=DRAWS)[:2000]:
+        times = dict(zip(names, counts.tolist(), strict=True))
+        weights = [times[sources[i]] * times[sources[j]] for i, j in cells]
+        if sum(weights):
+            hits = sum(w for w, c in zip(weights, cells, strict=True) if success[c])
+            means.append(hits / sum(weights))
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert rate.low == pytest.approx(low, abs=0.03)
+    assert rate.high == pytest.approx(high, abs=0.03)
+    assert rate.low < rate.rate < rate.high
+    assert "two-way" in rate.method
 
 
-def test_compare_without_spread() -> None:
-    same = compare([True, False] * 20, [True, False] * 20)
-    assert (same.difference, same.p_mcnemar) == (0.0, 1.0)
-    assert same.high == -same.low == wilson(0.0, 40)[1]
-    total = compare([True] * 20, [False] * 20, [f"q{i // 2}" for i in range(20)])
-    assert (total.difference, total.high) == (1.0, 1.0)
-    assert total.low == pytest.approx(2 * wilson(1.0, 10)[0] - 1)
-    none = compare([], [])
-    assert (none.low, none.high, none.p_mcnemar) == (-1.0, 1.0, 1.0)
-    assert none.to_json()["difference"] is None
-    with pytest.raises(ValueError, match="same rows"):
-        compare([True], [])
+def test_transfer_rate_is_wider_than_one_that_takes_cells_for_rows() -> None:
+    """Routes that transfer everywhere or nowhere: 12 of them tell as much as 12 rows, not as 132."""
+    success = np.repeat(np.arange(12) % 2 == 0, 12).reshape(12, 12)
+    rate = Rate.over_pairs(success, [str(n) for n in range(12)])
+    assert rate.rate == pytest.approx(0.5)
+    assert rate.high - rate.low > 0.45
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abcde")), min_size=1, max_size=30))
-def test_comparison_holds_its_difference(rows: list[tuple[bool, bool, str]]) -> None:
-    a, b, c = ([row[i] for row in rows] for i in range(3))
-    result: Comparison = compare(a, b, c)  # type: ignore[arg-type]
-    assert -1 <= result.low <= result.difference <= result.high <= 1
-    assert result.low < result.high
-    assert result.difference == pytest.approx(sum(a) / len(a) - sum(b) / len(b))  # type: ignore[arg-type]
-    assert 0 <= result.p_mcnemar <= 1
-    json.dumps(result.to_json(), allow_nan=False)
+@pytest.mark.parametrize(("m", "value"), [(5, False), (5, True), (2, True), (3, False)])
+def test_transfer_rates_without_spread(m: int, value: bool) -> None:
+    rate = Rate.over_pairs(np.full((m, m), value), [str(n) for n in range(m)])
+    assert rate.rate == value
+    assert rate.high - rate.low > 0.3
+    assert "Wilson" in rate.method
+
+
+def test_transfer_between_one_source_is_no_rate() -> None:
+    rate = Rate.over_pairs(np.ones((2, 2), dtype=bool), ["a", "a"])
+    assert rate.n == 0
+    assert math.isnan(rate.rate)
+    assert rate.to_json()["rate"] is None

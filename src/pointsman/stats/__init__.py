@@ -1,0 +1,1 @@
+"""The statistics of everything that is reported, each once (METHODS section 0). Of other packages: numpy and scipy."""

@@ -1,0 +1,59 @@
+"""Intervals of 95 %: Wilson's, and what lies between the percentiles of bootstrap draws (METHODS section 0)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+"""Low and high."""
+
+LEVEL = 0.95
+FEW = 10
+"""With fewer clusters that differ from the rest a bootstrap is too narrow, and is widened to Wilson's interval."""
+
+TAILS = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+"""Where the intervals of rates, means and differences end."""
+
+DECIMAL_TAILS = (0.025, 0.975)
+"""The same for AUROCs, ranges of halves and medians. 0.5 - 0.95 / 2 is not 0.025 but 2e-17 more, which is seen in the
+last digit of a percentile; either is kept, so that results never change."""
+
+_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+
+
+def wilson(rate: float, n: float) -> Interval:
+    """95 % Wilson score interval of a proportion `rate` in `n` > 0 rows (or an effective number of rows)."""
+    z2 = _Z * _Z
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    low = 0.0 if rate == 0 else max(0.0, centre - half)
+    high = 1.0 if rate == 1 else min(1.0, centre + half)
+    return low, high
+
+
+def wilson_of_difference(difference: float, n: float) -> Interval:
+    """Wilson's interval for a difference from -1 to 1 that does not vary over `n` rows: that of a share, stretched."""
+    low, high = wilson((difference + 1) / 2, n)
+    return 2 * low - 1, 2 * high - 1
+
+
+def percentiles(draws: Floats, tails: Interval = TAILS) -> Interval:
+    """Between them lie 95 % of the `draws`, linearly interpolated. Shape: [draws], at least one."""
+    low, high = np.quantile(draws, tails)
+    return float(low), float(high)
+
+
+def spanning(interval: Interval, *points: float) -> Interval:
+    """The smallest interval that holds `interval` and all `points`."""
+    low, high = interval
+    return min(low, *points), max(high, *points)
+
+
+def finite_or_none(value: float) -> float | None:
+    """`value`; None, which JSON can say, if it is infinite or not a number."""
+    return value if math.isfinite(value) else None
