@@ -44,6 +44,7 @@ types: $(VENV)/.installed
 
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/circles.py
 
 # The measurements of the README and of docs/: resumable, about two hours on two cores. Writes evidence/*.json, then tables.
 evidence: $(VENV)/.installed

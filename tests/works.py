@@ -12,7 +12,7 @@ from typing import Any
 from engines import small_engine
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.experiment.audit import Audit, audit_config
+from pointsman.experiment.audit_plan import Audit, audit_config
 from pointsman.experiment.progress import NullProgress
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work

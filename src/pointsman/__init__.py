@@ -17,7 +17,7 @@ _HOME = {
     "control": "pointsman.routing.control",
     "prove": "pointsman.routing.control",
     "Intervention": "pointsman.routing.intervention",
-    "Steering": "pointsman.routing.steering",
+    "Steering": "pointsman.steering.artefact",
     "RouteTrace": "pointsman.routing.trace",
     "Behaviour": "pointsman.data.types",
     "Conversation": "pointsman.data.types",
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from pointsman.routing.control import control, prove
     from pointsman.routing.intervention import Intervention
     from pointsman.routing.routers import Router, find_routers
-    from pointsman.routing.steering import Steering
     from pointsman.routing.trace import RouteTrace
+    from pointsman.steering.artefact import Steering
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import pointsman
 from pointsman.cli.chat import harmless
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits
-from pointsman.routing.steering import Steering
+from pointsman.steering.artefact import Steering
 from pointsman.testbed.language import requests
 
 BENIGN = next(iter(requests("benign", "test", limit=1)))

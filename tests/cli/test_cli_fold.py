@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import pointsman
 from engines import small_engine
-from pointsman.routing.steering import Steering
+from pointsman.steering.artefact import Steering
 
 
 @pytest.fixture(scope="module")

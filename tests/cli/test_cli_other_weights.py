@@ -20,7 +20,7 @@ from pointsman.errors import BadLogits, Interrupted
 from pointsman.experiment.run import Run
 from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
-from pointsman.routing.steering import Steering
+from pointsman.steering.artefact import Steering
 
 
 def other_body(model: Any) -> None:

@@ -19,7 +19,7 @@ from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
 from pointsman.experiment.learnt import Learning
-from pointsman.routing.steering import DATA, Steering
+from pointsman.steering.artefact import DATA, Steering
 from pointsman.testbed.language import Request, Talk, requests, talks
 
 EFFORT = (

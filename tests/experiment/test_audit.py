@@ -14,7 +14,9 @@ import torch
 from engines import small_engine
 from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError, PromptTooLong, UsageError
-from pointsman.experiment.audit import Audit, _Stages, audit_config
+from pointsman.experiment.audit import _Stages
+from pointsman.experiment.audit import perform as perform_audit
+from pointsman.experiment.audit_plan import Audit, audit_config
 from pointsman.experiment.findings import attempt_rates, headline
 from pointsman.experiment.run import Run
 from pointsman.judges.types import Verdict
@@ -48,7 +50,7 @@ def perform(
     with Run.create(folder, "audit", audit_config(audit, model="tiny")) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return audit.perform(engine, suite or load_suite(), TestbedJudge(), run, noted=noted)
+        return perform_audit(audit, engine, suite or load_suite(), TestbedJudge(), run, noted=noted)
 
 
 def comparable(folder: Path) -> dict[str, Any]:

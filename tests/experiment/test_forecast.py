@@ -17,7 +17,7 @@ from pointsman.data.types import Conversation, Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Completion, Cost
 from pointsman.experiment import forecast as forecasting
-from pointsman.experiment.audit import Audit
+from pointsman.experiment.audit_plan import Audit
 from pointsman.experiment.forecast import (
     FORECAST,
     WORST,

@@ -14,7 +14,7 @@ import torch
 from engines import behaviours, small_engine
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.experiment.audit import Audit
+from pointsman.experiment.audit_plan import Audit
 from pointsman.experiment.progress import NullProgress
 from pointsman.experiment.routes import SPARSE, other_targets, search
 from pointsman.experiment.run import Run

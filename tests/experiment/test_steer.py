@@ -25,8 +25,8 @@ from pointsman.experiment.outcome import PARTS
 from pointsman.experiment.run import Run
 from pointsman.experiment.steer import Steer, headline, steer_config
 from pointsman.report import summary_table, write_report
-from pointsman.routing.steering import Steering
 from pointsman.routing.store import TraceStore
+from pointsman.steering.artefact import Steering
 from works import ManyJudge, OneJudge, stop
 
 OBJECTIVES = ("defend", "allow")

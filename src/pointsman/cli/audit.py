@@ -35,7 +35,7 @@ from pointsman.cli.runs import ShowTextOption, begun, damaged_manifest, find_jud
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
-    from pointsman.experiment.audit import Audit
+    from pointsman.experiment.audit_plan import Audit
     from pointsman.experiment.progress import ProgressLike, Stage
     from pointsman.experiment.run import Run
     from pointsman.judges.types import Judge
@@ -148,7 +148,7 @@ def audit(
     chosen = find_judge(suite.judge if judge is None else judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
-        from pointsman.experiment.audit import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
+        from pointsman.experiment.audit_plan import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
     effort = {
         "samples": samples, "routers": routers, "random_draws": random_draws, "candidates": candidates,
         "restarts": restarts, "rank_prompts": rank_prompts, "searches": searches, "max_new_tokens": max_new_tokens,
@@ -186,7 +186,9 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
-    from pointsman.experiment.progress import Progress
+    with waiting("Starting ..."):
+        from pointsman.experiment.audit import perform
+        from pointsman.experiment.progress import Progress
 
     with loaded(session, run, options) as (engine, command, resumed):
 
@@ -198,8 +200,8 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
 
         with Progress() as progress:
             announced = _Announced(progress, announce, resumed=resumed)
-            plan.perform(
-                engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee,
+            perform(
+                plan, engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee,
                 noted=say_note,
             )  # fmt: skip
 
@@ -239,7 +241,7 @@ class _Announced:
 
 def _from_manifest(run: Run, anew: Anew) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     """What the run was asked to do."""
-    from pointsman.experiment.audit import Audit
+    from pointsman.experiment.audit_plan import Audit
 
     config = run.config
     try:

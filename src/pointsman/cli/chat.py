@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pointsman.engine.hf import HFEngine
     from pointsman.engine.types import Completion
     from pointsman.judges.types import Judge
-    from pointsman.routing.steering import Steering
+    from pointsman.steering.artefact import Steering
 
 _HELP = """/on        apply the mask from here on
 /off       do not apply it

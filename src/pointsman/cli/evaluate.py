@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pointsman.experiment.evaluate import Evaluate
     from pointsman.experiment.run import Run
     from pointsman.judges.types import Judge
-    from pointsman.routing.steering import Steering
+    from pointsman.steering.artefact import Steering
 
 VERB = "evaluate"
 

@@ -25,8 +25,8 @@ from pointsman.cli.runs import make_again
 from pointsman.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from pointsman.routing.fold import FoldReport
-    from pointsman.routing.steering import Steering
+    from pointsman.steering.artefact import Steering
+    from pointsman.steering.fold import FoldReport
 
 SteeringOption = Annotated[
     str,
@@ -65,8 +65,8 @@ def fold(
     options = ModelOptions.of(model, dtype, device, None, revision, trust_remote_code, chat_template, None)
     with interruptible("Nothing was written; run the command again"), keep_stdout_clean(), quietly(session):
         found = read_steering(steering)
-        from pointsman.routing.fold import fold as fold_into
-        from pointsman.routing.fold import refuse_full, save_folded
+        from pointsman.steering.fold import fold as fold_into
+        from pointsman.steering.fold import refuse_full, save_folded
 
         out = out.expanduser()
         refuse_full(out)
@@ -94,7 +94,7 @@ def read_steering(name: str) -> Steering:
         RunError: Something in the run leads out of it, or the steering is not the one that the run wrote.
         UsageError: The name is empty.
     """
-    from pointsman.routing.steering import DATA, Steering
+    from pointsman.steering.artefact import DATA, Steering
 
     if not name.strip():
         raise UsageError("The name of the steering is empty", "Give its folder, that of a run, or a hub id")

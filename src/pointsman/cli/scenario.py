@@ -126,7 +126,7 @@ def check(
 
 def _counts(suite: Suite) -> dict[str, dict[str, dict[str, int]]]:
     """Prompts and source questions of every list that is asked, by split."""
-    from pointsman.data.scenario import FILES
+    from pointsman.data.objective import FILES
     from pointsman.data.splits import SPLITS, by_split, cluster
 
     counts: dict[str, dict[str, dict[str, int]]] = {}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args
 
+from pointsman.data.objective import FILES, NEEDED, UNUSED, Objective
 from pointsman.data.plain_yaml import LARGEST, plain_yaml
+from pointsman.data.scenario_prompts import read_prompts
 from pointsman.data.splits import DEFAULT_FRACTIONS, SPLITS
 from pointsman.errors import DataError, UnknownName, UsageError
 from pointsman.registry import behaviors, judges, scenarios
@@ -24,20 +26,10 @@ if TYPE_CHECKING:
     from pointsman.routing.intervention import Phase
 
 SCHEMA = "pointsman.scenario/1"
-Objective = Literal["defend", "allow"]
 Refinement = Literal["surrogate", "on_policy", "through_model"]
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 PHASES = ("prefill", "decode", "both")
 MOST_ALPHA = 8.0
-
-FILES = ("conversations", "benign_conversations", "restricted", "scenario", "benign", "borderline")
-"""What a scenario can ask. Names of the lists of a `Suite`, and keys below `prompts` in the YAML file."""
-NEEDED: Mapping[Objective, tuple[str, ...]] = {
-    "defend": ("conversations", "restricted", "benign"),
-    "allow": ("scenario", "restricted", "benign"),
-}
-UNUSED: Mapping[Objective, str] = {"defend": "scenario", "allow": "conversations"}
-"""What the other objective is about."""
 
 _KEYS = (
     "schema", "name", "objective", "description", "prompts", "judge", "hold", "limits", "splits", "grid",
@@ -189,9 +181,11 @@ class Scenario:
             DataError: A file cannot be used, a list is too small, or the lists contradict each other.
             UnknownName: Nobody registered the suite.
         """
-        from pointsman.data.scenario_prompts import read_prompts
-
-        return read_prompts(self, seed)
+        suite = read_prompts(
+            self.name, self.objective, suite=self.suite, files=self.files, hold=self.hold, fractions=self.fractions,
+            seed=seed,
+        )  # fmt: skip
+        return replace(suite, judge=self.judge, max_new_tokens=self.max_new_tokens or suite.max_new_tokens)
 
     def to_json(self) -> dict[str, Any]:
         """In the schema of the YAML file, with absolute paths."""

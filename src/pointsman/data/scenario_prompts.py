@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pointsman.data.conversations import ConversationFile, load_conversations
 from pointsman.data.loaders import BehaviourFile, notes_on, read_behaviours, refuse_shared
+from pointsman.data.objective import NEEDED, UNUSED, Objective
 from pointsman.data.records import refuse_missing
 from pointsman.data.splits import Item, cluster, join_sources, split_together, spoken
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.errors import DataError
 from pointsman.registry import behaviors
-
-if TYPE_CHECKING:
-    from pointsman.data.scenario import Scenario
 
 _BEHAVIOURS = ("restricted", "scenario", "benign", "borderline")
 _CONVERSATIONS = ("conversations", "benign_conversations")
@@ -31,42 +28,47 @@ class _Prompts:
     labels: Mapping[str, str]
 
 
-def read_prompts(scenario: Scenario, seed: int) -> Suite:
-    """See `Scenario.read`."""
-    from pointsman.data.scenario import NEEDED, UNUSED
-
-    prompts = _of_suite(scenario.suite) if scenario.suite is not None else _of_files(scenario)
-    suite, labels = replace(prompts.suite, **{UNUSED[scenario.objective]: ()}), prompts.labels  # type: ignore[arg-type]
-    for name in NEEDED[scenario.objective]:
-        if not getattr(suite, name):
+def read_prompts(
+    name: str,
+    objective: Objective,
+    *,
+    suite: str | None,
+    files: Mapping[str, Path],
+    hold: Sequence[str] | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> Suite:
+    """Load the prompts of a scenario and give every one its split: see `Scenario` for its fields, and its `read`."""
+    prompts = _of_suite(suite) if suite is not None else _of_files(name, files)
+    asked, labels = replace(prompts.suite, **{UNUSED[objective]: ()}), prompts.labels  # type: ignore[arg-type]
+    for part in NEEDED[objective]:
+        if not getattr(asked, part):
             raise DataError(
-                f"{labels[name]}: there are none, and objective {scenario.objective} needs them",
+                f"{labels[part]}: there are none, and objective {objective} needs them",
                 "Give other prompts, or another objective",
             )
-    _check_scenario(suite, labels)
-    refuse_shared(suite, labels)
-    _check_hold(scenario, suite)
+    _check_scenario(asked, labels)
+    refuse_shared(asked, labels)
+    _check_hold(hold or (), asked)
     lists: dict[str, Sequence[Behaviour | Conversation]] = {
-        labels[name]: getattr(suite, name) for name in (*_CONVERSATIONS, *_BEHAVIOURS)
+        labels[part]: getattr(asked, part) for part in (*_CONVERSATIONS, *_BEHAVIOURS)
     }
     try:
-        chosen = split_together(lists, seed, scenario.fractions)
+        chosen = split_together(lists, seed, fractions)
     except DataError as error:
-        raise DataError(f"The scenario {scenario.name} has too few prompts. {error.problem}", error.remedy) from None
+        raise DataError(f"The scenario {name} has too few prompts. {error.problem}", error.remedy) from None
 
     def split(items: tuple[Item, ...]) -> tuple[Item, ...]:
         return tuple(replace(item, split=item.split or chosen[cluster(item)]) for item in items)
 
     return replace(
-        suite,
-        restricted=split(suite.restricted),
-        benign=split(suite.benign),
-        borderline=split(suite.borderline),
-        scenario=split(suite.scenario),
-        conversations=split(suite.conversations),
-        benign_conversations=split(suite.benign_conversations),
-        judge=scenario.judge,
-        max_new_tokens=scenario.max_new_tokens or suite.max_new_tokens,
+        asked,
+        restricted=split(asked.restricted),
+        benign=split(asked.benign),
+        borderline=split(asked.borderline),
+        scenario=split(asked.scenario),
+        conversations=split(asked.conversations),
+        benign_conversations=split(asked.benign_conversations),
     )
 
 
@@ -75,12 +77,11 @@ def _of_suite(name: str) -> _Prompts:
     return _Prompts(suite, {part: f"{part} of the suite {name}" for part in (*_BEHAVIOURS, *_CONVERSATIONS)})
 
 
-def _of_files(scenario: Scenario) -> _Prompts:
+def _of_files(name: str, files: Mapping[str, Path]) -> _Prompts:
     """Read the files. Requests and conversations share ids of source questions within restricted and within benign."""
-    files = scenario.files
     refuse_missing(files)
     labels = {part: f"{part} ({files[part]})" if part in files else part for part in (*_BEHAVIOURS, *_CONVERSATIONS)}
-    rows = {name: _behaviours(name, files[name]) for name in _BEHAVIOURS if name in files}
+    rows = {part: _behaviours(part, files[part]) for part in _BEHAVIOURS if part in files}
     talks: dict[str, ConversationFile] = {}
     if "conversations" in files:
         talks["conversations"] = load_conversations(files["conversations"], prefix="conversations:")
@@ -107,7 +108,7 @@ def _of_files(scenario: Scenario) -> _Prompts:
     behaviours = {n: tuple(replace(b, source=next(sources)) for b in part.rows) for n, part in rows.items()}
     conversations = {n: tuple(replace(c, source=next(sources)) for c in part.rows) for n, part in talks.items()}
     suite = Suite(
-        name=scenario.name,
+        name=name,
         restricted=behaviours["restricted"],
         benign=behaviours.get("benign", ()),
         borderline=behaviours.get("borderline", ()),
@@ -166,10 +167,10 @@ def _check_scenario(suite: Suite, labels: Mapping[str, str]) -> None:
         )
 
 
-def _check_hold(scenario: Scenario, suite: Suite) -> None:
+def _check_hold(hold: Sequence[str], suite: Suite) -> None:
     """Raise unless the categories to hold are categories of restricted requests."""
     known = sorted({b.category for b in suite.restricted if b.category})
-    for name in scenario.hold or ():
+    for name in hold:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             raise DataError(

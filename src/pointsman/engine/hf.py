@@ -36,9 +36,9 @@ from pointsman.engine.types import (
 from pointsman.errors import BadLogits, InterventionError, ModelError, PromptTooLong, UsageError
 from pointsman.routing.calling import Calling, without_wrappers
 from pointsman.routing.control import Controller, prove
+from pointsman.routing.given import HasIntervention, plain, warn_of_other_weights
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router, find_routers
-from pointsman.routing.steering import Steering, plain, warn_of_other_weights
 from pointsman.routing.trace import LayerTrace, Recorder, RouteTrace
 from pointsman.routing.weights import weights_hash
 
@@ -208,12 +208,12 @@ class HFEngine:
         prompts: Sequence[Prompt],
         targets: Sequence[tuple[int, ...]],
         *,
-        routing: Intervention | Steering | None = None,
+        routing: Intervention | HasIntervention | None = None,
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
         self._check_targets(prompts, targets)
         warn_of_other_weights(routing, self.model)
-        routing = routing.intervention if isinstance(routing, Steering) else routing
+        routing = plain(routing)
         refuse_rows([routing])
         with self._exclusively():
             if self._resume is None or not self._resume.tokens or not prompts:

@@ -19,8 +19,8 @@ from pointsman.engine.resume import Memory, Resume
 from pointsman.engine.types import Cost, Prompt, refuse_rows
 from pointsman.errors import BadLogits
 from pointsman.routing.control import Controller
+from pointsman.routing.given import HasIntervention, plain
 from pointsman.routing.intervention import Intervention
-from pointsman.routing.steering import Steering, plain
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Patcher:
         self._device = device
         self._name = name
 
-    def streams(self, prompts: Sequence[Prompt], routing: Sequence[Intervention | Steering | None]) -> Streams:
+    def streams(self, prompts: Sequence[Prompt], routing: Sequence[Intervention | HasIntervention | None]) -> Streams:
         """One full forward of all prompts, each under its routing: give no more than fit. Shapes: [B] each."""
         rules = plain(routing)
         refuse_rows(rules)

@@ -10,16 +10,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from pointsman.errors import InterventionError, UsageError
+from pointsman.routing.given import HasIntervention
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
-from pointsman.routing.steering import Steering
 from pointsman.routing.trace import RouteTrace
 
-Routing = Intervention | Steering | Sequence[Intervention | Steering | None] | None
+Routing = Intervention | HasIntervention | Sequence[Intervention | HasIntervention | None] | None
 """One intervention for all rows (rows that its rules name are indices of the prompts), one for each row, or none."""
 
 
-def refuse_rows(routing: Sequence[Intervention | Steering | None]) -> None:
+def refuse_rows(routing: Sequence[Intervention | HasIntervention | None]) -> None:
     """Refuse rules that name rows, where every prompt has its own routing or all are routed alike."""
     for each in {id(i): i for i in routing if isinstance(i, Intervention)}.values():
         if any(rule.where.rows is not None for rule in each.rules):
@@ -233,7 +233,7 @@ class Engine(Protocol):
         prompts: Sequence[Prompt],
         targets: Sequence[tuple[int, ...]],
         *,
-        routing: Intervention | Steering | None = None,
+        routing: Intervention | HasIntervention | None = None,
     ) -> AbstractContextManager[RouteScorer]:
         """Score routes that grow pair by pair, on top of `routing`; the engine answers nothing else meanwhile."""
         ...

@@ -26,7 +26,7 @@ from pointsman.experiment.steer import SCHEMA, broken_on_test, headline, note_ou
 from pointsman.experiment.work import Bench
 from pointsman.judges.types import Judge
 from pointsman.methods.mascing import circuit
-from pointsman.routing.steering import Steering
+from pointsman.steering.artefact import Steering
 
 
 @dataclass(frozen=True)

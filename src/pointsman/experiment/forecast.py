@@ -12,20 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.types import Engine, Prompt
+from pointsman.experiment.audit_plan import Audit
 from pointsman.experiment.routes import other_targets
+from pointsman.experiment.work import Asked, Work
 from pointsman.methods.attempts import CHUNK
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
-
-if TYPE_CHECKING:
-    from pointsman.experiment.audit import Audit
-    from pointsman.experiment.work import Asked, Work
 
 FORECAST = "forecast"
 """The step of a run that remembers its forecast: a resumed run shows the one it began with."""

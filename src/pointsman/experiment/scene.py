@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pointsman.data.scenario import NEEDED, Scenario
+from pointsman.data.objective import NEEDED
+from pointsman.data.scenario import Scenario
 from pointsman.data.splits import by_split, cluster
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.hf import HFEngine

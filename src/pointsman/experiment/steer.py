@@ -40,8 +40,8 @@ from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.routing.intervention import Intervention, Phase
-from pointsman.routing.steering import DATA, Steering
 from pointsman.stats.rates import Rate
+from pointsman.steering.artefact import DATA, Steering
 
 Start = Literal["zero", "surrogate"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pointsman.data.types import Behaviour, Suite
 from pointsman.engine.types import Cost, Engine
+from pointsman.experiment.audit_plan import Audit
 from pointsman.experiment.progress import ProgressLike, Stage
 from pointsman.experiment.run import Run
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.steps import Steps
-
-if TYPE_CHECKING:
-    from pointsman.experiment.audit import Audit
 
 
 @dataclass(frozen=True)

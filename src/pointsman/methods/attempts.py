@@ -10,8 +10,8 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Routing
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.steps import Steps
+from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
-from pointsman.routing.steering import plain
 
 CHUNK = 128  # behaviours in one stored unit; fixed, so that a resumed run forms the same batches
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from pointsman.routing.calling import without_wrappers
 from pointsman.routing.controller import Controller, refuse_nested
+from pointsman.routing.given import HasIntervention, warn_of_other_weights
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.layout import Layout
 from pointsman.routing.proof import Proof, prove
 from pointsman.routing.routers import find_routers
-from pointsman.routing.steering import Steering, warn_of_other_weights
 from pointsman.routing.trace import Recorder
 
 __all__ = ["Controller", "Layout", "Proof", "control", "prove"]
@@ -22,7 +22,7 @@ __all__ = ["Controller", "Layout", "Proof", "control", "prove"]
 @contextmanager
 def control(
     model: nn.Module,
-    intervention: Intervention | Steering | Sequence[Intervention | Steering | None] | None = None,
+    intervention: Intervention | HasIntervention | Sequence[Intervention | HasIntervention | None] | None = None,
     *,
     trace: bool = False,
     prompt_lengths: Sequence[int] | None = None,

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from pointsman.errors import BadLogits, ControlFailed, InterventionError, UncontrollableRouter
 from pointsman.routing.calling import Calling
+from pointsman.routing.given import HasIntervention, plain
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Generation, Layout, read_layout
 from pointsman.routing.plan import Forced, Learnt, Plan
 from pointsman.routing.routers import Router
-from pointsman.routing.steering import Steering, plain
 from pointsman.routing.tap import Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
 
@@ -87,7 +87,7 @@ class Controller:
 
     def set(
         self,
-        routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
+        routing: Intervention | HasIntervention | Sequence[Intervention | HasIntervention | None] | None,
         *,
         prompt_lengths: Sequence[int] | None = None,
     ) -> None:

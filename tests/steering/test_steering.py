@@ -21,9 +21,10 @@ from pointsman.errors import InterventionError, WrongModel
 from pointsman.methods.attempts import ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.routing.control import control
+from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import Router
-from pointsman.routing.steering import Steering, plain
+from pointsman.steering.artefact import Steering
 from pointsman.testbed.plugin import TestbedJudge
 
 RATE = {"k": 5, "n": 10, "rate": 0.5, "low": 0.24, "high": 0.76, "method": "Wilson", "clusters": None}

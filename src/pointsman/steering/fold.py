@@ -25,8 +25,8 @@ from transformers import GenerationConfig
 from pointsman.errors import ControlFailed, InterventionError
 from pointsman.routing.control import control, prove
 from pointsman.routing.routers import Router, find_routers
-from pointsman.routing.steering import CARD, DATA, Steering
 from pointsman.routing.trace import RouteTrace
+from pointsman.steering.artefact import CARD, DATA, Steering
 
 _ROUNDING = 1e-6  # how far a stored bias may be from bias + vector, relative to the larger of it and 1
 _NEW = 16  # tokens that are generated

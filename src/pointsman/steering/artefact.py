@@ -18,31 +18,25 @@ instance, which an immutable class refuses, so they are written here.
 from __future__ import annotations
 
 import json
-import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
-from typing import Any, Self, get_args, overload
+from typing import Any, Self, get_args
 
 import numpy as np
 
 from pointsman.errors import InterventionError, WrongModel
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.routers import Router
-from pointsman.routing.weights import weights_hash
+from pointsman.steering.card import HUB_ID, Card, measured
+from pointsman.steering.values import frozen, number, one_line, thawed, vector
 
 SCHEMA = "pointsman.steering/1"
 MAX_ALPHA = 8.0
 DATA, TENSORS, CARD = "steering.json", "steering.safetensors", "README.md"
 
-_TAGS = ("mixture-of-experts", "steering", "routing", "pointsman")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SHOWN = 20  # entries of the circuit on the model card
 _KEEP = "Keep the files of a steering together as Steering.save_pretrained wrote them, or save it again"
 
 
@@ -83,9 +77,9 @@ class Steering:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "matrix", tuple(_vector(values, layer) for layer, values in enumerate(self.matrix)))
-        put(self, "sigma", tuple(_number(value, "sigma") for value in self.sigma))
-        put(self, "alpha", _number(self.alpha, "alpha"))
+        put(self, "matrix", tuple(vector(values, layer) for layer, values in enumerate(self.matrix)))
+        put(self, "sigma", tuple(number(value, "sigma") for value in self.sigma))
+        put(self, "alpha", number(self.alpha, "alpha"))
         if not 0 < self.alpha <= MAX_ALPHA:
             raise InterventionError(
                 f"An alpha of {self.alpha:g}", f"Use one above 0 and at most {MAX_ALPHA:g}; no steering is alpha 0"
@@ -111,8 +105,8 @@ class Steering:
             raise InterventionError(f"A hash of weights of {self.weights!r}", "Give what weights_hash gives, or None")
         if not isinstance(self.about, Mapping):
             raise InterventionError("What a steering says about itself is no mapping", "Give a dictionary")
-        put(self, "about", _frozen(self.about))
-        self._measured()
+        put(self, "about", frozen(self.about))
+        measured(self.about)  # refuses what the card could not show
         _ = self.intervention  # so that a matrix beyond float32 is refused here
 
     def __eq__(self, other: object) -> bool:
@@ -209,51 +203,17 @@ class Steering:
             "experts": [len(values) for values in self.matrix],
             "sigma": list(self.sigma),
             "circuit": [list(entry) for entry in self.circuit],
-            "about": _thawed(self.about),
+            "about": thawed(self.about),
         }
 
     def card(self) -> str:
         """The model card: front matter of the hub, what it is, how to use it, what was measured."""
-        front = [f"base_model: {json.dumps(self.base_model)}"] if _on_the_hub(self.base_model) else []
-        front += ["library_name: pointsman", "tags:", *(f"- {tag}" for tag in _TAGS)]
-        possible, layers = sum(map(len, self.matrix)), len({layer for layer, _, _ in self.circuit})
-        unit = "of each token's own logits" if self.per_token else "of the layer's logits, measured once and kept here"
-        facts: dict[str, Any] = {
-            "base model": self.base_model,
-            "revision": self.revision,
-            "fingerprint": self.fingerprint,
-            "alpha": f"{self.alpha:g}",
-            "tokens": {"prefill": "of the prompt", "decode": "of the answer", "both": "all"}[self.phase],
-            "circuit": f"{len(self.circuit)} of {possible} experts, in {layers} of {len(self.matrix)} layers",
-            "unit (sigma)": f"standard deviation {unit}",
-        }
-        lists = {k: ", ".join(map(str, v)) for k, v in self.about.items() if isinstance(v, tuple) and k != "measured"}
-        facts |= {k: v for k, v in self.about.items() if isinstance(v, str | int | float)} | lists
-        name = _cell(self.base_model)
-        lines = [
-            *("---", *front, "---", "", f"# A steering of {name}", ""),
-            "At the routers of the model a vector is added to the logits from which experts are chosen: the entries",
-            "of the circuit below, times sigma, times alpha. No weight is changed. It fits one model, known by its",
-            "fingerprint, and is refused by any other.",
-            *("", "| | |", "|---|---|"),
-            *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value is not None),
-            *("", "## Use", "", "```python", "import pointsman", ""),
-            f"engine = pointsman.load({json.dumps(self.base_model)})",
-            'steering = pointsman.Steering.from_pretrained("this repository or folder")',
-            'engine.generate([engine.encode(["Hello"])], routing=steering)',
-            *("```", "", "## Measured", ""),
-            *self._measured(),
-            *("", "## Circuit", "", "| layer | expert | value (sigma) |", "|---:|---:|---:|"),
-            *(f"| {layer} | {expert} | {value:+.3f} |" for layer, expert, value in self.circuit[:_SHOWN]),
-        ]
-        if len(self.circuit) > _SHOWN:
-            lines += ["", f"The {_SHOWN} largest of {len(self.circuit)}; all are in `{DATA}`."]
-        lines += [
-            *("", "## Limits", ""),
-            "It acts for as long as whoever runs the model applies it; who owns the weights can leave it out. What was",
-            "measured was measured on the prompts and with the judge named above, and says nothing of others.",
-        ]
-        return "\n".join(lines) + "\n"
+        card = Card(
+            base_model=self.base_model, revision=self.revision, fingerprint=self.fingerprint, alpha=self.alpha,
+            phase=self.phase, per_token=self.per_token, experts=tuple(map(len, self.matrix)), circuit=self.circuit,
+            about=self.about,
+        )  # fmt: skip
+        return card.text(DATA)
 
     def save_pretrained(self, save_directory: str | Path) -> Path:
         """Write the three files into a folder, over files of the same names.
@@ -303,7 +263,7 @@ class Steering:
         name = str(pretrained_model_name_or_path)
         folder = Path(name).expanduser()
         if not folder.is_dir():
-            if folder.exists() or isinstance(pretrained_model_name_or_path, Path) or not _HUB_ID.fullmatch(name):
+            if folder.exists() or isinstance(pretrained_model_name_or_path, Path) or not HUB_ID.fullmatch(name):
                 raise InterventionError(
                     f"There is no folder {name}", "Give the folder that Steering.save_pretrained wrote, or a hub id"
                 )
@@ -353,8 +313,9 @@ class Steering:
                     create_pr=create_pr,
                 )  # fmt: skip
             except Exception as error:  # of the hub's or of the network's
+                why = one_line(f"{type(error).__name__}: {error}")[:200]
                 raise InterventionError(
-                    f"The steering was not uploaded to {repo_id!r} ({_line(f'{type(error).__name__}: {error}')[:200]})",
+                    f"The steering was not uploaded to {repo_id!r} ({why})",
                     "Check the name and the network, and log in with `hf auth login`",
                 ) from error
         return str(done)
@@ -373,7 +334,7 @@ class Steering:
                 "Give what Steering.save_pretrained wrote",
             ) from error
         except (ValueError, RecursionError) as error:
-            raise InterventionError(f"{DATA} of {name} is not JSON ({_line(str(error))})", _KEEP) from error
+            raise InterventionError(f"{DATA} of {name} is not JSON ({one_line(str(error))})", _KEEP) from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else None
             raise InterventionError(
@@ -402,130 +363,9 @@ class Steering:
             raise InterventionError(f"The steering of {name}: {error.problem}", error.remedy) from error
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InterventionError(
-                f"The steering of {name} is damaged ({_line(f'{type(error).__name__}: {error}')[:200]})", _KEEP
+                f"The steering of {name} is damaged ({one_line(f'{type(error).__name__}: {error}')[:200]})", _KEEP
             ) from error
         return steering
-
-    def _measured(self) -> list[str]:
-        """The table of the model card.
-
-        Raises:
-            InterventionError: `measured` is not of the form that is wanted.
-        """
-        rows = self.about.get("measured")
-        if rows is None:
-            return ["Nothing was measured with this steering at this strength."]
-        lines = ["| | without | with |", "|---|---:|---:|"]
-        try:
-            for row in rows:
-                lines.append(f"| {_cell(row['what'])} | {_rate(row['before'])} | {_rate(row['after'])} |")
-        except (KeyError, TypeError, ValueError) as error:
-            raise InterventionError(
-                f"What was measured is not a list of rates ({type(error).__name__}: {error})",
-                'Give rows of {"what": text, "before": rate, "after": rate}',
-            ) from error
-        return [*lines, "", "In brackets the 95 % interval; n rows, the same ones with and without."]
-
-
-@overload
-def plain(routing: None) -> None: ...
-@overload
-def plain(routing: Intervention | Steering) -> Intervention: ...
-@overload
-def plain(routing: Sequence[Intervention | Steering | None]) -> list[Intervention | None]: ...
-@overload
-def plain(
-    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
-) -> Intervention | list[Intervention | None] | None: ...
-def plain(
-    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None,
-) -> Intervention | list[Intervention | None] | None:
-    """A routing in which every `Steering` is its `Intervention`."""
-    if routing is None or isinstance(routing, Intervention):
-        return routing
-    if isinstance(routing, Steering):
-        return routing.intervention
-    return [each.intervention if isinstance(each, Steering) else each for each in routing]
-
-
-def warn_of_other_weights(
-    routing: Intervention | Steering | Sequence[Intervention | Steering | None] | None, model: Any
-) -> None:
-    """Warn (`UserWarning`) of a steering that was made for the same routers in another model."""
-    each = [routing] if isinstance(routing, Steering) else routing if isinstance(routing, list | tuple) else []
-    for steering in {id(s): s for s in each if isinstance(s, Steering) and s.weights}.values():
-        sentence = steering.on_other_weights(weights_hash(model))
-        if sentence:
-            warnings.warn(sentence[0].upper() + sentence[1:], UserWarning, stacklevel=4)
-
-
-def _vector(values: Any, layer: int) -> np.ndarray:
-    """A read-only copy. Shape: [E], float32."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            vector = np.array(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InterventionError(
-            f"The steering matrix of layer {layer} is not numbers ({error})", "Give one finite number per expert"
-        ) from error
-    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
-        raise InterventionError(
-            f"The steering matrix of layer {layer} is not a finite vector", "Give one finite number per expert"
-        )
-    vector += 0.0  # no negative zero, which is not in the circuit and would be lost
-    vector.setflags(write=False)
-    return vector
-
-
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise InterventionError(f"{value!r} is no {what}", "Give a finite number")
-    return float(value)
-
-
-def _frozen(value: Any) -> Any:
-    """A copy of JSON data that cannot be changed."""
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InterventionError("What a steering says about itself has a key that is no text", "Give JSON data")
-        return MappingProxyType({key: _frozen(part) for key, part in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(part) for part in value)
-    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    if value is None or isinstance(value, str | bool) or number:
-        return value
-    raise InterventionError(f"What a steering says about itself holds {value!r}", "Give JSON data: no NaN, no objects")
-
-
-def _thawed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _thawed(part) for key, part in value.items()}
-    return [_thawed(part) for part in value] if isinstance(value, tuple) else value
-
-
-def _on_the_hub(name: str) -> bool:
-    """Whether a base model can be a hub id: the hub refuses a card with anything else."""
-    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
-
-
-def _rate(rate: Mapping[str, Any]) -> str:
-    n = rate["n"]
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError("n is not a number of rows")
-    if rate["rate"] is None:
-        return "not measured"
-    share, low, high = (_number(rate[key], key) for key in ("rate", "low", "high"))
-    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {n}"
-
-
-def _cell(value: Any) -> str:
-    """Text of others in a table of the card."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", _line(text))
-
-
-def _line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _few(numbers: Sequence[int]) -> str:

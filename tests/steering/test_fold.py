@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from engines import small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import InterventionError, WrongModel
-from pointsman.routing import fold as folding
 from pointsman.routing.control import control, prove
-from pointsman.routing.fold import fold, save_folded
 from pointsman.routing.routers import find_routers, fingerprint
-from pointsman.routing.steering import Steering
+from pointsman.steering import fold as folding
+from pointsman.steering.artefact import Steering
+from pointsman.steering.fold import fold, save_folded
 
 BIASED = ("gpt_oss",)
 """Families whose router adds a bias to its logits."""
