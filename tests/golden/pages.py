@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import chdir, redirect_stdout
 from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
 
 _INLINE = {
     "a", "abbr", "b", "bdi", "code", "dfn", "em", "i", "kbd", "mark", "q", "s", "samp", "small", "span", "strong",
@@ -46,3 +49,28 @@ class _Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._unseen:
             self.said.append(" ".join(f" {data} ".split("\n")) if "\n" in data else data)
+
+
+def terminal_text(said: str) -> str:
+    """What a command printed, without the space that fills its lines."""
+    return "".join(f"{line.rstrip()}\n" for line in said.splitlines())
+
+
+def freeze(folder: Path) -> None:
+    """Write down what the pages and the terminal say of the golden runs. README.md tells when that may be done."""
+    from pointsman.cli import main
+
+    with chdir(folder):
+        for run in ("audit", "steer", "evaluate"):
+            said = StringIO()
+            with redirect_stdout(said):
+                assert main(["resume", run]) == 0
+            (folder / f"{run}.terminal.txt").write_text(terminal_text(said.getvalue()), encoding="utf-8")
+            page = folder / run / "report.html"
+            (folder / f"{run}.page.txt").write_text(page_text(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.unlink()
+            (folder / run / "lock").unlink()
+
+
+if __name__ == "__main__":
+    freeze(Path(__file__).resolve().parent)
