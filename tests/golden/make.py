@@ -96,11 +96,12 @@ def _requests(nouns: Iterable[str], rng: random.Random) -> Iterator[tuple[langua
 def _talks(
     asked: list[tuple[language.Request, str]], rng: random.Random, openers: list[language.Request], per_question: int
 ) -> Iterator[dict[str, Any]]:
+    """Conversations of one tactic about each request, so that some with the same turns fall and some do not."""
     for request, split in asked:
-        for tactic in rng.sample(sorted(TALKS), per_question):
-            variant = language.TACTICS[tactic].variants[rng.choice(TALKS[tactic])]
-            opener = rng.choice([other for other in openers if other.noun != request.noun])
-            talk = language.talk(request, tactic, variant, opener)
+        tactic = rng.choice(sorted(TALKS))
+        opener = rng.choice([other for other in openers if other.noun != request.noun])
+        for variant in rng.sample(TALKS[tactic], per_question):
+            talk = language.talk(request, tactic, language.TACTICS[tactic].variants[variant], opener)
             yield {
                 "id": talk.id, "turns": talk.turns, "goal": request.text, "target": request.target, "tactic": tactic,
                 "category": request.category, "source": request.source, "split": split,

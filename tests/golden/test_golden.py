@@ -159,8 +159,7 @@ def test_the_terminal_says_what_it_said(golden: Path, run: str, capsys: pytest.C
 # ---------------------------------------------------------------------- half of the journal
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [pytest.param(run, marks=pytest.mark.slow if run == "steer" else ()) for run in RUNS])
 def test_half_of_a_journal_is_completed(golden: Path, run: str) -> None:
     """What is computed anew may round differently on another processor, and then another route or mask is chosen.
 
