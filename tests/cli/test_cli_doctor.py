@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,15 @@ def test_doctor_sees_a_system_prompt_that_is_written_only_if_it_is_short(cli: Cl
         "{% endif %}{% endfor %}<|assistant|>"
     )
     assert "it leaves a system prompt out" in cli("doctor", model, "--chat-template", template).out
+
+
+def test_doctor_notes_layers_that_the_configuration_leaves_out(cli: Cli, here: Path, model: Path) -> None:
+    """Such a model answers, and is another one than its weights were trained as."""
+    shutil.copytree(model, here / "model")
+    config = here / "model/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": 2}))
+    done = cli("doctor", "model")
+    assert done.code == 0
+    (note,) = [line for line in done.out.splitlines() if line.startswith("Note: ")]
+    assert "model.layers.2" in note
+    assert cli("doctor", "model", "--json").json["notices"]

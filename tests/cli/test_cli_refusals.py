@@ -211,6 +211,13 @@ def test_a_name_that_is_too_long_for_a_file(cli: Cli, here: Path) -> None:
     assert done.err.splitlines()[-1].startswith("pointsman: Cannot write xxx")
 
 
+@pytest.mark.parametrize("folder", ["x" * 300, "new/" + "x" * 300])
+def test_a_name_that_is_too_long_for_a_run(cli: Cli, here: Path, model: Path, behaviors: Path, folder: str) -> None:
+    line = cli("audit", model, "--behaviors", behaviors, "--out", folder).refusal()
+    assert line.startswith(f"pointsman: Cannot write to {folder}: File name too long. ")
+    assert "--out" in line
+
+
 def test_an_unwritable_output_folder(cli: Cli, here: Path, model: Path, behaviors: Path) -> None:
     (here / "file").write_text("mine")
     for out in ("file", "file/run"):

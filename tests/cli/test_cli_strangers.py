@@ -6,14 +6,15 @@ import json
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest_cli import EFFORT, Cli, forget_checksums, save_moe, testbed_rows, without_times, write_csv
 from test_cli_steer import EFFORT as STEER_EFFORT
-from test_cli_steer import write_scenario
+from test_cli_steer import last_line, write_scenario
 
 from pointsman.cli import main
 from pointsman.experiment.run import Run
@@ -203,6 +204,137 @@ def test_places_in_a_strangers_local_file_are_of_no_use(cli: Cli, stopped: Path,
         assert problem in line
     (stopped / "local.json").write_text("[1]")
     assert "local.json is damaged. Delete local.json." in cli("resume", stopped).refusal()
+
+
+UNKNOWN = [None, "", 0, True, "0" * 63, "0" * 64 + "\n", "F" * 64, ["0" * 64], "no hash at all"]
+
+
+def edit_config(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a manifest as somebody does who writes the whole folder, checksums included."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest["config"])
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    forget_checksums(run)
+
+
+def private_file(folder: Path) -> Path:
+    """A file of the user's that an audit could read."""
+    return write_csv(folder / "private.csv", [(f"secret wish {n}", "t", "c") for n in range(40)])
+
+
+def holding(folder: Path, words: bytes) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and words in path.read_bytes()]
+
+
+@pytest.mark.parametrize("place", ["local", "manifest"])
+def test_no_file_is_read_whose_hash_the_manifest_does_not_hold(
+    cli: Cli, stopped: Path, tmp_path: Path, place: str
+) -> None:
+    """The stranger writes manifest and journal himself: without a hash he could name any file of the user's."""
+    secret = private_file(tmp_path)
+    for sha256 in [*UNKNOWN, "left out"]:
+
+        def change(config: dict[str, Any], sha256: Any = sha256) -> None:
+            entry = config["prompts"]["files"]["behaviors"]
+            entry["sha256"] = sha256
+            if sha256 == "left out":
+                del entry["sha256"]
+            if place == "manifest":
+                entry["path"] = str(secret)
+
+        edit_config(stopped, change)
+        if place == "local":
+            (stopped / "local.json").write_text(json.dumps({"files": {"behaviors": str(secret)}}))
+        (stopped / "journal.jsonl").write_bytes(b"")  # so that everything is asked afresh
+        line = cli("resume", stopped).refusal()
+        assert f"The manifest of {stopped} does not say what " in line
+        assert line.endswith("held. Start a new run in another folder.")
+        assert holding(stopped, b"secret wish") == []
+
+
+@pytest.mark.parametrize("verb", ["audit", "steer"])
+def test_no_chat_template_is_read_whose_hash_the_manifest_does_not_hold(
+    cli: Cli, stopped: Path, tmp_path: Path, verb: str
+) -> None:
+    (secret := tmp_path / "secret").write_text("the user's own words")
+    for sha256 in UNKNOWN:
+
+        def change(config: dict[str, Any], sha256: Any = sha256) -> None:
+            config["load"]["chat_template"] = str(secret)
+            if verb == "audit":  # they kept it in different places
+                config["prompts"]["files"]["chat_template"] = {"path": str(secret), "sha256": sha256}
+            else:
+                config["prompts"]["chat_template"] = sha256
+
+        edit_config(stopped, change)
+        assert "does not say " in cli("resume", stopped).refusal(notes=1)
+        assert holding(stopped, b"own words") == []
+
+
+@pytest.mark.parametrize("suite", ["left out", "null"])
+@pytest.mark.parametrize("how", ["no files", "null", "known"])
+def test_no_file_of_a_scenario_is_read_whose_hash_the_manifest_does_not_hold(
+    cli: Cli, here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, suite: str, how: str
+) -> None:
+    """A key `suite` without one must not let paths pass either, and a file is compared before it is parsed."""
+    from pointsman.data.scenario import Scenario
+    from pointsman.experiment.steer import Steer
+
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    scenario = write_scenario(here / "scenario")
+    with monkeypatch.context() as patch:
+        patch.setattr(Steer, "perform", stop)
+        assert cli("steer", model, "--scenario", scenario, "--out", "run", *STEER_EFFORT).code == 130
+    (secret := here / "secret.jsonl").write_text("the user's own words")
+
+    def change(config: dict[str, Any]) -> None:
+        config["scenario"]["prompts"]["restricted"] = str(secret)
+        if suite == "null":
+            config["scenario"]["prompts"]["suite"] = None
+        files = config["prompts"]["files"]
+        files["restricted"]["path"] = str(secret)
+        if how == "no files":
+            del config["prompts"]["files"]
+        elif how == "null":
+            files["restricted"]["sha256"] = None
+
+    edit_config(here / "run", change)
+    (here / "run/local.json").write_text("{}")
+    monkeypatch.setattr(Scenario, "read", lambda *a: pytest.fail("the file was parsed"))
+    line = cli("resume", "run").refusal(notes=1)
+    assert ("has changed since run began" if how == "known" else "The manifest of run does not say what ") in line
+    assert "own words" not in line
+
+
+def test_no_steering_is_read_whose_hash_the_manifest_does_not_hold(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pointsman.cli import evaluate
+    from pointsman.experiment.evaluate import Evaluate
+
+    monkeypatch.setattr(evaluate, "from_manifest", lambda *a: (None, None, None))
+    monkeypatch.setattr(evaluate, "read_again", lambda *a: None)
+    monkeypatch.setattr(evaluate, "announce", lambda *a: None)
+    monkeypatch.setattr(evaluate, "read_steering", lambda *a: pytest.fail("the steering was read"))
+    for number, sha256 in enumerate(UNKNOWN):
+        steering = {"name": "stranger/steering", "local": False, "sha256": sha256}
+        with Run.create(here / f"{number}", "evaluate", {**asdict(Evaluate()), "steering": steering}):
+            pass
+        assert "does not say what the steering stranger/steering held" in cli("resume", f"{number}").refusal()
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/b.csv"])
+def test_a_path_that_cannot_be_is_refused_in_one_line(cli: Cli, stopped: Path, path: str) -> None:
+    (stopped / "local.json").write_text(json.dumps({"files": {"behaviors": path}}))
+    assert "which" in cli("resume", stopped).refusal()
+
+
+def test_a_journal_that_answers_other_requests_is_refused(cli: Cli, stopped: Path) -> None:
+    edit_config(stopped, lambda config: config.update(limit=10**18))
+    line = last_line(cli, "resume", stopped)
+    assert "The journal holds 6 answers in base, and not to the 17 requests that are asked" in line
 
 
 # ---------------------------------------------------------------------- runs of earlier versions

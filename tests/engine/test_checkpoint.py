@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import pointsman
+from families.tiny import tiny
 from pointsman.errors import ModelError, NoRouters, PointsmanError, UncontrollableRouter
 from pointsman.testbed.tokenizer import CONTEXT, build_tokenizer
 
@@ -136,9 +137,24 @@ def test_shards(copy: Path) -> None:
     second.write_bytes(raw[:-4])
     refused(copy, f"{second} is damaged or not complete")
     shutil.copy(first, second)
-    refused(copy, f"{second} lacks the tensor", INDEX)
+    refused(copy, f"{second} lacks the tensor lm_head.weight", INDEX)
     second.unlink()
     refused(copy, f"{second} is missing", INDEX)
+
+
+@pytest.mark.parametrize("name", ["model.layers.61.eh_proj.weight", "lm_head.weight"])
+def test_an_index_may_name_a_tensor_that_nobody_needs(copy: Path, name: str) -> None:
+    """Such as a stale one, or the head of a model that shares it with its embedding."""
+    weights = load_file(copy / MODEL)
+    if name in weights:
+        rewrite(copy / "config.json", tie_word_embeddings=True)
+        del weights[name]
+        save_file(weights, copy / MODEL, {"format": "pt"})
+    first, _ = shard(copy)
+    table = json.loads((copy / INDEX).read_text())
+    table["weight_map"][name] = first.name
+    (copy / INDEX).write_text(json.dumps(table))
+    pointsman.load(str(copy), device="cpu")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "\xff"])
@@ -184,6 +200,104 @@ def test_weights_that_the_checkpoint_lacks_are_not_drawn_at_random(copy: Path) -
     refused(copy, f"lacks weights that its config.json asks: {name}.")
     save_file({**weights, name: weights[name][:4].clone()}, copy / MODEL, {"format": "pt"})
     refused(copy, f"holds {name} of shape 4 x 32, and its config.json asks 32 x 32")
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe", "dots1", "minimax_m2", "ernie4_5_moe"])
+def test_a_bias_that_corrects_the_choice_of_experts_is_not_taken_for_zero(family: str, tmp_path: Path) -> None:
+    """In most of these it is a buffer, and not a parameter."""
+    tokenizer = build_tokenizer()
+    tiny(family, vocab_size=len(tokenizer), max_position_embeddings=CONTEXT).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert pointsman.load(str(tmp_path), device="cpu").info.extra["notes"] == []
+    weights = load_file(tmp_path / MODEL)
+    kept = {n: w for n, w in weights.items() if not n.endswith("e_score_correction_bias")}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / MODEL, {"format": "pt"})
+    refused(tmp_path, "lacks weights that its config.json asks", "e_score_correction_bias")
+
+
+# ---------------------------------------------------------------------- what is not used
+
+
+def notes(folder: Path) -> list[str]:
+    found: list[str] = pointsman.load(str(folder), device="cpu").info.extra["notes"]
+    return found
+
+
+def add(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file({**load_file(folder / MODEL), **tensors}, folder / MODEL, {"format": "pt"})
+
+
+def test_layers_that_the_configuration_does_not_count_are_noted(copy: Path) -> None:
+    assert notes(copy) == []
+    rewrite(copy / "config.json", num_hidden_layers=1)
+    (note,) = notes(copy)
+    assert "tensors of the checkpoint are not used, such as model.layers.1.input_layernorm.weight: " in note
+    assert note.endswith("its configuration counts 1 layers")
+    rewrite(copy / "config.json", num_nextn_predict_layers=1)
+    assert notes(copy) == [note], "an ordinary layer is none that predicts further tokens"
+
+
+def test_layers_that_predict_further_tokens_are_as_they_should_be(copy: Path) -> None:
+    weights = load_file(copy / MODEL)
+    further = {n.replace(".1.", ".2."): w.clone() for n, w in weights.items() if n.startswith("model.layers.1.")}
+    add(copy, {**further, "model.layers.2.eh_proj.weight": torch.zeros(2, 2)})
+    assert len(notes(copy)) == 1
+    rewrite(copy / "config.json", num_nextn_predict_layers=1)
+    assert notes(copy) == []
+
+
+def test_a_bias_that_the_configuration_leaves_out_is_noted(copy: Path) -> None:
+    add(copy, {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4), "other.weight": torch.zeros(4)})
+    assert notes(copy) == []
+    add(copy, {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)})
+    assert notes(copy) == [
+        "1 tensor of the checkpoint is not used, such as model.layers.0.self_attn.q_proj.bias: its configuration asks "
+        "for no such part of that module"
+    ]
+
+
+# ---------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "index"]
+)
+def test_a_byte_order_mark_is_named_where_transformers_does_not_read_it(copy: Path, name: str) -> None:
+    if name == "index":
+        shard(copy)
+    file = copy / (INDEX if name == "index" else name)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    refused(copy, f"{file} begins with a byte order mark", "without one")
+
+
+@pytest.mark.parametrize("end", ["x", ["x"], [2, None], True, {}], ids=repr)
+def test_the_end_of_an_answer_must_be_a_token(copy: Path, end: Any) -> None:
+    rewrite(copy / "generation_config.json", eos_token_id=end)
+    refused(copy, f"{copy / 'generation_config.json'} says that answers end at the token {end!r} (eos_token_id)")
+    (copy / "generation_config.json").unlink()
+    rewrite(copy / "config.json", eos_token_id=end)
+    refused(copy, "config.json", "eos_token_id", repr(end))
+
+
+def test_the_end_of_an_answer_may_be_several_tokens_or_none(copy: Path) -> None:
+    for end in ([2, 3], 2, None):
+        rewrite(copy / "generation_config.json", eos_token_id=end)
+        pointsman.load(str(copy), device="cpu")
+
+
+def test_the_template_of_a_processor_is_read_where_there_is_no_other(copy: Path) -> None:
+    file, own = copy / "chat_template.json", copy / "chat_template.jinja"
+    file.write_text("not JSON")
+    usual = pointsman.load(str(copy), device="cpu").encode("the red badint ?")  # nobody asks for it
+    file.write_text(json.dumps({"chat_template": own.read_text()}))
+    own.unlink()
+    engine = pointsman.load(str(copy), device="cpu")
+    assert engine.encode("the red badint ?") == usual
+    assert ["chat_template.json" in note for note in engine.info.extra["notes"]] == [True]
+    for text, words in (("{", "is damaged"), ("{}", "holds no text under chat_template")):
+        file.write_text(text)
+        refused(copy, f"{file} {words}")
 
 
 def test_a_tokenizer_that_knows_more_than_the_model(copy: Path) -> None:

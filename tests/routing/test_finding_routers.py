@@ -51,6 +51,15 @@ def test_the_base_model_has_them_too(model: Any) -> None:
     ]
 
 
+def test_more_experts_per_token_than_there_are_is_no_new_architecture() -> None:
+    with pytest.raises(UncontrollableRouter) as caught:
+        find_routers(tiny("olmoe", num_experts_per_tok=99))
+    assert str(caught.value) == (
+        "The configuration asks for 99 experts per token, and router model.layers.0.mlp.gate has 8. "
+        "Correct config.json, or give the checkpoint's own."
+    )
+
+
 def test_greedy_deepseek_v2_has_no_groups() -> None:
     model = tiny("deepseek_v2", topk_method="greedy")
     assert {(r.groups, r.groups_used) for r in find_routers(model)} == {(1, 1)}

@@ -250,6 +250,6 @@ def _from_manifest(run: Run, anew: Anew) -> tuple[Audit, ModelOptions, Prompts, 
         options = model_of(run, anew)
         prompts = Prompts.of_run(run)
         name, version = config["judge"]["name"], config["judge"]["version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_manifest(run, error) from error
     return plan, options, prompts, find_judge(name, version, run)

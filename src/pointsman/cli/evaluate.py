@@ -141,7 +141,7 @@ def continued(session: Session, run: Run, anew: Anew) -> None:
     try:
         plan = Evaluate(**{f.name: config[f.name] for f in fields(Evaluate)})
         name, then = steering_of(run), config["steering"]["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_manifest(run, error) from error
     suite = read_again(run, scenario, plan.seed)
     announce(options, name)

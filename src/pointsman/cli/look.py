@@ -142,7 +142,7 @@ def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
         "proof": asdict(engine.proof),
         "chat": {"template": True, "system_prompt": seen.system_prompt == "takes"},
         "learns": seen.learns,
-        "notices": notices(),
+        "notices": [*notices(), *engine.info.extra.get("notes", [])],
         "routers": [asdict(r) for r in engine.routers],
     }
 
@@ -180,7 +180,7 @@ def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
         "",
         f"Routers: {_described(engine.routers)}",
         f"Fingerprint: {info.fingerprint}",
-        *(f"Note: {notice}." for notice in notices()),
+        *(f"Note: {one_line(notice)}." for notice in [*notices(), *info.extra.get("notes", [])]),
         "All is in order but for what is marked." if lacking else "Everything needed is in order.",
     ]
 

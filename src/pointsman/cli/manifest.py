@@ -2,12 +2,14 @@
 
 A manifest may be shared and may come from a stranger. So it holds no path of this machine (those are in ``local.json``,
 which stays here) and no consent: whether code of the checkpoint may run is said anew on every command line. A file that
-it names is used only if its content is the one that the run began with.
+it names is used only if its content is the one that the run began with, by a SHA-256 that the manifest must hold: who
+wrote the folder can name any file here, and does not know the hash of one that he has not read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pointsman.errors import RunError
 if TYPE_CHECKING:
     from pointsman.experiment.run import Run
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PUT_BACK = "Put the old content back, or start a new run in another folder"
 
 
@@ -100,10 +103,12 @@ def steering_of(run: Run) -> str:
     """The steering that a run evaluates: where it lies now, or its hub id.
 
     Raises:
-        RunError: It was a local folder, and is not there.
-        KeyError, TypeError: The manifest does not say.
+        RunError: It was a local folder, and is not there; or nothing says what it was.
+        KeyError, TypeError, AttributeError: The manifest does not say.
     """
     saved = run.config["steering"]
+    if not _is_hash(saved.get("sha256")):
+        raise _unknown(run, f"the steering {saved['name']}")
     named = _typed(saved["name"], str, "the steering's name")
     place = _typed(run.local().get("steering", named), str, "the steering's place")
     for name in (place, named):
@@ -121,12 +126,12 @@ def located(run: Run, files: Mapping[str, Any]) -> dict[str, Path]:
     """Where the prompt files of a run lie now.
 
     Args:
-        files: From the manifest: of every file its path, and SHA-256 of its content if that is known.
+        files: From the manifest: of every file its path, and SHA-256 of its content.
 
     Raises:
-        RunError: A file is not there, or not what it was.
+        RunError: A file is not there, not what it was, or nothing says what it was.
     """
-    return {key: _located(run, key, Path(entry["path"]).expanduser(), entry["sha256"]) for key, entry in files.items()}
+    return {key: _located(run, key, Path(entry["path"]), entry.get("sha256")) for key, entry in files.items()}
 
 
 def same_question(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -175,22 +180,35 @@ def _known_template(config: Mapping[str, Any]) -> str | None:
     return str(prompts["files"]["chat_template"]["sha256"]) if template is not None else None
 
 
-def _located(run: Run, key: str, named: Path, sha256: str | None) -> Path:
+def _located(run: Run, key: str, named: Path, sha256: object) -> Path:
+    """Where a file lies now, found by its content; nothing else of the content is looked at before."""
+    if not _is_hash(sha256):
+        raise _unknown(run, str(named))
     files = run.local().get("files")
     known = Path(_typed(files.get(key, str(named)), str, "a path") if isinstance(files, dict) else named)
-    path = next((p for p in (known, named) if p.is_file()), known)
     try:
+        places = [known.expanduser(), named.expanduser()]
+        path = next((place for place in places if place.is_file()), places[0])
         if path.exists() and not path.is_file():
             raise RunError(f"{path}, which {run.folder} names, is no file", _PUT_BACK)
         now = _sha256(path)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # no such file, such path, or such user
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RunError(
-            f"{path}, which {run.folder} began with, cannot be read ({error.strerror})",
+            f"{known}, which {run.folder} began with, cannot be read ({reason})",
             f"Put it back, or resume in the folder where {named} leads to it",
         ) from None
-    if sha256 is not None and now != sha256:
+    if now != sha256:
         raise RunError(f"{path} has changed since {run.folder} began", _PUT_BACK)
     return path
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _unknown(run: Run, what: str) -> RunError:
+    return RunError(f"The manifest of {run.folder} does not say what {what} held", "Start a new run in another folder")
 
 
 def _question(config: Mapping[str, Any]) -> Any:
@@ -224,4 +242,5 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()
+    with path.expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

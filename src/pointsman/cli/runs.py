@@ -61,6 +61,8 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
         _refuse_other_model(run, engine)
         if options.moved:
             run.keep_local({**run.local(), "model": options.source})
+        for note in engine.info.extra.get("notes", []):
+            say(f"pointsman: note: {engine.info.name}: {one_line(note)}.")
         if not engine.resumes_fully:
             say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
         yield engine, command, resumed
@@ -107,11 +109,13 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
         local: Where model and files lie on this machine: kept beside the manifest, and not for sharing.
     """
     from pointsman.cli.manifest import same_question
+    from pointsman.experiment.folder import writing
     from pointsman.experiment.run import MANIFEST, Run
 
-    new = folder is None or not (folder / MANIFEST).exists()
     place = folder or Path("runs")
-    there = {f for f in (place, *place.parents) if f.exists()}
+    with writing(place):  # a name may be too long even to look
+        new = folder is None or not (folder / MANIFEST).exists()
+        there = {f for f in (place, *place.parents) if f.exists()}
     with Run.create(folder, verb, config, same_question) as run:
         if not run.finished:
             run.keep_local(local)

@@ -242,9 +242,10 @@ def from_manifest(run: Run, anew: Anew) -> tuple[Scenario, ModelOptions, Judge]:
     config = run.config
     try:
         data = config["scenario"]
-        if "suite" not in data["prompts"]:
-            known = config["prompts"].get("files", {})  # those of an earlier version are known by the digest alone
-            files = {key: known.get(key, {"path": path, "sha256": None}) for key, path in data["prompts"].items()}
+        if data["prompts"].get("suite") is None:
+            known = config["prompts"].get("files", {})
+            named = {key: path for key, path in data["prompts"].items() if path is not None}
+            files = {key: known.get(key, {"path": path}) for key, path in named.items()}
             data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
         scenario = Scenario.from_json(data)
         options = model_of(run, anew)
@@ -280,7 +281,7 @@ def read_again(run: Run, scenario: Scenario, seed: int) -> Suite:
         RunError: They are not what they were.
     """
     suite = scenario.read(seed)
-    if digest(suite) != run.config["prompts"]["digest"]:
+    if digest(suite) != run.config["prompts"].get("digest"):
         raise RunError(
             f"The prompts of {scenario.name} have changed since {run.folder} began",
             "Put the old content back, or start a new run in another folder",

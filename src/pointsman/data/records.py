@@ -91,7 +91,7 @@ def refuse_unreadable(path: Path, noun: str) -> None:
     """Raise unless there is a file."""
     try:
         if path.is_dir():
-            raise DataError(f"{path} is a folder", "Name one .csv, .jsonl or .json file in it")
+            raise DataError(f"{path} is a folder", "Name one .csv, .tsv, .jsonl or .json file in it")
         if not path.exists():
             raise DataError(f"{path} does not exist", f"Check the path of the {noun} file")
         if not path.is_file():

@@ -13,7 +13,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _TOKENIZER_JSON = (
     *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "chat_template.json"),
+    "vocab.json",
 )
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 _AGAIN = "Download or save the checkpoint again"
@@ -36,20 +36,45 @@ def refuse_damaged_weights(folder: Path, model: str) -> None:
         return
     if not (folder / INDEX).exists():
         raise no_safetensors(model, sorted(f.name for f in folder.iterdir() if f.suffix.lower() in _PICKLES))
-    for shard, names in _shards(folder / INDEX).items():
+    for shard in _shards(folder / INDEX):
         file = folder / shard
         if not file.exists():
             raise ModelError(f"{file} is missing: {folder / INDEX} names it", _AGAIN)
+        _tensors(file)
+
+
+def refuse_incomplete_shards(folder: Path) -> None:
+    """Raise if an index names a tensor that its shard lacks. That is only wrong where the model needs the tensor.
+
+    Raises:
+        ModelError: It does.
+    """
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return
+    for shard, names in _shards(folder / INDEX).items():
+        file = folder / shard
         absent = names - _tensors(file)
         if absent:
             raise ModelError(f"{file} lacks the tensor {min(absent)} that {folder / INDEX} says it has", _AGAIN)
 
 
 def refuse_unread_settings(folder: Path) -> None:
-    """Raise if there are generation settings that are not JSON: transformers would leave them out in silence."""
-    file = folder / "generation_config.json"
-    if file.exists():
-        read_json(file)
+    """Raise if generation settings are not JSON: transformers would leave them out in silence.
+
+    Also where no answer could end, because the token that ends it is none.
+    """
+    for name in ("generation_config.json", "config.json"):
+        if not (folder / name).exists():
+            continue
+        ends = read_json(folder / name).get("eos_token_id")
+        if ends is None:
+            continue
+        if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+            raise ModelError(
+                f"{folder / name} says that answers end at the token {ends!r:.40} (eos_token_id)",
+                "Write a token id there, a list of them, or null",
+            )
+        return  # what the second says is not used
 
 
 def refuse_damaged_tokenizer(folder: Path) -> None:
@@ -114,7 +139,13 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: The file holds something else, or cannot be read.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise ModelError(
+                f"{file} begins with a byte order mark, and transformers does not read it so",
+                "Save it again as UTF-8 without one",
+            )
+        found = json.loads(text)
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({error.strerror})", "Check its permissions") from None
     except (ValueError, RecursionError):

@@ -7,7 +7,9 @@ so. What can be refused without the weights is refused before them.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +25,13 @@ from pointsman.engine.checkpoint import (
     read_json,
     refuse_damaged_tokenizer,
     refuse_damaged_weights,
+    refuse_incomplete_shards,
     refuse_other_tokenizer,
     refuse_unread_settings,
     refuse_unread_tokenizer,
 )
 from pointsman.engine.hf import HFEngine
+from pointsman.engine.unused import notes_on_unused, persistent
 from pointsman.errors import ModelError, NoRouters, OutOfMemory, PointsmanError, UncontrollableRouter, UsageError
 from pointsman.registry import models
 from pointsman.routing.routers import find_routers
@@ -73,13 +77,17 @@ def load(
     tokenizer = checkpoint.tokenizer()
     if template is not None:
         tokenizer.chat_template = template
+    elif not getattr(tokenizer, "chat_template", None):
+        tokenizer.chat_template = checkpoint.template_of_a_processor()
     Chat(tokenizer, model).refuse_malformed()
     checkpoint.refuse_uncontrollable(config, quantization)
-    network = checkpoint.network(config, options)
+    network, notes = checkpoint.network(config, options)
     network.eval()
     network.requires_grad_(False)
     found = getattr(network.config, "_commit_hash", None)
-    return HFEngine(network, tokenizer, name=model, path=source, revision=found or revision, batch_size=batch_size)
+    engine = HFEngine(network, tokenizer, name=model, path=source, revision=found or revision, batch_size=batch_size)
+    engine.info = replace(engine.info, extra={**engine.info.extra, "notes": [*checkpoint.notes, *notes]})
+    return engine
 
 
 def _template(path: Path) -> str:
@@ -121,11 +129,15 @@ class _Checkpoint:
         source: Folder or hub id.
         model: What the user calls it.
         common: Arguments of every `from_pretrained`.
+
+    Attributes:
+        notes: What the user may want to know about it.
     """
 
     def __init__(self, source: str, model: str, common: Mapping[str, Any]) -> None:
         self.source, self.model, self.common = source, model, common
         self.folder = Path(source) if Path(source).is_dir() else None  # of the hub's cache, once it is known
+        self.notes: list[str] = []
 
     def config(self) -> Any:
         """Its configuration, unless it says that this is no model for Pointsman."""
@@ -171,6 +183,19 @@ class _Checkpoint:
             refuse_other_tokenizer(self.folder, tokenizer)
         return tokenizer
 
+    def template_of_a_processor(self) -> str | None:
+        """The chat template of ``chat_template.json``, where older processors keep it and no tokenizer looks."""
+        file = self._cached_file("chat_template.json", local_files_only=False)
+        if file is None:
+            return None
+        template = read_json(file).get("chat_template")
+        if not isinstance(template, str):
+            raise ModelError(
+                f"{file} holds no text under chat_template", "Give a chat template with --chat-template FILE"
+            )
+        self.notes.append(f"the chat template is that of {file.name}, which transformers reads for processors only")
+        return template
+
     def refuse_uncontrollable(self, config: Any, quantization: str | None) -> None:
         """Raise if the model cannot have routers that Pointsman controls, whatever its weights are.
 
@@ -194,8 +219,8 @@ class _Checkpoint:
             if quantization is None and _quantized(config) is None:
                 raise
 
-    def network(self, config: Any, options: Mapping[str, Any]) -> Any:
-        """The model with its weights, each of them from the checkpoint."""
+    def network(self, config: Any, options: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """The model with its weights, each of them from the checkpoint; and what of the checkpoint it does not use."""
         from transformers import AutoModelForCausalLM
 
         named = getattr(config, "transformers_weights", None)
@@ -218,28 +243,41 @@ class _Checkpoint:
         except Exception as error:
             raise self._explained(error, "weights") from error
         self._refuse_invented(network, read)
-        return network
+        if self.folder:
+            refuse_unread_settings(self.folder)  # of the hub: they came with the weights
+        return network, notes_on_unused(network, read.get("unexpected_keys", ()))
 
     def _refuse_invented(self, network: Any, read: Mapping[str, Any]) -> None:
-        """Raise if the checkpoint lacks parameters: transformers would have drawn them at random."""
+        """Raise if the checkpoint lacks parameters, which transformers would have drawn at random, or saved buffers.
+
+        A bias that corrects the choice of experts is such a buffer: without it, it would be zero.
+        """
         remedy = "Give a complete causal-LM checkpoint, and its own config.json"
         for name, *shapes in sorted(read.get("mismatched_keys", ())):
             there, wanted = (" x ".join(map(str, shape)) for shape in shapes[:2])
             raise ModelError(f"{self.model} holds {name} of shape {there}, and its config.json asks {wanted}", remedy)
-        missing = sorted(set(read.get("missing_keys", ())) & {name for name, _ in network.named_parameters()})
+        missing = sorted(set(read.get("missing_keys", ())) & persistent(network))
         if missing:
+            if self.folder:
+                refuse_incomplete_shards(self.folder)
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ModelError(f"{self.model} lacks weights that its config.json asks: {missing[0]}{more}", remedy)
 
     def _cached(self) -> Path | None:
         """The folder of the hub's cache that holds the configuration."""
+        file = self._cached_file("config.json", local_files_only=True)
+        return file.parent if file else None
+
+    def _cached_file(self, name: str, *, local_files_only: bool) -> Path | None:
+        """Where a file of the checkpoint lies; None if it has none of this name."""
         from transformers.utils import cached_file
 
+        revision = self.common["revision"]
         try:
-            file = cached_file(self.source, "config.json", revision=self.common["revision"], local_files_only=True)
+            file = cached_file(self.source, name, revision=revision, local_files_only=local_files_only)
         except Exception:
             return None
-        return Path(file).parent if file else None
+        return Path(file) if file else None
 
     def _explained(self, error: Exception, part: str) -> PointsmanError:
         """One line for the many ways in which transformers says that it could not load something."""
@@ -254,6 +292,12 @@ class _Checkpoint:
             return ModelError(
                 f"{self.model} is of a model type that this version of transformers does not know",
                 "Upgrade transformers, or use a model that it knows",
+            )
+        wrong = re.search(r"Validation error for field '(\w+)': (?:\w+: )?(.*?)(?: Errors: |$)", text)
+        if wrong and part == "configuration":
+            return ModelError(
+                f"The config.json of {self.model} holds a wrong {wrong[1]} ({wrong[2][:160].rstrip('.')})",
+                "Correct it, or give the checkpoint's own",
             )
         if not self.folder and part == "configuration":
             return self._not_found()

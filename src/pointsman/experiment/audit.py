@@ -19,6 +19,7 @@ from pointsman.experiment.findings import (
     attempt_rates,
     headline,
     model_section,
+    notes_on_model,
 )
 from pointsman.experiment.forecast import forecast
 from pointsman.experiment.masked import mask
@@ -102,7 +103,7 @@ class _Stages(Work):
             "small_n": min(len(asked.test), self.audit.searches or len(asked.test)) < 100,
             "threat_model": "T1",
             "model": model_section(self.engine),
-            "notes": [*self.suite.notes, *room.notes()],
+            "notes": [*self.suite.notes, *notes_on_model(self.engine), *room.notes()],
             **room.section(),
             "splits": asked.sizes,
             "base": attempt_rates(base, by_category=True),

@@ -15,7 +15,7 @@ from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import UsageError
 from pointsman.experiment.contexts import Context
-from pointsman.experiment.findings import model_section
+from pointsman.experiment.findings import model_section, notes_on_model
 from pointsman.experiment.latency import latency
 from pointsman.experiment.outcome import compared, last_turns_again
 from pointsman.experiment.progress import NullProgress, ProgressLike
@@ -115,7 +115,7 @@ class Evaluate:
             "judge": {"name": judge.name, "version": judge.version, "grades_content": judge.grades_content},
             "model": model_section(engine),
             "notes": [
-                *suite.notes, *scene.room.notes(), "A given steering is evaluated: nothing was learnt or chosen here.",
+                *suite.notes, *notes_on_model(engine), *scene.room.notes(), "A given steering is evaluated: nothing was learnt or chosen here.",
             ],
             **scene.room.section(),
             "splits": {"test": asked.sizes()},

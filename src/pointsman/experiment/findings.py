@@ -67,6 +67,11 @@ def model_section(engine: Engine) -> dict[str, Any]:
     }
 
 
+def notes_on_model(engine: Engine) -> list[str]:
+    """What loading noticed of the model, such as layers of the checkpoint that its configuration does not count."""
+    return [str(note) for note in engine.info.extra.get("notes", [])]
+
+
 def rosais_section(
     ranked: RoSaisResult,
     method: RoSais,

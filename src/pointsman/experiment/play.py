@@ -9,7 +9,7 @@ from typing import Any
 from pointsman.data.types import Conversation
 from pointsman.engine.types import Engine, Routing
 from pointsman.judges.types import Judge, Verdict
-from pointsman.methods.attempts import CHUNK
+from pointsman.methods.attempts import CHUNK, refuse_other_answers
 from pointsman.methods.steps import Steps
 
 
@@ -68,7 +68,9 @@ def play(
             return {"played": [p.to_json() for p in _play(engine, chunk, judge, routing, max_new_tokens, system)]}
 
         units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))
-    return [Played.from_json(p) for unit in units for p in unit["played"]]
+    played = [Played.from_json(p) for unit in units for p in unit["played"]]
+    refuse_other_answers(key, [p.id for p in played], [c.id for c in conversations])
+    return played
 
 
 def _play(

@@ -27,7 +27,7 @@ from pointsman.experiment.candidates import (
 )
 from pointsman.experiment.choosing import Choosing
 from pointsman.experiment.contexts import Context, of_requests
-from pointsman.experiment.findings import model_section
+from pointsman.experiment.findings import model_section, notes_on_model
 from pointsman.experiment.latency import latency
 from pointsman.experiment.learnt import Found, Learning, Material, surrogate_section
 from pointsman.experiment.outcome import Asked, Outcome, compared, gains_compared, last_turns_again
@@ -182,7 +182,7 @@ class _Stages:
         self.engine, self.suite, self.judge, self.run, self.plan = engine, suite, judge, run, plan
         self.bench = Bench(engine, suite, judge, run, progress)
         self.scene = Scene(self.bench, engine, what, plan.max_new_tokens, plan.lesson_tokens)
-        self.notes: list[str] = list(suite.notes)
+        self.notes: list[str] = [*suite.notes, *notes_on_model(engine)]
         self.sigma: tuple[float, ...] = ()
         self.limits = asdict(what.limits)
         if not judge.grades_content:

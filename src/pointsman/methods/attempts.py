@@ -8,6 +8,7 @@ from typing import Any
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Routing
+from pointsman.errors import RunError
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.steps import Steps
 from pointsman.routing.given import plain
@@ -82,4 +83,15 @@ def ask_in_steps(
             return {"attempts": [a.to_json() for a in attempts]}
 
         units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))
-    return [Attempt.from_json(a) for unit in units for a in unit["attempts"]]
+    attempts = [Attempt.from_json(a) for unit in units for a in unit["attempts"]]
+    refuse_other_answers(key, [a.id for a in attempts], [b.id for b in behaviours])
+    return attempts
+
+
+def refuse_other_answers(key: str, answered: Sequence[str], asked: Sequence[str]) -> None:
+    """Raise if what a run remembers answers other requests: its journal and its manifest are not of one run."""
+    if list(answered) != list(asked):
+        raise RunError(
+            f"The journal holds {len(answered)} answers in {key}, and not to the {len(asked)} requests that are asked",
+            "Start a new run in another folder: journal and manifest of this one do not belong together",
+        )

@@ -287,7 +287,12 @@ def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, d
     text = _text_config(config)
     experts = _experts_of(module, config)
     top_k = _first_int(module, _TOP_K_NAMES) or _first_int(text, _TOP_K_NAMES)
-    if layer is None or not experts or not top_k or top_k > experts:
+    if experts and top_k and top_k > experts:
+        raise UncontrollableRouter(
+            f"The configuration asks for {top_k} experts per token, and router {path} has {experts}",
+            "Correct config.json, or give the checkpoint's own",
+        )
+    if layer is None or not experts or not top_k:
         raise UncontrollableRouter(
             f"Cannot read the shape of router {path} ({type(module).__name__}: experts {experts}, top-k {top_k})",
             "Please report this architecture; Pointsman does not guess",
