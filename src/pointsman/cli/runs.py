@@ -122,21 +122,27 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
             yield run
 
 
-def find_judge(name: str, version: str | None = None, run: Run | None = None) -> Judge:
-    """A registered judge.
+def judge_again(run: Run) -> Judge:
+    """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are shown.
 
     Raises:
-        RunError: It is of another version than the run began with.
+        RunError: It is of another version now.
+        KeyError, TypeError: The manifest does not say.
     """
-    from pointsman.registry import judges
+    from pointsman.judges.making import judge_of, written_judge
 
-    judge: Judge = judges.get(name)()
-    if version is not None and judge.version != version:
+    saved = run.config["judge"]
+    name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        raise TypeError(f"the judge is {saved!r}")
+    judge = judge_of(name, parameters)
+    if judge.version != version:
         raise RunError(
-            f"The judge {name} is version {judge.version} now and was {version} when "
-            f"{'this run' if run is None else run.folder} began",
+            f"The judge {name} is version {judge.version} now and was {version} when {run.folder} began",
             "Continue it with the version of Pointsman that made it, or start a new run",
         )
+    if parameters:
+        say(f"pointsman: note: judging with the judge that this run names: {written_judge(judge)}.")
     return judge
 
 

@@ -32,6 +32,7 @@ from pointsman.experiment.room import Room
 from pointsman.experiment.routes import search
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work
+from pointsman.judges.making import judge_section
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.routing.intervention import Phase
@@ -174,9 +175,7 @@ class _Stages(Work):
         results: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": self.suite.name,
-            "judge": {
-                "name": self.judge.name, "version": self.judge.version, "grades_content": self.judge.grades_content,
-            },
+            "judge": judge_section(self.judge),
             "seed": self.audit.seed,
             "small_n": min(len(asked.test), self.audit.searches or len(asked.test)) < 100,
             "threat_model": "T1",

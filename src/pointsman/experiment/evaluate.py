@@ -24,6 +24,7 @@ from pointsman.experiment.run import Run
 from pointsman.experiment.scene import Scene
 from pointsman.experiment.steer import SCHEMA, broken_on_test, headline, note_outcome
 from pointsman.experiment.work import Bench
+from pointsman.judges.making import judge_section
 from pointsman.judges.types import Judge
 from pointsman.methods.mascing import circuit
 from pointsman.routing.steering import Steering
@@ -112,7 +113,7 @@ class Evaluate:
             "small_n": len(after.gain()[0]) < 100,
             "threat_model": "T3",
             "scenario": scene.section(),
-            "judge": {"name": judge.name, "version": judge.version, "grades_content": judge.grades_content},
+            "judge": judge_section(judge),
             "model": model_section(engine),
             "notes": [
                 *suite.notes, *scene.room.notes(), "A given steering is evaluated: nothing was learnt or chosen here.",

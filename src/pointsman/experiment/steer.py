@@ -37,6 +37,7 @@ from pointsman.experiment.rates import Rate
 from pointsman.experiment.run import Run
 from pointsman.experiment.scene import ANSWER, Scene, usual_refusal
 from pointsman.experiment.work import Bench
+from pointsman.judges.making import judge_section, written_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
@@ -242,9 +243,7 @@ class _Stages:
             "small_n": len(_of(outcomes, "after").gain()[0]) < 100,
             "threat_model": "T3",
             "scenario": self.scene.section(),
-            "judge": {
-                "name": self.judge.name, "version": self.judge.version, "grades_content": self.judge.grades_content,
-            },
+            "judge": judge_section(self.judge),
             "model": model_section(self.engine),
             "notes": self.notes,
             **self.scene.room.section(),
@@ -500,7 +499,8 @@ class _Stages:
         about = {
             "scenario": self.scene.scenario.name, "objective": self.scene.scenario.objective, "method": "MASCing",
             "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": self.plan.seed,
-            "suite": self.suite.name, "split_seed": self.plan.seed, "judge": f"{self.judge.name} {self.judge.version}",
+            "suite": self.suite.name, "split_seed": self.plan.seed,
+            "judge": f"{written_judge(self.judge)} {self.judge.version}",
             "within_limits_on_validation": not best.broken,
             "measured": [
                 {"what": words, "before": before[name], "after": after[name]}
