@@ -27,8 +27,7 @@ from pointsman.errors import Interrupted, PointsmanError, PromptTooLong, UsageEr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pointsman.engine.hf import HFEngine
-    from pointsman.engine.types import Completion
+    from pointsman.engine.types import Completion, Engine
     from pointsman.judges.types import Judge
     from pointsman.routing.steering import Steering
 
@@ -94,10 +93,13 @@ def chat(
             judging = make_judge(named) if named else None
             engine = options.load(session)
             if found is not None:
+                from pointsman.engine.types import refuse_unable
+
                 found.check(engine.routers, engine.info.fingerprint)
                 other = found.on_other_weights(engine.weights)
                 if other:
                     say(f"pointsman: note: {other}.")
+                refuse_unable(engine, found, "This steering")
             engine.encode(["Hello"], system=system)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted", "Nothing was written; run the command again") from None
@@ -117,7 +119,7 @@ class Chat:
         turns, answers: The conversation so far, one answer a turn.
     """
 
-    engine: HFEngine
+    engine: Engine
     console: Console
     session: Session
     steering: Steering | None

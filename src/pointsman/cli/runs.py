@@ -24,7 +24,7 @@ from pointsman.cli.output import (
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 
 if TYPE_CHECKING:
-    from pointsman.engine.hf import HFEngine
+    from pointsman.engine.types import Engine
     from pointsman.experiment.run import Run
     from pointsman.judges.types import Judge
 
@@ -40,7 +40,7 @@ OutOption = Annotated[
 
 
 @contextmanager
-def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[HFEngine, str, bool]]:
+def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str, bool]]:
     """The model of a run, the command that began it, and whether something was done before.
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
@@ -198,7 +198,7 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
         raise
 
 
-def _refuse_other_model(run: Run, engine: HFEngine) -> None:
+def _refuse_other_model(run: Run, engine: Engine) -> None:
     """The model is remembered by its fingerprint and all of its weights: half a run with another is worth nothing."""
     info = engine.info
     now = {

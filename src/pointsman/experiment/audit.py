@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import DataError, UsageError
 from pointsman.experiment.findings import (
     attempt_rates,
@@ -35,7 +37,7 @@ from pointsman.experiment.work import Asked, Work
 from pointsman.judges.making import judge_section
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
-from pointsman.routing.intervention import Phase
+from pointsman.routing.intervention import Intervention, Phase
 
 SCHEMA = "pointsman.audit/2"
 Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]
@@ -140,7 +142,11 @@ class Audit:
 
         Returns:
             The results.
+
+        Raises:
+            InterventionError: The engine cannot carry out what would be tried.
         """
+        _refuse_unable(engine, self)
         work = _Stages(engine, suite, judge, run, progress or NullProgress(), audit=self)
         results = work.results(foreseen, noted)
         results["provenance"]["command"] = shareable_command(command)
@@ -271,6 +277,17 @@ def _tested(items: Sequence[Any]) -> tuple[Any, ...]:
 
 def _rate(successes: Sequence[bool], attempts: Sequence[Attempt]) -> dict[str, Any]:
     return Rate.of(successes, [a.source for a in attempts]).to_json()
+
+
+def _refuse_unable(engine: Engine, audit: Audit) -> None:
+    """Refuse an engine that cannot carry out one of the kinds of routing that are tried."""
+    router = engine.routers[0]
+    experts = router.draw(np.random.default_rng(0), 1)[0].tolist()
+    for phase in dict.fromkeys(("prefill", *audit.phases)):
+        refuse_unable(engine, Intervention.force({router.layer: experts}, phase=phase), f"A mask ({phase})")
+    refuse_unable(engine, Intervention.force({(router.layer, 0): experts}, phase="prefill"), "A route")
+    if audit.noise:
+        refuse_unable(engine, Intervention.noise({router.layer: 1.0}, seed=0, phase="prefill"), "Noise")
 
 
 def _utility(attempts: Sequence[Attempt], judge: Judge) -> Rate:

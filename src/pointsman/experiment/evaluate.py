@@ -12,7 +12,7 @@ import numpy as np
 
 from pointsman.data.scenario import Scenario
 from pointsman.data.types import Suite
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import UsageError
 from pointsman.experiment.contexts import Context
 from pointsman.experiment.findings import model_section
@@ -57,7 +57,7 @@ class Evaluate:
 
     def perform(
         self,
-        engine: HFEngine,
+        engine: Engine,
         steering: Steering,
         scenario: Scenario,
         suite: Suite,
@@ -75,8 +75,10 @@ class Evaluate:
 
         Raises:
             WrongModel: The steering is for another model.
+            InterventionError: The engine cannot carry it out.
         """
         steering.check(engine.routers, engine.info.fingerprint)
+        refuse_unable(engine, steering, "This steering")
         progress = progress or NullProgress()
         bench = Bench(engine, suite, judge, run, progress)
         scene = Scene(bench, engine, scenario, self.max_new_tokens)

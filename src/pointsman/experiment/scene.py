@@ -10,9 +10,8 @@ from typing import Any
 from pointsman.data.scenario import NEEDED, Scenario
 from pointsman.data.splits import by_split, cluster
 from pointsman.data.types import Behaviour, Conversation, Split
-from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Prompt, TokenRole
+from pointsman.engine.types import Engine, Prompt, TokenRole
 from pointsman.errors import DataError
 from pointsman.experiment.candidates import Fork
 from pointsman.experiment.contexts import Context, conversations_section, matched_pairs, of_conversations, of_requests
@@ -45,7 +44,7 @@ class Scene:
     def __init__(
         self,
         bench: Bench,
-        engine: HFEngine,
+        engine: Engine,
         scenario: Scenario,
         max_new_tokens: int | None = None,
         lesson_tokens: int = ANSWER,

@@ -16,15 +16,10 @@ import numpy as np
 from pointsman.data.scenario import Scenario
 from pointsman.data.splits import SPLITS
 from pointsman.data.types import Behaviour, Split, Suite
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.abilities import that_learns
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import UsageError
-from pointsman.experiment.candidates import (
-    Candidate,
-    Tried,
-    broken_limits,
-    choose,
-    mark,
-)
+from pointsman.experiment.candidates import Candidate, Tried, broken_limits, choose, mark
 from pointsman.experiment.choosing import Choosing
 from pointsman.experiment.contexts import Context, of_requests
 from pointsman.experiment.findings import model_section
@@ -126,7 +121,7 @@ class Steer:
 
     def perform(
         self,
-        engine: HFEngine,
+        engine: Engine,
         scenario: Scenario,
         suite: Suite,
         judge: Judge,
@@ -146,7 +141,12 @@ class Steer:
 
         Raises:
             DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
+            UsageError: It needs an engine that learns, and this one does not.
+            InterventionError: The engine cannot carry out what would be tried.
         """
+        if "through_model" in scenario.grid.refinements or self.upper_bound:
+            that_learns(engine)
+        _refuse_unable(engine, scenario)
         stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
         results = stages.results(noted)
         results["provenance"]["command"] = shareable_command(command)
@@ -172,7 +172,7 @@ class _Stages:
 
     def __init__(
         self,
-        engine: HFEngine,
+        engine: Engine,
         suite: Suite,
         judge: Judge,
         run: Run,
@@ -517,6 +517,14 @@ class _Stages:
 
 
 # ---------------------------------------------------------------------- small things
+
+
+def _refuse_unable(engine: Engine, scenario: Scenario) -> None:
+    """Refuse an engine that cannot carry out one of the kinds of mask that are tried."""
+    layer, experts = engine.routers[0].layer, engine.routers[0].experts
+    for phase in scenario.grid.phases:
+        refuse_unable(engine, Intervention.bias({layer: [0.0] * experts}, phase=phase), f"A mask ({phase})")
+        refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
 
 
 def headline(results: Mapping[str, Any]) -> str:
