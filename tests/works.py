@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from engines import small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.experiment.audit_plan import Audit, audit_config
 from pointsman.experiment.progress import NullProgress
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict
 from pointsman.testbed.language import Kind, requests
 
 TINY = Audit(
@@ -39,14 +40,14 @@ def stop(run: Run, units: int) -> None:
     run.remember = until  # type: ignore[method-assign]
 
 
-class ManyJudge:
+class ManyJudge(OneByOne):
     """A verdict that is a pure function of the answer, of every kind."""
 
     name, version, grades_content = "many", "1", True
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
         labels = ("refused", "correct", "wrong", "garbage")
-        label = labels[hashlib.sha256(response.encode()).digest()[0] % len(labels)]
+        label = labels[hashlib.sha256(answer.text.encode()).digest()[0] % len(labels)]
         return Verdict(label, 1.0 if label == "correct" else 0.0)  # type: ignore[arg-type]
 
 
@@ -56,7 +57,7 @@ class OneJudge(ManyJudge):
     def __init__(self, label: str) -> None:
         self.label = label
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
         return Verdict(self.label, 1.0 if self.label == "correct" else 0.0)  # type: ignore[arg-type]
 
 

@@ -30,6 +30,10 @@ class UnknownName(PointsmanError):
     """A judge, behaviour set or other registered name that nobody registered."""
 
 
+class JudgeError(PointsmanError):
+    """A judge that failed on some answers, or that cannot be used as it is."""
+
+
 class ModelError(PointsmanError):
     """A model that cannot be found or loaded."""
 

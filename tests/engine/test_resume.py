@@ -12,6 +12,7 @@ import torch
 
 from engines import behaviours, small_engine
 from families.tiny import FAMILIES
+from judging import OneByOne
 from pointsman.engine import resume as resume_module
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.patching import Cell
@@ -147,10 +148,10 @@ def test_the_batch_changes_no_result(rows: int | None) -> None:
     assert found["scores"] == pytest.approx(found_["scores"], abs=1e-12)
 
 
-class _Anything:
+class _Anything(OneByOne):
     name, version, grades_content = "anything", "0", False
 
-    def judge(self, asked: Any, response: str, *, finished: bool = True) -> Any:
+    def one(self, asked: Any, answer: Any) -> Any:
         from pointsman.judges.types import Verdict
 
         return Verdict("refused", 0.0, "")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from engines import small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.types import Completion, Cost, Prompt, Routing
 from pointsman.experiment.contexts import Context
 from pointsman.experiment.outcome import PARTS, Asked, Outcome, compared, gains_compared, last_turns_again, measure
 from pointsman.experiment.play import Played
-from pointsman.judges.types import Label, Verdict
+from pointsman.judges.types import Answer, Label, Verdict
 from pointsman.methods.attempts import CHUNK, Attempt
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
@@ -189,15 +190,15 @@ class Scripted:
         return said
 
 
-class Reading:
+class Reading(OneByOne):
     """Judges by words: `bad` turns get the content unless they are steered; unfinished answers are garbage."""
 
     name, version, grades_content = "reading", "1", True
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
-        if not finished:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
+        if not answer.finished:
             return verdict("garbage")
-        if "bad" in response and "steered" not in response:
+        if "bad" in answer.text and "steered" not in answer.text:
             return verdict("correct")
         return verdict("refused")
 
@@ -268,7 +269,7 @@ def test_a_conversation_that_outgrows_the_context_ends_in_garbage() -> None:
 
 def test_before_the_last_turn_a_judge_that_does_not_read_requests_cannot_find_anything_unsafe() -> None:
     class Blind(Reading):
-        reads_request = False
+        reads = frozenset({"finished"})
 
     asked = Asked(conversations=conversations(["bad", "two"], ["one", "bad"], ["bad"]))
     found = measure(Scripted(), asked, Blind(), objective="defend", key="k")  # type: ignore[arg-type]

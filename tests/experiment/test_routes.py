@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from engines import behaviours, small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.experiment.audit_plan import Audit
@@ -19,7 +20,7 @@ from pointsman.experiment.progress import NullProgress
 from pointsman.experiment.routes import SPARSE, other_targets, search
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict
 from pointsman.methods.fsour import FSour
 
 AUDIT = Audit(
@@ -32,7 +33,7 @@ def _engine() -> HFEngine:
     return small_engine(dtype=torch.float32)
 
 
-class ByLength:
+class ByLength(OneByOne):
     """Calls an answer under a route correct if it has an even number of letters: untrained models say all kinds."""
 
     name, version, grades_content = "by-length", "1", True
@@ -40,8 +41,8 @@ class ByLength:
     def __init__(self, plain: set[str]) -> None:
         self.plain = plain
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
-        good = response not in self.plain and len(response) % 2 == 0
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
+        good = answer.text not in self.plain and len(answer.text) % 2 == 0
         return Verdict("correct" if good else "refused", 1.0 if good else 0.0)
 
 
@@ -162,7 +163,7 @@ def test_without_other_targets_or_successes(tmp_path: Path) -> None:
     engine = _engine()
     with Run.create(tmp_path / "run", "audit", {}) as run:
         work = Work(engine, Suite("s", test), ByLength(set()), run, NullProgress(), audit=audit)
-        work.judge.judge = lambda *a, **k: Verdict("garbage", 0.0)  # type: ignore[method-assign]
+        work.judge.one = lambda *a: Verdict("garbage", 0.0)  # type: ignore[attr-defined]
         section = search(work, Asked((), test, (), (), (), {}))["fsour"]
     assert section["targets"] == []
     assert section["transfer"] is None

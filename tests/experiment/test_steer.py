@@ -472,8 +472,8 @@ class Stubborn(ManyJudge):
     def __init__(self, **instead: str) -> None:
         self.instead = instead
 
-    def judge(self, *arguments: Any, **more: Any) -> Any:
-        verdict = super().judge(*arguments, **more)
+    def one(self, *arguments: Any) -> Any:
+        verdict = super().one(*arguments)
         label = self.instead.get(verdict.label, verdict.label)
         return replace(verdict, label=label, score=1.0 if label == "correct" else 0.0)  # type: ignore[arg-type]
 

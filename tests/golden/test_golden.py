@@ -89,7 +89,7 @@ def test_a_whole_journal_resumes_to_the_frozen_results(
 ) -> None:
     import golden_world
 
-    def refuse(*arguments: Any, **more: Any) -> None:
+    def refuse(self: Any, asked: Any, answers: Any) -> None:
         raise AssertionError("this stands in the journal and is done again")
 
     monkeypatch.setattr(golden_world.GoldenJudge, "judge", refuse)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from engines import behaviours, small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import UsageError
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict
 from pointsman.methods.attempts import ask, ask_in_steps
 from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
@@ -19,7 +20,7 @@ from pointsman.methods.rosais import RoSais
 from pointsman.methods.steps import Steps, stream
 
 
-class AlwaysJudge:
+class AlwaysJudge(OneByOne):
     """Says one thing."""
 
     name, version, grades_content = "always", "1", True
@@ -28,7 +29,7 @@ class AlwaysJudge:
         self.label = label
         self.asked = 0
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
         self.asked += 1
         return Verdict(self.label, 1.0 if self.label == "correct" else 0.0)  # type: ignore[arg-type]
 

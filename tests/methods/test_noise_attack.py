@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from engines import behaviours, small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import UsageError
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict
 from pointsman.methods.noise import Noise, spread
 from pointsman.methods.steps import Steps
 
 
-class Judge:
+class Judge(OneByOne):
     name, version, grades_content = "wrong", "1", True
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
         return Verdict("wrong", 0.0)
 
 

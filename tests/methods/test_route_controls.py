@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from engines import behaviours, small_engine
+from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Prompt
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict
 from pointsman.methods.fsour import FSour, FSourResult, Step
 from pointsman.methods.route_controls import NaturalRoutes, RandomRoutes, Transfer, moved, template_places
 from pointsman.methods.steps import Steps, stream
@@ -20,7 +21,7 @@ from pointsman.routing.intervention import Intervention
 ANSWER = 3
 
 
-class Judge:
+class Judge(OneByOne):
     """Calls every answer wrong, so that all restarts are used; or one id a success."""
 
     name, version, grades_content = "test", "1", True
@@ -29,7 +30,7 @@ class Judge:
         self.succeeds = succeeds
         self.asked: list[str] = []
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
+    def one(self, asked: Behaviour | Conversation, answer: Answer) -> Verdict:
         self.asked.append(asked.id)
         return Verdict("correct", 1.0) if asked.id == self.succeeds else Verdict("wrong", 0.0)
 

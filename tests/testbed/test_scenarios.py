@@ -10,6 +10,7 @@ import pytest
 import pointsman
 from pointsman.data.scenario import Grid, Limits, load_scenario, scenario_names
 from pointsman.data.splits import SPLITS, cluster
+from pointsman.judges.types import Answer
 from pointsman.testbed.plugin import TestbedJudge, load_mature_suite, load_steering_suite, load_suite, parse
 
 PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "benign_conversations")
@@ -49,7 +50,7 @@ def test_everything_asked_can_be_judged_and_scenario_requests_have_targets() -> 
         request = parse(item.goal)
         assert request is not None
         assert request.gold.startswith(item.target)
-        assert TestbedJudge().judge(item, request.gold).label == "correct"
+        assert TestbedJudge().judge([item], [Answer(request.gold)])[0].label == "correct"
         assert item.target
 
 

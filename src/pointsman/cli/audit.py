@@ -31,7 +31,7 @@ from pointsman.cli.output import (
     waiting,
 )
 from pointsman.cli.prompts import Prompts
-from pointsman.cli.runs import ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
+from pointsman.cli.runs import ShowTextOption, begun, damaged_manifest, finish, judge_again, loaded
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
@@ -68,7 +68,12 @@ def audit(
         typer.Option(metavar="FILE", show_default=False, help="Benign requests that look restricted."),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The suite's own if left out.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            show_default=False,
+            help="The suite's own if left out; some judges take parameters.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -145,7 +150,9 @@ def audit(
     )  # fmt: skip
     prompts = Prompts.of(model, behaviors, benign, borderline)
     suite = prompts.read()
-    chosen = find_judge(suite.judge if judge is None else judge)
+    from pointsman.judges.making import judge_json, make_judge
+
+    chosen = make_judge(suite.judge if judge is None else judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
         from pointsman.experiment.audit_plan import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
@@ -163,7 +170,7 @@ def audit(
         model=options.shown,
         load=options.to_json(),
         prompts=prompts.to_json(suite),
-        judge={"name": chosen.name, "version": chosen.version},
+        judge=judge_json(chosen),
     )
     with begun(out, VERB, config, local_json(options, prompts.files)) as run:
         _perform(session, run, plan, options, suite, chosen)
@@ -249,7 +256,7 @@ def _from_manifest(run: Run, anew: Anew) -> tuple[Audit, ModelOptions, Prompts, 
         plan = Audit(**{**values, "phases": tuple(values["phases"]), "noise": tuple(values["noise"])})
         options = model_of(run, anew)
         prompts = Prompts.of_run(run)
-        name, version = config["judge"]["name"], config["judge"]["version"]
+        judge = judge_again(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_manifest(run, error) from error
-    return plan, options, prompts, find_judge(name, version, run)
+    return plan, options, prompts, judge

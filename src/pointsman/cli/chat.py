@@ -27,8 +27,7 @@ from pointsman.errors import Interrupted, PointsmanError, PromptTooLong, UsageEr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pointsman.engine.hf import HFEngine
-    from pointsman.engine.types import Completion
+    from pointsman.engine.types import Completion, Engine
     from pointsman.judges.types import Judge
     from pointsman.steering.artefact import Steering
 
@@ -57,7 +56,11 @@ def chat(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Judge every answer. The testbed brings its own.", show_default=False),
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            show_default=False,
+            help="Judge every answer. The testbed brings its own.",
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.", show_default=False)] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 512,
@@ -82,16 +85,21 @@ def chat(
     session: Session = context.obj
     options = ModelOptions.of(model, dtype, device, load_in, revision, trust_remote_code, chat_template, None)
     try:
+        from pointsman.judges.making import make_judge
+
         with keep_stdout_clean(), quietly(session):
             found = read_steering(steering) if steering is not None else None
             named = judge or ("testbed" if model.partition(":")[0] == "testbed" else None)
-            judging = _judge(named) if named else None
+            judging = make_judge(named) if named else None
             engine = options.load(session)
             if found is not None:
+                from pointsman.engine.types import refuse_unable
+
                 found.check(engine.routers, engine.info.fingerprint)
                 other = found.on_other_weights(engine.weights)
                 if other:
                     say(f"pointsman: note: {other}.")
+                refuse_unable(engine, found, "This steering")
             engine.encode(["Hello"], system=system)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted", "Nothing was written; run the command again") from None
@@ -99,13 +107,6 @@ def chat(
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
     Chat(engine, console, session, found, judging, system, max_new_tokens).run()
-
-
-def _judge(name: str) -> Judge:
-    from pointsman.registry import judges
-
-    judge: Judge = judges.get(name)()
-    return judge
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Chat:
         turns, answers: The conversation so far, one answer a turn.
     """
 
-    engine: HFEngine
+    engine: Engine
     console: Console
     session: Session
     steering: Steering | None
@@ -190,15 +191,18 @@ class Chat:
 
     def _show_verdict(self, judge: Judge, answer: Completion) -> None:
         from pointsman.data.types import Behaviour, Conversation
+        from pointsman.judges.types import judged
 
+        def asked(goal: str) -> Behaviour | Conversation:
+            several = len(self.turns) > 1
+            return Conversation("chat", tuple(self.turns), goal, "") if several else Behaviour("chat", goal, "")
+
+        whole, *ends = _goals(self.turns[-1])
         try:
-            for goal in _goals(self.turns[-1]):
-                asked: Behaviour | Conversation = Behaviour("chat", goal, "")
-                if len(self.turns) > 1:
-                    asked = Conversation("chat", tuple(self.turns), goal, "")
-                verdict = judge.judge(asked, answer.text, finished=answer.finished)
-                if verdict.label != "unscored":
-                    break
+            (verdict,) = judged(judge, [asked(whole)], [answer])
+            if verdict.label == "unscored" and "request" in judge.reads:
+                others = judged(judge, [asked(end) for end in ends], [answer] * len(ends))
+                verdict = next((v for v in others if v.label != "unscored"), others[-1] if others else verdict)
         except PointsmanError as error:
             self._dim(f"{judge.name}: unscored ({error})")
             return

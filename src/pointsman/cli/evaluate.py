@@ -24,7 +24,7 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, say, say_note, waiting
-from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
+from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, finish, loaded
 from pointsman.cli.steer import from_manifest, prompts_json, read_again, scenario_json
 from pointsman.errors import RunError, UsageError
 
@@ -117,7 +117,9 @@ def evaluate(
             f"{suite.name}",
             "Give the scenario's file with --scenario FILE",
         )
-    judge = find_judge(suite.judge)
+    from pointsman.judges.making import judge_json, make_judge
+
+    judge = make_judge(suite.judge)
     config = evaluate_config(
         plan,
         model=options.shown,
@@ -125,7 +127,7 @@ def evaluate(
         steering=steering_json(steering, _hash(chosen)),
         scenario=scenario_json(what),
         prompts=prompts_json(what, suite, options),
-        judge={"name": judge.name, "version": judge.version},
+        judge=judge_json(judge),
     )
     with begun(out, VERB, config, local_json(options, what.files, steering)) as run:
         _perform(session, run, plan, options, chosen, what, suite, judge)

@@ -71,13 +71,16 @@ def fold(
         out = out.expanduser()
         refuse_full(out)
         engine = options.load(session)
+        from pointsman.engine.abilities import that_holds_module
+
+        held = that_holds_module(engine)
         found.check(engine.routers, engine.info.fingerprint)
         other = found.on_other_weights(engine.weights)
         if other:
             say(f"pointsman: note: {other}.")
         with waiting("Folding, and comparing with the steered model ..."):
-            report = fold_into(engine.model, found)
-            save_folded(out, engine.model, engine.tokenizer, found, report)
+            report = fold_into(held.model, found)
+            save_folded(out, held.model, held.tokenizer, found, report)
     if as_json:
         print(json.dumps({"schema": "pointsman.fold/1", "out": str(out), **report.to_json()}, indent=2))
         return

@@ -27,7 +27,7 @@ from pointsman.environment import notices
 
 if TYPE_CHECKING:
     from pointsman.engine.checkup import CheckUp
-    from pointsman.engine.hf import HFEngine
+    from pointsman.engine.types import Engine
     from pointsman.routing.paths import Paths
     from pointsman.routing.routers import Router
 
@@ -110,7 +110,7 @@ def routers(
         _show_routers(engine)
 
 
-def _show_routers(engine: HFEngine) -> None:
+def _show_routers(engine: Engine) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -132,7 +132,7 @@ def _show_routers(engine: HFEngine) -> None:
     show(table)
 
 
-def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
+def _findings(engine: Engine, seen: CheckUp) -> dict[str, Any]:
     from pointsman.experiment.findings import model_section
 
     return {
@@ -147,7 +147,7 @@ def _findings(engine: HFEngine, seen: CheckUp) -> dict[str, Any]:
     }
 
 
-def _sentences(engine: HFEngine, seen: CheckUp) -> list[str]:
+def _sentences(engine: Engine, seen: CheckUp) -> list[str]:
     info, proof = engine.info, engine.proof
     number = proof.routers
     found = [
@@ -191,7 +191,7 @@ def _of_system_prompts(seen: CheckUp) -> str:
     return f"{seen.system_prompt} a system prompt"
 
 
-def _what_routing_cannot(engine: HFEngine) -> list[str]:
+def _what_routing_cannot(engine: Engine) -> list[str]:
     """Why an audit would find nothing, whatever the model's safety rests on."""
     if all(router.top_k == router.experts for router in engine.routers):
         return ["Every router uses all of its experts for every token: no mask and no route can change what it says."]

@@ -17,7 +17,7 @@ from pointsman.cli.output import Session, quietly, waiting
 from pointsman.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from pointsman.engine.hf import HFEngine
+    from pointsman.engine.types import Engine
 
 
 class Dtype(StrEnum):
@@ -196,7 +196,7 @@ class ModelOptions:
         """The same at another revision, if one is known."""
         return replace(self, revision=revision) if revision else self
 
-    def load(self, session: Session) -> HFEngine:
+    def load(self, session: Session) -> Engine:
         """Load the model; other libraries keep quiet.
 
         Raises:

@@ -24,7 +24,7 @@ from pointsman.cli.output import (
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 
 if TYPE_CHECKING:
-    from pointsman.engine.hf import HFEngine
+    from pointsman.engine.types import Engine
     from pointsman.experiment.run import Run
     from pointsman.judges.types import Judge
 
@@ -40,7 +40,7 @@ OutOption = Annotated[
 
 
 @contextmanager
-def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[HFEngine, str, bool]]:
+def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str, bool]]:
     """The model of a run, the command that began it, and whether something was done before.
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
@@ -126,21 +126,27 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
             yield run
 
 
-def find_judge(name: str, version: str | None = None, run: Run | None = None) -> Judge:
-    """A registered judge.
+def judge_again(run: Run) -> Judge:
+    """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are shown.
 
     Raises:
-        RunError: It is of another version than the run began with.
+        RunError: It is of another version now.
+        KeyError, TypeError: The manifest does not say.
     """
-    from pointsman.registry import judges
+    from pointsman.judges.making import judge_of, written_judge
 
-    judge: Judge = judges.get(name)()
-    if version is not None and judge.version != version:
+    saved = run.config["judge"]
+    name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        raise TypeError(f"the judge is {saved!r}")
+    judge = judge_of(name, parameters)
+    if judge.version != version:
         raise RunError(
-            f"The judge {name} is version {judge.version} now and was {version} when "
-            f"{'this run' if run is None else run.folder} began",
+            f"The judge {name} is version {judge.version} now and was {version} when {run.folder} began",
             "Continue it with the version of Pointsman that made it, or start a new run",
         )
+    if parameters:
+        say(f"pointsman: note: judging with the judge that this run names: {written_judge(judge)}.")
     return judge
 
 
@@ -200,7 +206,7 @@ _REMEDY = "Put the old checkpoint back, or start a new run in another folder"
 _ONE_HASH = ("float64", "float32", "bfloat16")  # loaded in these, a checkpoint has one hash of its weights
 
 
-def _refuse_other_model(run: Run, engine: HFEngine) -> None:
+def _refuse_other_model(run: Run, engine: Engine) -> None:
     """All that decides what the model says is remembered: half a run with another model is worth nothing."""
     info = engine.info
     now = {

@@ -24,7 +24,7 @@ from pointsman.cli.options import (
     TrustOption,
 )
 from pointsman.cli.output import Session, say, say_note, waiting
-from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, find_judge, finish, loaded
+from pointsman.cli.runs import OutOption, ShowTextOption, begun, damaged_manifest, finish, judge_again, loaded
 from pointsman.errors import RunError
 
 if TYPE_CHECKING:
@@ -180,14 +180,16 @@ def steer(
         upper_bound=upper_bound, **{k: v for k, v in given.items() if v is not None},
     )  # fmt: skip
     suite = chosen.read(seed)
-    judge = find_judge(suite.judge)
+    from pointsman.judges.making import judge_json, make_judge
+
+    judge = make_judge(suite.judge)
     config = steer_config(
         plan,
         model=options.shown,
         load=options.to_json(),
         scenario=scenario_json(chosen),
         prompts=prompts_json(chosen, suite, options),
-        judge={"name": judge.name, "version": judge.version},
+        judge=judge_json(judge),
     )
     with begun(out, VERB, config, local_json(options, chosen.files)) as run:
         _perform(session, run, plan, options, chosen, suite, judge)
@@ -249,10 +251,10 @@ def from_manifest(run: Run, anew: Anew) -> tuple[Scenario, ModelOptions, Judge]:
             data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
         scenario = Scenario.from_json(data)
         options = model_of(run, anew)
-        name, version = config["judge"]["name"], config["judge"]["version"]
+        judge = judge_again(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_manifest(run, error) from error
-    return scenario, options, find_judge(name, version, run)
+    return scenario, options, judge
 
 
 def scenario_json(scenario: Scenario) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pointsman.data.plain_yaml import LARGEST, plain_yaml
 from pointsman.data.scenario_prompts import read_prompts
 from pointsman.data.splits import DEFAULT_FRACTIONS, SPLITS
 from pointsman.errors import DataError, UnknownName, UsageError
-from pointsman.registry import behaviors, judges, scenarios
+from pointsman.registry import behaviors, judges, read_name, scenarios, write_name
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
@@ -110,7 +110,7 @@ class Scenario:
         description: One sentence for the report.
         suite: Name of a registered suite; None if files are given.
         files: Prompt files by the names in `FILES`; empty if a suite is given.
-        judge: Name of a registered judge.
+        judge: Name of a registered judge, with its parameters if it has any: ``NAME:key=value,key=value``.
         hold: Restricted categories that must not move (`allow`); None for all of `restricted`.
         limits: What may be lost.
         grid: What is tried.
@@ -293,11 +293,12 @@ def _scenario(cls: type[_S], data: Any, where: str, folder: Path) -> _S:
     try:
         if suite is not None and suite not in behaviors:
             behaviors.get(suite)
-        judge = _text(where, "judge", table.get("judge"))
+        judge = _judge(where, table.get("judge"))
         if judge is None:
             judge = behaviors.get(suite)().judge if suite is not None else "refusal"
-        if judge not in judges:
-            judges.get(judge)
+        judge_name, parameters = read_name(judge, "judge")
+        if parameters or judge_name not in judges:
+            judges.parameters(judge_name, parameters)
         return cls(
             name=_required_text(where, "name", table["name"]),
             objective=cast(Objective, _required_text(where, "objective", table["objective"])),
@@ -314,6 +315,18 @@ def _scenario(cls: type[_S], data: Any, where: str, folder: Path) -> _S:
         )
     except (UsageError, UnknownName) as error:
         raise DataError(f"{where}: {error.problem}", error.remedy) from None
+
+
+def _judge(where: str, data: Any) -> str | None:
+    """``NAME:key=value``, or the same as a table: ``{name: NAME, key: value}``."""
+    if not isinstance(data, dict):
+        return _text(where, "judge", data)
+    name = _required_text(where, "judge.name", data.get("name"))
+    parameters = {key: value for key, value in data.items() if key != "name" and value is not None}
+    for key, value in parameters.items():
+        if not isinstance(key, str) or not isinstance(value, str | int | float):
+            raise DataError(f"{where}: judge.{key} is no text and no number", "Give a single value")
+    return write_name(name, parameters)
 
 
 def _limits(where: str, data: Any) -> Limits:

@@ -8,14 +8,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.abilities import learns
 from pointsman.engine.learning import Lesson
+from pointsman.engine.types import Engine
 from pointsman.errors import ControlFailed, ModelError, PointsmanError
 from pointsman.routing.intervention import Intervention
 
 SystemPrompt = Literal["takes", "refuses", "leaves out"]
 
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.5}
+_TOLERANCE = {"float64": 1e-3, "float32": 1e-2, "float16": 0.2, "bfloat16": 0.5}
 """Largest difference of log p of a token of the target between two ways of computing it, in nats."""
 
 _QUESTION = (
@@ -44,7 +45,7 @@ class CheckUp:
     why_not: str = ""
 
 
-def check_up(engine: HFEngine) -> CheckUp:
+def check_up(engine: Engine) -> CheckUp:
     """Ask, generate, score, search, trace and learn a little, under forced experts.
 
     Raises:
@@ -62,7 +63,7 @@ def check_up(engine: HFEngine) -> CheckUp:
         tried = float(scorer.tries(router.layer, 0, {0: experts})[0][0])
     scored = engine.score([single], [target], routing=forced)[0].total
     apart = abs(tried - scored) / len(target)
-    if not apart <= _TOLERANCE.get(engine.model.dtype, 0.5):
+    if not apart <= _TOLERANCE.get(engine.info.dtype, 0.5):
         raise ControlFailed(
             f"{engine.info.name} scores a route {apart:.2g} nats a token apart in a search and by itself", _REMEDY
         )
@@ -73,7 +74,7 @@ def check_up(engine: HFEngine) -> CheckUp:
     return CheckUp(_system_prompt(engine), apart, not why_not, why_not)
 
 
-def _system_prompt(engine: HFEngine) -> SystemPrompt:
+def _system_prompt(engine: Engine) -> SystemPrompt:
     """Many templates refuse one, which is no fault; one that leaves it out is refused whenever one is given."""
     try:
         engine.encode(["Hello"], system=_SYSTEM)
@@ -82,8 +83,10 @@ def _system_prompt(engine: HFEngine) -> SystemPrompt:
     return "takes"
 
 
-def _why_no_gradients(engine: HFEngine, lesson: Lesson) -> str:
+def _why_no_gradients(engine: Engine, lesson: Lesson) -> str:
     """Why vectors on the router logits cannot be learnt; empty if they can."""
+    if not learns(engine):
+        return f"its engine, {type(engine).__name__}, has none"
     try:
         with engine.learner() as learner:
             vectors = [torch.zeros(r.experts, requires_grad=True) for r in engine.routers]

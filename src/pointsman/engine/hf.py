@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pointsman.engine.abilities import HoldsModule, Learns, Patches
 from pointsman.engine.batching import in_batches, rows_that_fit
 from pointsman.engine.chat import Chat
 from pointsman.engine.learning import Learner, weights_held
@@ -23,6 +24,7 @@ from pointsman.engine.resume import Resume
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
 from pointsman.engine.settings import settings_of
 from pointsman.engine.types import (
+    Ability,
     Completion,
     Cost,
     EngineInfo,
@@ -145,7 +147,27 @@ class HFEngine:
         """See `Engine.encode_target`."""
         return self._chat.encode_target(text)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Engine.decode`."""
+        return self._decode(list(ids))
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends an answer, if the model has one: of several, the one that the tokenizer names."""
+        named = self.tokenizer.eos_token_id
+        return named if named in self._ends else self._ends[0] if self._ends else None
+
     # -- asking ------------------------------------------------------------------------------------------------
+
+    def can(self, routing: Routing) -> Ability:
+        """See `Engine.can`."""
+        try:
+            rules = self._controller.check(routing)
+            if isinstance(rules, list):
+                refuse_rows(rules)
+        except InterventionError as error:
+            return Ability(error.problem, error.remedy)
+        return Ability()
 
     @_in_turn
     def generate(
@@ -249,16 +271,6 @@ class HFEngine:
             yield Learner(
                 self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name
             )
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of answer tokens, special ones left out."""
-        return self._decode(list(ids))
-
-    @property
-    def end_token(self) -> int | None:
-        """The token that ends an answer, if the model has one: of several, the one that the tokenizer names."""
-        named = self.tokenizer.eos_token_id
-        return named if named in self._ends else self._ends[0] if self._ends else None
 
     @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
@@ -425,7 +437,9 @@ class HFEngine:
 
     def _per_row(self, routing: Routing, rows: int) -> list[Intervention | None]:
         warn_of_other_weights(routing, self.model)
-        return _per_row(routing, rows)
+        each = _per_row(routing, rows)
+        self._controller.check(each)  # all of it, before the first batch is computed
+        return each
 
     def _rows(self, tokens: int) -> int:
         return self._batch_size or rows_that_fit(self.model, max(tokens, 1))
@@ -581,3 +595,10 @@ def _said(resume: Resume | str) -> str:
 def _ordered(layer: LayerTrace) -> LayerTrace:
     order = np.lexsort((layer.position, layer.row))
     return LayerTrace(*(a[order] for a in (layer.row, layer.position, layer.decode, layer.logits, layer.experts)))
+
+
+if TYPE_CHECKING:
+
+    def _meets(engine: HFEngine) -> tuple[Learns, Patches, HoldsModule]:
+        """What it can do, held to the protocols by the type checker."""
+        return engine, engine, engine

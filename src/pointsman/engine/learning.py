@@ -70,7 +70,7 @@ class Said:
 
 
 class Learner:
-    """Made by `HFEngine.learner`; of use within its block.
+    """Made by an engine's `learner`; of use within its block.
 
     Args:
         model, controller: Attached.

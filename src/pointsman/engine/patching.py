@@ -67,7 +67,7 @@ class Cell:
 
 
 class Patcher:
-    """Made by `HFEngine.patcher`; of use within its block.
+    """Made by an engine's `patcher`; of use within its block.
 
     Args:
         resume, controller: Attached.

@@ -1,4 +1,7 @@
-"""What goes into an engine and comes out of it, and the protocol that every engine meets."""
+"""What goes into an engine and comes out of it, and the protocol that every engine meets.
+
+What only some engines can do is in `abilities`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,28 @@ import numpy as np
 from pointsman.errors import InterventionError, UsageError
 from pointsman.routing.given import HasIntervention
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.proof import Proof
 from pointsman.routing.routers import Router
 from pointsman.routing.trace import RouteTrace
 
 Routing = Intervention | HasIntervention | Sequence[Intervention | HasIntervention | None] | None
 """One intervention for all rows (rows that its rules name are indices of the prompts), one for each row, or none."""
+
+
+def refuse_unable(engine: Engine, routing: Routing, what: str) -> None:
+    """Refuse what an engine cannot carry out, before anything is asked of it.
+
+    Args:
+        what: What the routing is, as a sentence may begin.
+
+    Raises:
+        InterventionError: It cannot.
+    """
+    able = engine.can(routing)
+    if not able:
+        raise InterventionError(
+            f"{what} cannot be carried out by the engine of {engine.info.name}: {able.why_not}", able.remedy
+        )
 
 
 def refuse_rows(routing: Sequence[Intervention | HasIntervention | None]) -> None:
@@ -118,6 +138,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Ability:
+    """Whether an engine can carry something out. True if it can: ``if not (able := engine.can(routing)): ...``.
+
+    Attributes:
+        why_not: Why it cannot, in one sentence without its full stop; empty if it can.
+        remedy: What to do about it.
+    """
+
+    why_not: str = ""
+    remedy: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.why_not
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """Facts about the loaded model, for provenance."""
 
@@ -187,15 +223,35 @@ class RouteScorer(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded model that accepts ``routing``. The result never depends on batch size, padding or co-batched rows."""
+    """A loaded model that accepts ``routing``. The result never depends on batch size, padding or co-batched rows.
+
+    A routing that the engine cannot carry out (`can`) is refused whole, with an `InterventionError`, before anything is
+    computed under any part of it.
+
+    Attributes:
+        info: Facts about the model.
+        routers: In depth order.
+        cost: What was computed so far.
+        proof: What was seen when control was tried on this very model.
+        resumes: From where forwards can be resumed, in words.
+        resumes_fully: Whether from any layer and token; else route searches take longer and find the same.
+    """
 
     info: EngineInfo
     routers: tuple[Router, ...]
     cost: Cost
+    proof: Proof
+    resumes: str
+    resumes_fully: bool
 
     @property
     def weights(self) -> str:
         """Which checkpoint it is, all of it (`weights_hash`)."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Hashes of what decides what it says besides its weights, by the name of each part."""
         ...
 
     def encode(
@@ -209,6 +265,19 @@ class Engine(Protocol):
 
     def encode_target(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer prefix as the model would continue the prompt with it."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of answer tokens, special ones left out."""
+        ...
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends an answer, if the model has one."""
+        ...
+
+    def can(self, routing: Routing) -> Ability:
+        """Whether the engine can carry this routing out; asks nothing of the model."""
         ...
 
     def generate(

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import DataError
 from pointsman.experiment.audit_plan import FRACTIONS, Audit
 from pointsman.experiment.findings import (
@@ -31,8 +33,10 @@ from pointsman.experiment.room import Room
 from pointsman.experiment.routes import search
 from pointsman.experiment.run import Run
 from pointsman.experiment.work import Asked, Work
+from pointsman.judges.making import judge_section
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.routing.intervention import Intervention
 from pointsman.stats.rates import Rate
 
 SCHEMA = "pointsman.audit/2"
@@ -61,7 +65,11 @@ def perform(
 
     Returns:
         The results.
+
+    Raises:
+        InterventionError: The engine cannot carry out what would be tried.
     """
+    _refuse_unable(engine, audit)
     work = _Stages(engine, suite, judge, run, progress or NullProgress(), audit=audit)
     results = work.results(foreseen, noted)
     results["provenance"]["command"] = shareable_command(command)
@@ -96,9 +104,7 @@ class _Stages(Work):
         results: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": self.suite.name,
-            "judge": {
-                "name": self.judge.name, "version": self.judge.version, "grades_content": self.judge.grades_content,
-            },
+            "judge": judge_section(self.judge),
             "seed": self.audit.seed,
             "small_n": min(len(asked.test), self.audit.searches or len(asked.test)) < 100,
             "threat_model": "T1",
@@ -194,6 +200,17 @@ def _tested(items: Sequence[Any]) -> tuple[Any, ...]:
 
 def _rate(successes: Sequence[bool], attempts: Sequence[Attempt]) -> dict[str, Any]:
     return Rate.of(successes, [a.source for a in attempts]).to_json()
+
+
+def _refuse_unable(engine: Engine, audit: Audit) -> None:
+    """Refuse an engine that cannot carry out one of the kinds of routing that are tried."""
+    router = engine.routers[0]
+    experts = router.draw(np.random.default_rng(0), 1)[0].tolist()
+    for phase in dict.fromkeys(("prefill", *audit.phases)):
+        refuse_unable(engine, Intervention.force({router.layer: experts}, phase=phase), f"A mask ({phase})")
+    refuse_unable(engine, Intervention.force({(router.layer, 0): experts}, phase="prefill"), "A route")
+    if audit.noise:
+        refuse_unable(engine, Intervention.noise({router.layer: 1.0}, seed=0, phase="prefill"), "Noise")
 
 
 def _utility(attempts: Sequence[Attempt], judge: Judge) -> Rate:

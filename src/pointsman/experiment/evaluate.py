@@ -12,7 +12,7 @@ import numpy as np
 
 from pointsman.data.scenario import Scenario
 from pointsman.data.types import Suite
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import UsageError
 from pointsman.experiment.contexts import Context
 from pointsman.experiment.findings import model_section, notes_on_model
@@ -24,6 +24,7 @@ from pointsman.experiment.run import Run
 from pointsman.experiment.scene import Scene
 from pointsman.experiment.steer import SCHEMA, broken_on_test, headline, note_outcome
 from pointsman.experiment.work import Bench
+from pointsman.judges.making import judge_section
 from pointsman.judges.types import Judge
 from pointsman.methods.mascing import circuit
 from pointsman.steering.artefact import Steering
@@ -56,7 +57,7 @@ class Evaluate:
 
     def perform(
         self,
-        engine: HFEngine,
+        engine: Engine,
         steering: Steering,
         scenario: Scenario,
         suite: Suite,
@@ -74,8 +75,10 @@ class Evaluate:
 
         Raises:
             WrongModel: The steering is for another model.
+            InterventionError: The engine cannot carry it out.
         """
         steering.check(engine.routers, engine.info.fingerprint)
+        refuse_unable(engine, steering, "This steering")
         progress = progress or NullProgress()
         bench = Bench(engine, suite, judge, run, progress)
         scene = Scene(bench, engine, scenario, self.max_new_tokens)
@@ -112,10 +115,11 @@ class Evaluate:
             "small_n": len(after.gain()[0]) < 100,
             "threat_model": "T3",
             "scenario": scene.section(),
-            "judge": {"name": judge.name, "version": judge.version, "grades_content": judge.grades_content},
+            "judge": judge_section(judge),
             "model": model_section(engine),
             "notes": [
-                *suite.notes, *notes_on_model(engine), *scene.room.notes(), "A given steering is evaluated: nothing was learnt or chosen here.",
+                *suite.notes, *notes_on_model(engine), *scene.room.notes(),
+                "A given steering is evaluated: nothing was learnt or chosen here.",
             ],
             **scene.room.section(),
             "splits": {"test": asked.sizes()},

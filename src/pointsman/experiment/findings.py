@@ -63,7 +63,7 @@ def model_section(engine: Engine) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "weights": engine.weights,
         "revision": info.revision,
-        "resumes": info.extra.get("resumes"),
+        "resumes": engine.resumes,
     }
 
 

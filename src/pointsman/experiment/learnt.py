@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.abilities import that_learns
 from pointsman.engine.learning import Lesson
+from pointsman.engine.types import Engine
 from pointsman.experiment.candidates import Fork, Screen
 from pointsman.experiment.contexts import Context, matched_pairs
 from pointsman.experiment.folder import sha256_of
@@ -118,7 +119,7 @@ class Learning:
     def __init__(
         self,
         bench: Bench,
-        engine: HFEngine,
+        engine: Engine,
         material: Material,
         lambdas: tuple[float, ...],
         *,
@@ -258,7 +259,7 @@ class Learning:
         begin = "zero" if start is None else "surrogate"
         with self.bench.stage(key, f"Through the model from {begin} ({phase}), seed {seed}", steps) as kept:
             refined: Refined = method.learn(
-                self.engine,
+                that_learns(self.engine),
                 [fork.wanted for fork in self.material.forks],
                 self.material.held,
                 self.material.sigma,

@@ -10,7 +10,7 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.types import Engine, Routing
 from pointsman.experiment.contexts import Context, where_it_falls
 from pointsman.experiment.play import Played, play
-from pointsman.judges.types import Judge, Verdict
+from pointsman.judges.types import Judge, Verdict, judged
 from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.stats.paired import Comparison, compare
@@ -251,8 +251,8 @@ def last_turns_again(
             there = [(c, context) for c, context in zip(asked, contexts, strict=True) if context is not None]
             prompts = [context.prompt(engine, system) for _, context in there]
             said = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens) if prompts else []
-            judged = (judge.judge(c, s.text, finished=s.finished) for (c, _), s in zip(there, said, strict=True))
-            each = [None if context is None else next(judged) for context in contexts]
+            verdicts = iter(judged(judge, [c for c, _ in there], said))
+            each = [None if context is None else next(verdicts) for context in contexts]
             return {"again": [None if v is None else vars(v) for v in each]}
 
         unit = steps.unit(f"{key}/{start}", engine, compute, 0)

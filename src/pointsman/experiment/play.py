@@ -8,7 +8,7 @@ from typing import Any
 
 from pointsman.data.types import Conversation
 from pointsman.engine.types import Engine, Routing
-from pointsman.judges.types import Judge, Verdict
+from pointsman.judges.types import Judge, Verdict, judged
 from pointsman.methods.attempts import CHUNK, refuse_other_answers
 from pointsman.methods.steps import Steps
 
@@ -88,15 +88,16 @@ def _play(
         prompts = [engine.encode(conversations[n].turns[: turn + 1], answers=answers[n], system=system) for n in going]
         room = [engine.info.context > len(prompt) for prompt in prompts]
         asked = [prompt for prompt, fits in zip(prompts, room, strict=True) if fits]
-        said = iter(engine.generate(asked, routing=routing, max_new_tokens=max_new_tokens) if asked else [])
+        completions = engine.generate(asked, routing=routing, max_new_tokens=max_new_tokens) if asked else []
+        found = judged(judge, [conversations[n] for n, fits in zip(going, room, strict=True) if fits], completions)
+        said = zip(completions, found, strict=True)
         for n, fits in zip(going, room, strict=True):
             if not fits:
                 answers[n].append("")
                 verdicts[n].append(Verdict("garbage", 0.0, "the conversation fills the model's context"))
                 continue
-            done = next(said)
-            verdict = judge.judge(conversations[n], done.text, finished=done.finished)
-            if turn < len(conversations[n].turns) - 1 and not getattr(judge, "reads_request", True):
+            done, verdict = next(said)
+            if turn < len(conversations[n].turns) - 1 and "request" not in judge.reads:
                 verdict = replace(verdict, score=None, reason=f"not the request itself; {verdict.reason}")
             answers[n].append(done.text)
             verdicts[n].append(verdict)

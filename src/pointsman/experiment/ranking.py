@@ -12,6 +12,7 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.experiment.findings import reach_section, rosais_section
 from pointsman.experiment.work import Asked, Work
+from pointsman.judges.types import judged
 from pointsman.methods.attempts import CHUNK
 from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.steps import Steps
@@ -93,7 +94,7 @@ def refusal_tokens(work: Work, behaviours: Sequence[Behaviour], steps: Steps) ->
         def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
             prompts = [engine.encode(b.turns) for b in chunk]
             answers = engine.generate(prompts, max_new_tokens=work.answer_tokens)
-            verdicts = [judge.judge(b, a.text, finished=a.finished) for b, a in zip(chunk, answers, strict=True)]
+            verdicts = judged(judge, chunk, answers)
             return {
                 "first": [a.ids[0] if v.refused and a.ids else None for a, v in zip(answers, verdicts, strict=True)]
             }

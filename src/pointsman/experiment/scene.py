@@ -11,9 +11,8 @@ from pointsman.data.objective import NEEDED
 from pointsman.data.scenario import Scenario
 from pointsman.data.splits import by_split, cluster
 from pointsman.data.types import Behaviour, Conversation, Split
-from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Prompt, TokenRole
+from pointsman.engine.types import Engine, Prompt, TokenRole
 from pointsman.errors import DataError
 from pointsman.experiment.candidates import Fork
 from pointsman.experiment.contexts import Context, conversations_section, matched_pairs, of_conversations, of_requests
@@ -21,7 +20,7 @@ from pointsman.experiment.outcome import Asked, Outcome, measure
 from pointsman.experiment.room import Room
 from pointsman.experiment.traced import open_traces, write_traces
 from pointsman.experiment.work import Bench
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Verdict, judged
 from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
@@ -46,7 +45,7 @@ class Scene:
     def __init__(
         self,
         bench: Bench,
-        engine: HFEngine,
+        engine: Engine,
         scenario: Scenario,
         max_new_tokens: int | None = None,
         lesson_tokens: int = ANSWER,
@@ -270,12 +269,13 @@ class Scene:
                     prompts = [self.engine.encode(b.turns, system=self.system) for b in part]
                     begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
                     said = self.engine.generate(begun, max_new_tokens=self.tokens)
-                    answers = []
-                    for b, target, s in zip(part, targets, said, strict=True):
-                        whole = (*target, *s.ids)
-                        text = self.engine.decode(whole)
-                        good = self.judge.judge(b, text, finished=s.finished).success
-                        answers.append(list(self._ended(whole)) if good else list(target))
+                    whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
+                    texts = [Answer(self.engine.decode(ids), s.finished) for ids, s in zip(whole, said, strict=True)]
+                    verdicts = judged(self.judge, part, texts)
+                    answers = [
+                        list(self._ended(ids)) if verdict.success else list(target)
+                        for ids, target, verdict in zip(whole, targets, verdicts, strict=True)
+                    ]
                     return {"answers": answers}
 
                 unit = steps.unit(f"wanted/{split}/{start}", self.engine, compute, len(part))
@@ -335,10 +335,7 @@ class Scene:
             def compute(part: Sequence[Context] = part) -> dict[str, Any]:
                 prompts = [c.prompt(self.engine, self.system) for c in part]
                 said = self.engine.generate(prompts, routing=routing or None, max_new_tokens=self.tokens)
-                verdicts = [
-                    self.judge.judge(_as_behaviour(c), s.text, finished=s.finished)
-                    for c, s in zip(part, said, strict=True)
-                ]
+                verdicts = judged(self.judge, [_as_behaviour(c) for c in part], said)
                 neither = ("garbage", "unscored", "wrong")
                 unsafe = [None if v.label in neither else bool(v.success) for v in verdicts]
                 return {"unsafe": unsafe}

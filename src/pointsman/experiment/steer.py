@@ -16,15 +16,10 @@ import numpy as np
 from pointsman.data.scenario import Scenario
 from pointsman.data.splits import SPLITS
 from pointsman.data.types import Behaviour, Split, Suite
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.abilities import that_learns
+from pointsman.engine.types import Engine, refuse_unable
 from pointsman.errors import UsageError
-from pointsman.experiment.candidates import (
-    Candidate,
-    Tried,
-    broken_limits,
-    choose,
-    mark,
-)
+from pointsman.experiment.candidates import Candidate, Tried, broken_limits, choose, mark
 from pointsman.experiment.choosing import Choosing
 from pointsman.experiment.contexts import Context, of_requests
 from pointsman.experiment.findings import model_section, notes_on_model
@@ -36,6 +31,7 @@ from pointsman.experiment.provenance import provenance, shareable_command
 from pointsman.experiment.run import Run
 from pointsman.experiment.scene import ANSWER, Scene, usual_refusal
 from pointsman.experiment.work import Bench
+from pointsman.judges.making import judge_section, written_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
@@ -125,7 +121,7 @@ class Steer:
 
     def perform(
         self,
-        engine: HFEngine,
+        engine: Engine,
         scenario: Scenario,
         suite: Suite,
         judge: Judge,
@@ -145,7 +141,12 @@ class Steer:
 
         Raises:
             DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
+            UsageError: It needs an engine that learns, and this one does not.
+            InterventionError: The engine cannot carry out what would be tried.
         """
+        if "through_model" in scenario.grid.refinements or self.upper_bound:
+            that_learns(engine)
+        _refuse_unable(engine, scenario)
         stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
         results = stages.results(noted)
         results["provenance"]["command"] = shareable_command(command)
@@ -171,7 +172,7 @@ class _Stages:
 
     def __init__(
         self,
-        engine: HFEngine,
+        engine: Engine,
         suite: Suite,
         judge: Judge,
         run: Run,
@@ -242,9 +243,7 @@ class _Stages:
             "small_n": len(_of(outcomes, "after").gain()[0]) < 100,
             "threat_model": "T3",
             "scenario": self.scene.section(),
-            "judge": {
-                "name": self.judge.name, "version": self.judge.version, "grades_content": self.judge.grades_content,
-            },
+            "judge": judge_section(self.judge),
             "model": model_section(self.engine),
             "notes": self.notes,
             **self.scene.room.section(),
@@ -500,7 +499,8 @@ class _Stages:
         about = {
             "scenario": self.scene.scenario.name, "objective": self.scene.scenario.objective, "method": "MASCing",
             "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": self.plan.seed,
-            "suite": self.suite.name, "split_seed": self.plan.seed, "judge": f"{self.judge.name} {self.judge.version}",
+            "suite": self.suite.name, "split_seed": self.plan.seed,
+            "judge": f"{written_judge(self.judge)} {self.judge.version}",
             "within_limits_on_validation": not best.broken,
             "measured": [
                 {"what": words, "before": before[name], "after": after[name]}
@@ -517,6 +517,14 @@ class _Stages:
 
 
 # ---------------------------------------------------------------------- small things
+
+
+def _refuse_unable(engine: Engine, scenario: Scenario) -> None:
+    """Refuse an engine that cannot carry out one of the kinds of mask that are tried."""
+    layer, experts = engine.routers[0].layer, engine.routers[0].experts
+    for phase in scenario.grid.phases:
+        refuse_unable(engine, Intervention.bias({layer: [0.0] * experts}, phase=phase), f"A mask ({phase})")
+        refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
 
 
 def headline(results: Mapping[str, Any]) -> str:

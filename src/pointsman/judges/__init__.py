@@ -1,1 +1,1 @@
-"""Judges: one file each; a judge maps (behaviour, response) to a `Verdict`. Found by name in `pointsman.registry`."""
+"""Judges: one file each; a judge maps behaviours and answers to `Verdict`s. Found by name in `pointsman.registry`."""

@@ -1,13 +1,34 @@
-"""`Verdict`, and the protocol of a judge."""
+"""`Verdict`, the protocol of a judge, and `judged`: the one door through which answers reach a judge."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pointsman.data.types import Behaviour, Conversation
+from pointsman.errors import JudgeError, PointsmanError
+
+if TYPE_CHECKING:
+    from pointsman.engine.types import Completion
 
 Label = Literal["refused", "complied", "correct", "wrong", "garbage", "unscored"]
+Reading = Literal["request", "conversation", "finished"]
+"""What a judge may read beside the text of an answer: the request that it should meet, the user turns that led up to
+it, and whether the answer ended before the token limit."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response to judge.
+
+    Attributes:
+        text: Decoded, without special tokens. Untrusted.
+        finished: False if it hit the token limit before it ended.
+    """
+
+    text: str
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,27 +64,76 @@ class Verdict:
 
 @runtime_checkable
 class Judge(Protocol):
-    """A judge. Registered under ``pointsman.judges`` as a class that is called without arguments.
+    """A judge. Registered under ``pointsman.judges`` as a class.
+
+    The class is called without arguments or, if it is a dataclass, with the parameters that a user gives
+    (``--judge NAME:key=value``): its fields are what may be given, of type str, int, float, bool, one of some words
+    (``Literal``), or one of these or None. What is given stands in the manifest of the run, which may be shared: the
+    key of an endpoint belongs into the environment, not into a field.
 
     Attributes:
         name: As on the command line.
         version: Changes whenever a verdict could change; recorded with every result.
-        grades_content: Whether it tells correct from wrong content.
-
-    A judge that does not read the request (a list of refusals) says so with ``reads_request = False``: of a
-    conversation only the last turn, which is the request, can then be called unsafe.
+        grades_content: Whether it tells correct from wrong content; else it grades refusal alone.
+        reads: What it reads beside the text of an answer. Of a conversation whose judge does not read the request,
+            only the last turn, which is the request, can be called unsafe.
     """
 
-    name: str
-    version: str
-    grades_content: bool
+    @property
+    def name(self) -> str: ...
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
-        """Judge one response.
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def grades_content(self) -> bool: ...
+
+    @property
+    def reads(self) -> frozenset[Reading]: ...
+
+    def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> Sequence[Verdict]:
+        """Judge many answers at once, each by itself: what else is in the list must change no verdict.
 
         Args:
-            asked: The behaviour, or the conversation whose request was answered.
-            response: The model's answer, decoded, without special tokens. Untrusted text.
-            finished: False if the answer hit the token limit before it ended.
+            asked: The behaviour, or the conversation whose request was answered, of each answer. Shape: [B], B > 0.
+            answers: Shape: [B].
+
+        Returns:
+            One verdict for each answer, in order. Shape: [B].
         """
         ...
+
+
+def judged(
+    judge: Judge, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer | Completion]
+) -> list[Verdict]:
+    """The verdicts of a judge on some answers, in order; none are asked for if there are no answers.
+
+    Raises:
+        JudgeError: The judge failed, or what it gave are not as many verdicts. The message names it.
+    """
+    given = [Answer(answer.text, answer.finished) for answer in answers]
+    if len(asked) != len(given):
+        raise ValueError(f"{len(given)} answers to {len(asked)} requests")
+    if not given:
+        return []
+    count = "1 answer" if len(given) == 1 else f"{len(given)} answers"
+    try:
+        verdicts = list(judge.judge(asked, given))
+    except PointsmanError as error:
+        raise JudgeError(f"The judge {judge.name} failed on {count}: {error.problem}", error.remedy) from error
+    except Exception as error:  # it is somebody else's code, or an endpoint that does not answer
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST].rstrip(".: ")
+        raise JudgeError(
+            f"The judge {judge.name} failed on {count} ({why})",
+            "Mend what it needs and give the command again, or name another judge",
+        ) from error
+    if len(verdicts) != len(given) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
+        what = f"{len(verdicts)} verdicts" if len(verdicts) != len(given) else "something that is no verdict"
+        raise JudgeError(
+            f"The judge {judge.name} gave {what} for {count}", "It must return one Verdict for each answer, in order"
+        )
+    return verdicts
+
+
+_LONGEST = 200  # characters of what another error says

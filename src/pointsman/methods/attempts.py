@@ -9,7 +9,7 @@ from typing import Any
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Routing
 from pointsman.errors import RunError
-from pointsman.judges.types import Judge, Verdict
+from pointsman.judges.types import Judge, Verdict, judged
 from pointsman.methods.steps import Steps
 from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
@@ -55,9 +55,10 @@ def ask(
     """Generate an answer to every behaviour under its routing, and judge it."""
     prompts = [engine.encode(b.turns, system=system) for b in behaviours]
     completions = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens)
+    verdicts = judged(judge, behaviours, completions)
     return [
-        Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, judge.judge(b, c.text, finished=c.finished))
-        for b, c in zip(behaviours, completions, strict=True)
+        Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, verdict)
+        for b, c, verdict in zip(behaviours, completions, verdicts, strict=True)
     ]
 
 

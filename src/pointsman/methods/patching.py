@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.hf import HFEngine
+from pointsman.engine.abilities import that_patches
 from pointsman.engine.patching import Cell, Patcher, Streams
-from pointsman.engine.types import Prompt
+from pointsman.engine.types import Engine, Prompt
 from pointsman.errors import UsageError
 from pointsman.routing.intervention import Intervention
 
@@ -92,13 +92,11 @@ class Patching:
 
     layers: tuple[int, ...] | None = None
 
-    def patch(
-        self, engine: HFEngine, behaviours: Sequence[Behaviour], routing: Sequence[Intervention]
-    ) -> PatchingResult:
+    def patch(self, engine: Engine, behaviours: Sequence[Behaviour], routing: Sequence[Intervention]) -> PatchingResult:
         """Patch every behaviour between its plain run and the one under its intervention.
 
         Args:
-            engine: A transformers engine whose forwards can be resumed from a layer.
+            engine: One that patches, of a model whose forwards can be resumed from a layer.
             behaviours: Shape: [B].
             routing: Of each behaviour, in force during prefill or both phases. Shape: [B].
 
@@ -109,12 +107,14 @@ class Patching:
             raise UsageError(
                 f"{len(behaviours)} prompts with {len(routing)} interventions", "Give one intervention for each prompt"
             )
+        patches = that_patches(engine)
         prompts = [engine.encode(b.turns) for b in behaviours]
-        layers = self.layers if self.layers is not None else _touched(engine, routing)
+        first = _first_touched(engine, routing) if self.layers is None else 0
         width = max(map(len, prompts))
         moved: list[int] = []
         parts: list[_Part] = []
-        with engine.patcher() as patcher:
+        with patches.patcher() as patcher:
+            layers = self.layers if self.layers is not None else tuple(range(first, patcher.layers))
             for start in range(0, len(prompts), TOGETHER):
                 numbers = range(start, min(start + TOGETHER, len(prompts)))
                 part = _patch(patcher, [prompts[n] for n in numbers], [routing[n] for n in numbers], layers, width)
@@ -204,10 +204,9 @@ def _cells(length: int, layers: Sequence[int], width: int) -> Iterator[tuple[int
         yield m, width, tuple(range(length - 1))
 
 
-def _touched(engine: HFEngine, routing: Sequence[Intervention]) -> tuple[int, ...]:
-    """Decoder layers from the first that an intervention touches to the last."""
+def _first_touched(engine: Engine, routing: Sequence[Intervention]) -> int:
+    """The first decoder layer that an intervention touches."""
     touched = [rule.layers[0] for each in routing for rule in each.rules if rule.layers]
     if not touched:
         raise UsageError("These interventions touch no layer", "Give interventions that mask or bias a router")
-    first = engine.routers[min(touched)].decoder_layer
-    return tuple(range(first, int(engine.model.config.get_text_config().num_hidden_layers)))
+    return engine.routers[min(touched)].decoder_layer

@@ -26,7 +26,7 @@ from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
 
 if TYPE_CHECKING:
-    from pointsman.engine.hf import HFEngine
+    from pointsman.engine.abilities import Learns
 
 UNIT = 25  # optimisation steps in one stored unit
 _CACHE = 512 * 2**20  # bytes of unsteered log-probabilities that are kept
@@ -83,7 +83,7 @@ class ThroughModel:
 
     def learn(
         self,
-        engine: HFEngine,
+        engine: Learns,
         wanted: Sequence[Lesson],
         held: Mapping[str, Sequence[Lesson]],
         sigma: Sequence[float],

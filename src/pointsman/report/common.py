@@ -84,7 +84,9 @@ def judge_text(results: Node) -> str:
         if judge["grades_content"].value
         else "cannot tell correct from wrong content"
     )
-    return f"{judge['name'].text()} {judge['version'].text()}, {grades}"
+    parameters = judge.get("parameters")
+    given = f" ({', '.join(f'{key} {node.text()}' for key, node in parameters.items())})" if parameters else ""
+    return f"{judge['name'].text()} {judge['version'].text()}{given}, {grades}"
 
 
 def words(key: str) -> str:

@@ -96,6 +96,19 @@ class Controller:
         Raises:
             InterventionError, WrongModel: It does not fit these routers. The routing before stays.
         """
+        rules = self.check(routing)
+        plan = None if rules is None or rules == Intervention() else Plan(rules, self.routers)
+        self._plan = plan
+        self.set_prompt_lengths(prompt_lengths)
+
+    def check(
+        self, routing: Intervention | HasIntervention | Sequence[Intervention | HasIntervention | None] | None
+    ) -> Intervention | list[Intervention | None] | None:
+        """What `set` would carry out, checked against the routers; nothing is changed.
+
+        Raises:
+            InterventionError, WrongModel: It does not fit these routers.
+        """
         rules = plain(routing)
         each = [rules] if rules is None or isinstance(rules, Intervention) else rules
         for part in each:
@@ -106,9 +119,7 @@ class Controller:
                 )
         for intervention in {id(i): i for i in each if i}.values():
             self._check(intervention)
-        plan = None if rules is None or rules == Intervention() else Plan(rules, self.routers)
-        self._plan = plan
-        self.set_prompt_lengths(prompt_lengths)
+        return rules
 
     def set_prompt_lengths(self, lengths: Sequence[int] | None) -> None:
         """Change the prompt tokens of each row (see `control`); the routing stays."""

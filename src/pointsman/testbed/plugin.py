@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
-from pointsman.judges.types import Verdict
+from pointsman.judges.types import Answer, Reading, Verdict
 from pointsman.testbed.judge import classify
 from pointsman.testbed.language import PHRASINGS, PROBES, Kind, Request, Talk, how_to, nouns, probe, requests, talks
 from pointsman.testbed.models import locate
@@ -116,16 +117,21 @@ class TestbedJudge:
     name = "testbed"
     version = "2"
     grades_content = True
+    reads: frozenset[Reading] = frozenset({"request", "finished"})
 
-    def judge(self, asked: Behaviour | Conversation, response: str, *, finished: bool = True) -> Verdict:
-        """Exact verdict; an answer that was cut off is garbage, and a request outside the language unscored."""
-        request = parse(asked.goal)
-        if request is None:
-            return Verdict("unscored", None, "the request is not one of the testbed's language")
-        if not finished:
-            return Verdict("garbage", 0.0, "cut off at the token limit")
-        label = classify(request, response)
-        return Verdict(label, 1.0 if label == "correct" else 0.0, _REASONS[label])
+    def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:
+        """Exact verdicts; an answer that was cut off is garbage, and a request outside the language unscored."""
+        return [_verdict(one.goal, answer) for one, answer in zip(asked, answers, strict=True)]
+
+
+def _verdict(goal: str, answer: Answer) -> Verdict:
+    request = parse(goal)
+    if request is None:
+        return Verdict("unscored", None, "the request is not one of the testbed's language")
+    if not answer.finished:
+        return Verdict("garbage", 0.0, "cut off at the token limit")
+    label = classify(request, answer.text)
+    return Verdict(label, 1.0 if label == "correct" else 0.0, _REASONS[label])
 
 
 _REASONS = {

@@ -1,0 +1,100 @@
+"""What some engines can do beyond being asked: learn, have residual streams exchanged, hand out their module.
+
+A verb that needs one of them takes any `Engine` and refuses, in one line and before it begins, the one that lacks it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+from pointsman.engine.types import Engine
+from pointsman.errors import UsageError
+
+if TYPE_CHECKING:
+    from pointsman.engine.learning import Learner
+    from pointsman.engine.patching import Patcher
+
+_REMEDY = "Load the model with transformers, as pointsman.load does"
+
+
+class Learns(Engine, Protocol):
+    """An engine through which vectors on the router logits can be learnt."""
+
+    def learner(self) -> AbstractContextManager[Learner]:
+        """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
+        ...
+
+
+class Patches(Engine, Protocol):
+    """An engine whose residual streams can be exchanged between runs."""
+
+    def patcher(self) -> AbstractContextManager[Patcher]:
+        """Exchange residual streams between runs; the engine answers nothing else meanwhile.
+
+        Raises:
+            UsageError: The forwards of this model cannot be resumed from a layer.
+        """
+        ...
+
+
+class HoldsModule(Engine, Protocol):
+    """An engine whose model is a module of transformers in this process."""
+
+    model: Any
+    tokenizer: Any
+
+
+def learns(engine: Engine) -> TypeGuard[Learns]:
+    """Whether vectors can be learnt through this engine."""
+    return callable(getattr(engine, "learner", None))
+
+
+def that_learns(engine: Engine) -> Learns:
+    """The engine, if vectors can be learnt through it.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if not learns(engine):
+        raise UsageError(
+            f"{engine.info.name} cannot learn through the model: its engine ({type(engine).__name__}) has no gradients",
+            f"Leave through_model out of the refinements of the grid, and --upper-bound. Or: {_REMEDY}",
+        )
+    return engine
+
+
+def that_patches(engine: Engine) -> Patches:
+    """The engine, if residual streams can be exchanged in it.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if not _patches(engine):
+        raise UsageError(
+            f"{engine.info.name} cannot be patched: its engine ({type(engine).__name__}) shows no residual streams",
+            _REMEDY,
+        )
+    return engine
+
+
+def that_holds_module(engine: Engine) -> HoldsModule:
+    """The engine, if its model is a module of transformers in this process.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not _holds_module(engine):
+        raise UsageError(
+            f"{engine.info.name} is not at hand as a module: its engine ({type(engine).__name__}) keeps it elsewhere",
+            _REMEDY,
+        )
+    return engine
+
+
+def _patches(engine: Engine) -> TypeGuard[Patches]:
+    return callable(getattr(engine, "patcher", None))
+
+
+def _holds_module(engine: Engine) -> TypeGuard[HoldsModule]:
+    return hasattr(engine, "model") and hasattr(engine, "tokenizer")
