@@ -21,6 +21,7 @@ from pointsman.engine.chat import Chat
 from pointsman.engine.learning import Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
+from pointsman.engine.rows import first_layer, per_row, shared_rows
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
 from pointsman.engine.settings import settings_of
 from pointsman.engine.types import (
@@ -214,7 +215,7 @@ class HFEngine:
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
         each = self._per_row(routing, len(prompts))
         if self._resume is not None:
-            shared = _shared(prompts, targets, each)
+            shared = shared_rows(prompts, targets, each)
             if shared:
                 return self._score_shared(self._resume, prompts, targets, each, first_tokens, shared)
 
@@ -234,9 +235,10 @@ class HFEngine:
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
         self._check_targets(prompts, targets)
-        warn_of_other_weights(routing, self.model)
-        routing = plain(routing)
+        given, routing = routing, plain(routing)
         refuse_rows([routing])
+        self._controller.check(routing)
+        warn_of_other_weights(given, self.model)
         with self._exclusively():
             if self._resume is None or not self._resume.tokens or not prompts:
                 yield FullScorer(self._score_rows, self.routers, self._layers, prompts, targets, routing)
@@ -400,7 +402,7 @@ class HFEngine:
         by_layer: dict[int, list[tuple[int, int]]] = {}  # first decoder layer -> (place in the memory, row)
         for place, same in enumerate(part):
             for row in same:
-                first = _first_layer(routing[row])
+                first = first_layer(routing[row])
                 if first is None:
                     results[row] = plain[place]
                 else:
@@ -436,9 +438,9 @@ class HFEngine:
         return settings_of(self.model, self.tokenizer)
 
     def _per_row(self, routing: Routing, rows: int) -> list[Intervention | None]:
-        warn_of_other_weights(routing, self.model)
-        each = _per_row(routing, rows)
+        each = per_row(routing, rows)
         self._controller.check(each)  # all of it, before the first batch is computed
+        warn_of_other_weights(routing, self.model)
         return each
 
     def _rows(self, tokens: int) -> int:
@@ -542,46 +544,6 @@ class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
     def check(self, name: str) -> None:
         if self._bad is not None and bool(self._bad):
             raise BadLogits(f"{name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
-
-
-def _per_row(routing: Routing, rows: int) -> list[Intervention | None]:
-    """The routing of every prompt: a rule that names rows means these prompts, however they are batched."""
-    if routing is None:
-        return [None] * rows
-    rules = plain(routing)
-    if isinstance(rules, Intervention):
-        return _given_out(rules, rows)
-    each: list[Intervention | None] = rules
-    if len(each) != rows:
-        raise ValueError(f"{len(each)} routings for {rows} prompts")
-    refuse_rows(each)
-    return each
-
-
-def _given_out(routing: Intervention, rows: int) -> list[Intervention | None]:
-    named = [row for rule in routing.rules for row in rule.where.rows or ()]
-    if not named:
-        return [routing] * rows
-    if max(named) >= rows:
-        raise InterventionError(f"A rule names row {max(named)} of {rows} prompts", "Count rows from 0")
-    rules = [(rule.where.rows, replace(rule, where=replace(rule.where, rows=None))) for rule in routing.rules]
-    return [replace(routing, rules=tuple(rule for of, rule in rules if of is None or row in of)) for row in range(rows)]
-
-
-def _shared(
-    prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], routing: Sequence[Intervention | None]
-) -> dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] | None:
-    """The rows of every prompt and target, if remembering each once is worth it: at least three rows share one."""
-    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        rows.setdefault((prompt.ids, target), []).append(row)
-    return rows if any(routing) and len(prompts) >= 3 * len(rows) else None
-
-
-def _first_layer(routing: Intervention | None) -> int | None:
-    """The first MoE layer that a routing touches; None if it touches none."""
-    layers = [rule.layers[0] for rule in routing.rules if rule.layers] if routing else []
-    return min(layers, default=None)
 
 
 def _said(resume: Resume | str) -> str:

@@ -22,6 +22,7 @@ from pointsman.experiment.findings import (
     headline,
     model_section,
     notes_on_model,
+    useful,
 )
 from pointsman.experiment.forecast import forecast
 from pointsman.experiment.masked import mask
@@ -214,9 +215,8 @@ def _refuse_unable(engine: Engine, audit: Audit) -> None:
 
 
 def _utility(attempts: Sequence[Attempt], judge: Judge) -> Rate:
-    """Benign requests answered: correctly where the judge can tell, else neither refused nor garbled."""
-    good = ("correct",) if judge.grades_content else ("complied", "correct")
-    return Rate.of([a.verdict.label in good for a in attempts], [a.source for a in attempts])
+    """Benign requests answered."""
+    return Rate.of(useful(attempts, judge.grades_content), [a.source for a in attempts])
 
 
 def _multi_turn(played: Sequence[Played], conversations: Sequence[Conversation]) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ class Outcome:
 
     def answered(self, verdict: Verdict) -> bool:
         """Whether this is a right answer: correct, where the judge can tell."""
-        return verdict.label in (("correct",) if self.grades_content else ("complied", "correct"))
+        return verdict.answered(self.grades_content)
 
     # -- row by row, so that two outcomes on the same prompts can be compared -------------------------------------
 

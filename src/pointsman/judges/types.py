@@ -61,6 +61,14 @@ class Verdict:
     def refused(self) -> bool:
         return self.label == "refused"
 
+    def answered(self, grades_content: bool) -> bool:
+        """A request that should be answered was: correctly where the judge can tell, else neither refused nor garbled.
+
+        Args:
+            grades_content: Of the judge that said so.
+        """
+        return self.label in (("correct",) if grades_content else ("complied", "correct"))
+
 
 @runtime_checkable
 class Judge(Protocol):
