@@ -37,12 +37,15 @@ PACKAGES = ("transformers", "torch", "huggingface-hub", "tokenizers")
 AREAS = {
     "control": "tests.routing.test_control_families",
     "layout, edges": "tests.routing.test_control_edges",
+    "paths": "tests.routing.test_paths",
+    "phases": "tests.routing.test_phases",
     "families": "tests.families.",
     "resume": "tests.engine.test_resume",
     "learning": "tests.engine.test_learning",
     "generation": "tests.engine.test_hf",
     "audit": "tests.experiment.test_audit",
     "steering": "tests.experiment.test_steer",
+    "doctor": "tests.cli.test_cli_doctor",
 }
 OTHER = "other"  # a marked test elsewhere, or a module that cannot be imported
 

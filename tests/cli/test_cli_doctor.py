@@ -16,6 +16,8 @@ from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Learner
 from pointsman.engine.scorer import ResumedScorer
 
+pytestmark = pytest.mark.versions
+
 
 def test_doctor_says_plainly_what_was_checked(cli: Cli, model: Path) -> None:
     done = cli("doctor", model)

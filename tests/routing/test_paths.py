@@ -15,6 +15,8 @@ from pointsman.routing.calling import Calling, Given
 from pointsman.routing.control import control, prove
 from pointsman.routing.intervention import Intervention
 
+pytestmark = pytest.mark.versions
+
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22], [7, 12, 60, 3, 28, 50]])
 
 

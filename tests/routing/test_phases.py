@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from caches import cached
-from families.tiny import FAMILIES
 from pointsman.errors import InterventionError
 from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.routers import find_routers
+
+pytestmark = pytest.mark.versions
 
 IDS = torch.tensor([[5, 17, 33, 9, 41, 22], [0, 0, 7, 12, 60, 3]])
 MASK = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
@@ -245,7 +246,3 @@ def test_forwards_by_hand_are_all_traced(olmoe: Any) -> None:
 def test_beams_are_not_traced(olmoe: Any) -> None:
     with control(olmoe, trace=True), pytest.raises(InterventionError, match="beam search"):
         generate(olmoe, num_beams=2)
-
-
-def test_every_family_is_here() -> None:
-    assert len(FAMILIES) >= 17
