@@ -246,3 +246,13 @@ def test_forwards_by_hand_are_all_traced(olmoe: Any) -> None:
 def test_beams_are_not_traced(olmoe: Any) -> None:
     with control(olmoe, trace=True), pytest.raises(InterventionError, match="beam search"):
         generate(olmoe, num_beams=2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_beams", 2), ("guidance_scale", 1.5)])
+def test_what_the_models_own_configuration_asks_for_counts_too(fresh: Any, name: str, value: float) -> None:
+    model = fresh("olmoe", dtype=torch.float64)
+    setattr(model.generation_config, name, value)
+    with control(model, trace=True), pytest.raises(InterventionError):
+        generate(model)
+    with control(model, trace=True):
+        generate(model, **{name: 1})

@@ -309,6 +309,7 @@ class HFEngine:
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
+            guidance_scale=1.0,
             no_repeat_ngram_size=0,
             max_new_tokens=max(rooms),
             eos_token_id=self._ends or None,

@@ -52,14 +52,14 @@ class Generation:
     Attributes:
         width: Columns of the prompts, padding and earlier turns included; None if it was given none.
         prompts: How many prompts; None if it was given none.
-        another: Why some of its forwards may be of another text (guidance by a second prompt); empty if none may.
+        guided: Whether some of its forwards are of a second prompt, by which the answer is guided.
         beams: Whether its rows change the sequence that they belong to.
         cache: The cache of its forwards, once one was seen.
     """
 
     width: int | None
     prompts: int | None
-    another: str = ""
+    guided: bool = False
     beams: bool = False
     cache: Any = None
 
@@ -67,7 +67,7 @@ class Generation:
         """Whether a forward is of the text that is generated, and not of another one asked on the way."""
         if self.cache is None:
             self.cache = given.cache
-        return not self.another and given.cache is self.cache
+        return not self.guided and given.cache is self.cache
 
     @staticmethod
     def of(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generation:
@@ -83,22 +83,24 @@ class Generation:
                 given |= given.pop(name, {})
         named = (given.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
         tokens = next((value for value in named if isinstance(value, Tensor) and value.dim() > 1), None)
-        settings = given.get("generation_config")
+        usual = getattr(getattr(generate, "__self__", None), "generation_config", None)
 
         def setting(name: str) -> Any:
-            return given.get(name, getattr(settings, name, None))
+            """As transformers has it: what is passed, else the configuration that is, else the model's own."""
+            places = (given.get(name), getattr(given.get("generation_config"), name, None), getattr(usual, name, None))
+            return next((value for value in places if value is not None), None)
 
-        another = "" if setting("guidance_scale") in (None, 1, 1.0) else "guidance_scale asks a second prompt"
+        guided = setting("guidance_scale") not in (None, 1, 1.0)
         beams = (setting("num_beams") or 1) > 1
         if tokens is None:
-            return Generation(None, None, another, beams)
+            return Generation(None, None, guided, beams)
         width, mask = int(tokens.shape[1]), given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
             width = max(width, int(mask.shape[1]))
         past = Given(tokens, cache_among(given), mask, None, None).cached
         if width <= past:
             width += past
-        return Generation(width, int(tokens.shape[0]), another, beams)
+        return Generation(width, int(tokens.shape[0]), guided, beams)
 
 
 def read_layout(

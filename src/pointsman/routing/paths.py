@@ -175,7 +175,8 @@ class _Probe:
         ids, mask = self._ids[:, :_PROMPT], self._mask[:, :_PROMPT]
         new = self._ids.shape[1] - _PROMPT
         settings = GenerationConfig(
-            do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=new, min_new_tokens=new,
+            do_sample=False, num_beams=1, repetition_penalty=1.0, guidance_scale=1.0,
+            max_new_tokens=new, min_new_tokens=new,
             use_cache=True, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         with self._control(self._routing) as controller:

@@ -397,7 +397,8 @@ def _ask(model: Any, steering: Steering | None, ids: Tensor, mask: Tensor) -> _S
     """One forward over the prompts, and greedy answers."""
     room = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20) - ids.shape[1]
     settings = GenerationConfig(
-        do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max(1, min(_NEW, room)), use_cache=True,
+        do_sample=False, num_beams=1, repetition_penalty=1.0, guidance_scale=1.0,
+        max_new_tokens=max(1, min(_NEW, room)), use_cache=True,
         pad_token_id=0, output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     with control(model, steering, trace=True) as controller:
