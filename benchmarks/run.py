@@ -38,7 +38,7 @@ from sizes import (
     untrained,
 )
 
-from pointsman.experiment.provenance import provenance
+from pointsman.runs.provenance import provenance
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- benchmarks:begin (make bench) -->", "<!-- benchmarks:end -->"

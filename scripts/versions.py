@@ -43,8 +43,8 @@ AREAS = {
     "resume": "tests.engine.test_resume",
     "learning": "tests.engine.test_learning",
     "generation": "tests.engine.test_hf",
-    "audit": "tests.experiment.test_audit",
-    "steering": "tests.experiment.test_steer",
+    "audit": "tests.jobs.audit.test_audit",
+    "steering": "tests.jobs.steer.test_steer",
     "doctor": "tests.cli.test_cli_doctor",
 }
 OTHER = "other"  # a marked test elsewhere, or a module that cannot be imported

@@ -19,9 +19,9 @@ from families.tiny import tiny
 from pointsman import environment
 from pointsman.cli import main
 from pointsman.errors import UnsupportedEnvironment
-from pointsman.experiment.run import Run
 from pointsman.report.values import show
 from pointsman.routing.control import control, prove
+from pointsman.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {
@@ -237,7 +237,7 @@ def test_what_is_newer_than_tested_is_said(
 
 @pytest.mark.usefixtures("newer")
 def test_a_run_and_its_results_hold_the_notice(tmp_path: Path) -> None:
-    from pointsman.experiment.provenance import provenance
+    from pointsman.runs.provenance import provenance
 
     with Run.create(tmp_path / "run", "audit", {"model": "m"}) as run:
         assert run.manifest["notices"] == [NEWER]

@@ -13,11 +13,11 @@ from engines import small_engine
 from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.experiment.audit_plan import Audit, audit_config
-from pointsman.experiment.progress import NullProgress
-from pointsman.experiment.run import Run
-from pointsman.experiment.work import Asked, Work
+from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.work import Asked, Work
 from pointsman.judges.types import Answer, Verdict
+from pointsman.runs.progress import NullProgress
+from pointsman.runs.run import Run
 from pointsman.testbed.language import Kind, requests
 
 TINY = Audit(

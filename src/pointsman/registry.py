@@ -171,3 +171,4 @@ judges = Registry("pointsman.judges", "judge", fixed=("name", "version", "grades
 models = Registry("pointsman.models", "model")
 behaviors = Registry("pointsman.behaviors", "behavior set")
 scenarios = Registry("pointsman.scenarios", "scenario")
+jobs = Registry("pointsman.jobs", "job")

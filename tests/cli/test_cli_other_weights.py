@@ -17,9 +17,9 @@ from conftest_cli import EFFORT, Cli, save_moe
 
 import pointsman
 from pointsman.errors import BadLogits, Interrupted
-from pointsman.experiment.run import Run
 from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering
 
 

@@ -187,7 +187,7 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
 
 
 def test_a_run_that_is_being_written_is_refused(cli: Cli, stopped: Path) -> None:
-    from pointsman.experiment.run import Run
+    from pointsman.runs.run import Run
 
     with Run.open(stopped):
         assert "is being written by process" in cli("resume", "run").refusal()

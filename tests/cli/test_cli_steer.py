@@ -18,7 +18,7 @@ import torch
 from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
-from pointsman.experiment.learnt import Learning
+from pointsman.jobs.steer.matrices import Learning
 from pointsman.steering.artefact import DATA, Steering
 from pointsman.testbed.language import Request, Talk, requests, talks
 
@@ -411,7 +411,7 @@ def test_nan_that_only_some_prompts_meet(cli: Cli, here: Path, tmp_path: Path) -
 @pytest.fixture
 def stopped(cli: Cli, here: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a tiny model that was stopped in its first stage, in this process."""
-    from pointsman.experiment.scene import Scene
+    from pointsman.jobs.steer.scene import Scene
 
     write_scenario(here)
     measure = Scene.measure
@@ -463,7 +463,7 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
 def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
     cli: Cli, done: Done, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pointsman.experiment.evaluate import Evaluate
+    from pointsman.jobs.evaluate.perform import Evaluate
 
     folder = shutil.copytree(done.folder / "artefacts/steering", here / "steering")
 

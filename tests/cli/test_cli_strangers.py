@@ -17,7 +17,7 @@ from test_cli_steer import EFFORT as STEER_EFFORT
 from test_cli_steer import last_line, write_scenario
 
 from pointsman.cli import main
-from pointsman.experiment.run import Run
+from pointsman.runs.run import Run
 
 EVIL = """
 import os, pathlib
@@ -278,7 +278,7 @@ def test_no_file_of_a_scenario_is_read_whose_hash_the_manifest_does_not_hold(
 ) -> None:
     """A key `suite` without one must not let paths pass either, and a file is compared before it is parsed."""
     from pointsman.data.scenario import Scenario
-    from pointsman.experiment.steer import Steer
+    from pointsman.jobs.steer.perform import Steer
 
     def stop(*arguments: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -312,7 +312,7 @@ def test_no_steering_is_read_whose_hash_the_manifest_does_not_hold(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pointsman.cli import evaluate
-    from pointsman.experiment.evaluate import Evaluate
+    from pointsman.jobs.evaluate.perform import Evaluate
 
     monkeypatch.setattr(evaluate, "from_manifest", lambda *a: (None, None, None))
     monkeypatch.setattr(evaluate, "read_again", lambda *a: None)

@@ -19,14 +19,14 @@ from pointsman.data.types import Suite
 from pointsman.engine.checkup import check_up
 from pointsman.engine.types import Ability, Engine
 from pointsman.errors import InterventionError, PointsmanError, UsageError
-from pointsman.experiment.audit import perform as perform_audit
-from pointsman.experiment.audit_plan import Audit, audit_config
-from pointsman.experiment.evaluate import Evaluate
-from pointsman.experiment.run import Run
-from pointsman.experiment.steer import Steer
+from pointsman.jobs.audit.perform import perform as perform_audit
+from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.evaluate.perform import Evaluate
+from pointsman.jobs.steer.perform import Steer
 from pointsman.methods.patching import Patching
 from pointsman.report import write_report
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering
 from pointsman.testbed.plugin import load_suite
 from works import ManyJudge, stop

@@ -16,7 +16,7 @@ from rich.console import Console
 from steer_results import steer_results
 
 from pointsman.errors import RunError
-from pointsman.experiment.candidates import broken_limits
+from pointsman.jobs.steer.candidates import broken_limits
 from pointsman.report import render_audit, render_steer, summary_table, write_report
 from pointsman.report.common import stage_name
 from pointsman.report.steer.frontier import chosen_of, loss

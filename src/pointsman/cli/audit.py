@@ -35,10 +35,10 @@ from pointsman.cli.runs import ShowTextOption, begun, damaged_manifest, finish, 
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
-    from pointsman.experiment.audit_plan import Audit
-    from pointsman.experiment.progress import ProgressLike, Stage
-    from pointsman.experiment.run import Run
+    from pointsman.jobs.audit.plan import Audit
     from pointsman.judges.types import Judge
+    from pointsman.runs.progress import ProgressLike, Stage
+    from pointsman.runs.run import Run
 
 VERB = "audit"
 _EFFORT = "Effort"
@@ -155,7 +155,7 @@ def audit(
     chosen = make_judge(suite.judge if judge is None else judge)
     with waiting("Starting ..."):
         from pointsman.data.splits import assign_splits
-        from pointsman.experiment.audit_plan import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
+        from pointsman.jobs.audit.plan import FRACTIONS, WITHOUT_CONTROLS, Audit, audit_config
     effort = {
         "samples": samples, "routers": routers, "random_draws": random_draws, "candidates": candidates,
         "restarts": restarts, "rank_prompts": rank_prompts, "searches": searches, "max_new_tokens": max_new_tokens,
@@ -194,8 +194,8 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
     with waiting("Starting ..."):
-        from pointsman.experiment.audit import perform
-        from pointsman.experiment.progress import Progress
+        from pointsman.jobs.audit.perform import perform
+        from pointsman.runs.progress import Progress
 
     with loaded(session, run, options) as (engine, command, resumed):
 
@@ -231,7 +231,7 @@ class _Announced:
 
     def foresee(self, predicted: dict[str, Any]) -> None:
         """Take the forecast of the audit's cost."""
-        from pointsman.experiment.forecast import in_words
+        from pointsman.jobs.audit.forecast import in_words
 
         self._forecast = in_words(predicted, resumed=self._resumed)
 
@@ -248,7 +248,7 @@ class _Announced:
 
 def _from_manifest(run: Run, anew: Anew) -> tuple[Audit, ModelOptions, Prompts, Judge]:
     """What the run was asked to do."""
-    from pointsman.experiment.audit_plan import Audit
+    from pointsman.jobs.audit.plan import Audit
 
     config = run.config
     try:

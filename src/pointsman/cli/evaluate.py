@@ -31,9 +31,9 @@ from pointsman.errors import RunError, UsageError
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
-    from pointsman.experiment.evaluate import Evaluate
-    from pointsman.experiment.run import Run
+    from pointsman.jobs.evaluate.perform import Evaluate
     from pointsman.judges.types import Judge
+    from pointsman.runs.run import Run
     from pointsman.steering.artefact import Steering
 
 VERB = "evaluate"
@@ -91,7 +91,7 @@ def evaluate(
     )  # fmt: skip
     with waiting("Starting ..."):
         from pointsman.data.scenario import load_scenario, scenario_names
-        from pointsman.experiment.evaluate import Evaluate, evaluate_config
+        from pointsman.jobs.evaluate.perform import Evaluate, evaluate_config
     chosen = read_steering(steering)
     name = scenario or str(chosen.about.get("scenario", ""))
     if scenario is None and name not in scenario_names():
@@ -136,7 +136,7 @@ def evaluate(
 
 def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
-    from pointsman.experiment.evaluate import Evaluate
+    from pointsman.jobs.evaluate.perform import Evaluate
 
     config = run.config
     scenario, options, judge = from_manifest(run, anew)
@@ -170,7 +170,7 @@ def _perform(
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
-    from pointsman.experiment.progress import Progress
+    from pointsman.runs.progress import Progress
 
     with loaded(session, run, options) as (engine, command, _):
         steering.check(engine.routers, engine.info.fingerprint)

@@ -105,8 +105,8 @@ def read_steering(name: str) -> Steering:
     of_run = folder / "artefacts" / "steering"
     if (folder / DATA).exists() or not os.path.lexists(of_run / DATA):
         return Steering.from_pretrained(name)
-    from pointsman.experiment.folder import refuse_links
-    from pointsman.experiment.run import MANIFEST, Run
+    from pointsman.runs.folder import refuse_links
+    from pointsman.runs.run import MANIFEST, Run
 
     if not os.path.lexists(folder / MANIFEST):  # no more of a run than its artefacts
         refuse_links(folder)

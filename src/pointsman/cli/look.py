@@ -133,7 +133,7 @@ def _show_routers(engine: Engine) -> None:
 
 
 def _findings(engine: Engine, seen: CheckUp) -> dict[str, Any]:
-    from pointsman.experiment.findings import model_section
+    from pointsman.jobs.audit.findings import model_section
 
     return {
         "schema": "pointsman.doctor/1",

@@ -21,7 +21,7 @@ from pointsman.cli.output import say
 from pointsman.errors import RunError
 
 if TYPE_CHECKING:
-    from pointsman.experiment.run import Run
+    from pointsman.runs.run import Run
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PUT_BACK = "Put the old content back, or start a new run in another folder"
@@ -75,7 +75,7 @@ def announce(options: ModelOptions, steering: str | None = None) -> None:
 
 def files_json(files: Mapping[str, Path]) -> dict[str, Any]:
     """Prompt files for the manifest: paths as they may be shared, and SHA-256 of their content."""
-    from pointsman.experiment.provenance import shareable
+    from pointsman.runs.provenance import shareable
 
     return {key: {"path": shareable(str(path)), "sha256": _sha256(path)} for key, path in files.items()}
 
@@ -94,7 +94,7 @@ def local_json(
 
 def steering_json(name: str, sha256: str) -> dict[str, Any]:
     """A steering that is evaluated, for the manifest. `sha256` is of what it does."""
-    from pointsman.experiment.provenance import shareable
+    from pointsman.runs.provenance import shareable
 
     return {"name": shareable(name), "local": Path(name).expanduser().exists(), "sha256": sha256}
 
@@ -213,7 +213,7 @@ def _unknown(run: Run, what: str) -> RunError:
 
 def _question(config: Mapping[str, Any]) -> Any:
     """A config without places and consent."""
-    from pointsman.experiment.provenance import shareable
+    from pointsman.runs.provenance import shareable
 
     asked: Any = deepcopy(dict(config))
     try:

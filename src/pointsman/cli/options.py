@@ -179,7 +179,7 @@ class ModelOptions:
     @property
     def shown(self) -> str:
         """Its name as it may be shared."""
-        from pointsman.experiment.provenance import shareable
+        from pointsman.runs.provenance import shareable
 
         return shareable(self.name)
 

@@ -14,7 +14,7 @@ from pointsman.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
-    from pointsman.experiment.run import Run
+    from pointsman.runs.run import Run
 
 _FILES = ("behaviors", "benign", "borderline")
 

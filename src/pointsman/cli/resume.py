@@ -15,7 +15,7 @@ from pointsman.cli.runs import RunArgument, ShowTextOption, finish, tell_changes
 from pointsman.errors import RunError
 
 if TYPE_CHECKING:
-    from pointsman.experiment.run import Run
+    from pointsman.runs.run import Run
 
 _CONTINUED: Mapping[str, Callable[[Session, Run, Anew], None]] = {
     audit.VERB: audit.continued,
@@ -50,7 +50,7 @@ def resume(
     pointsman resume runs/audit-testbed-20260101-120000
     """  # fmt: skip
     session: Session = context.obj
-    from pointsman.experiment.run import RESULTS, Run
+    from pointsman.runs.run import RESULTS, Run
 
     with Run.open(folder) as run:
         _refuse_other_verbs(run)
@@ -72,8 +72,8 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
 
     pointsman report runs/audit-testbed-20260101-120000 --show-text
     """
-    from pointsman.experiment.run import Run
     from pointsman.report import write_report
+    from pointsman.runs.run import Run
 
     with Run.open(folder, read_only=True) as run:
         _refuse_other_verbs(run)

@@ -25,8 +25,8 @@ from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 
 if TYPE_CHECKING:
     from pointsman.engine.types import Engine
-    from pointsman.experiment.run import Run
     from pointsman.judges.types import Judge
+    from pointsman.runs.run import Run
 
 MODEL_STEP, COMMAND_STEP = "model", "command"
 
@@ -45,7 +45,7 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
     """
-    from pointsman.experiment.provenance import shareable_command
+    from pointsman.runs.provenance import shareable_command
 
     with (
         interruptible(f"Continue with {resume_command(run.folder)}"),
@@ -70,7 +70,7 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.experiment.forecast import against
+    from pointsman.jobs.audit.forecast import against
     from pointsman.report import summary_table, write_report
 
     path = write_report(run.folder, show_text=show_text)
@@ -109,8 +109,8 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
         local: Where model and files lie on this machine: kept beside the manifest, and not for sharing.
     """
     from pointsman.cli.manifest import same_question
-    from pointsman.experiment.folder import writing
-    from pointsman.experiment.run import MANIFEST, Run
+    from pointsman.runs.folder import writing
+    from pointsman.runs.run import MANIFEST, Run
 
     place = folder or Path("runs")
     with writing(place):  # a name may be too long even to look
@@ -152,7 +152,7 @@ def judge_again(run: Run) -> Judge:
 
 def steps_done(run: Run) -> bool:
     """Has anything been computed?"""
-    from pointsman.experiment.forecast import FORECAST
+    from pointsman.jobs.audit.forecast import FORECAST
 
     return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
 
@@ -190,7 +190,7 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
         yield
     except Exception as error:
         if not isinstance(error, Interrupted) and not steps_done(run):
-            from pointsman.experiment.folder import remove
+            from pointsman.runs.folder import remove
 
             run.close()
             for entry in run.folder.iterdir():

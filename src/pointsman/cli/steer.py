@@ -30,9 +30,9 @@ from pointsman.errors import RunError
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
-    from pointsman.experiment.run import Run
-    from pointsman.experiment.steer import Steer
+    from pointsman.jobs.steer.perform import Steer
     from pointsman.judges.types import Judge
+    from pointsman.runs.run import Run
 
 VERB = "steer"
 _EFFORT = "Effort"
@@ -165,7 +165,7 @@ def steer(
     )  # fmt: skip
     with waiting("Starting ..."):
         from pointsman.data.scenario import load_scenario
-        from pointsman.experiment.steer import Steer, steer_config
+        from pointsman.jobs.steer.perform import Steer, steer_config
     chosen = load_scenario(scenario)
     given: dict[str, Any] = {
         "method_seeds": method_seeds, "surrogate_seeds": surrogate_seeds, "rounds": rounds,
@@ -198,7 +198,7 @@ def steer(
 
 def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
-    from pointsman.experiment.steer import Steer
+    from pointsman.jobs.steer.perform import Steer
 
     config = run.config
     scenario, options, judge = from_manifest(run, anew)
@@ -219,7 +219,7 @@ def _perform(
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
-    from pointsman.experiment.progress import Progress
+    from pointsman.runs.progress import Progress
 
     with loaded(session, run, options) as (engine, command, resumed):
         say(
@@ -259,7 +259,7 @@ def from_manifest(run: Run, anew: Anew) -> tuple[Scenario, ModelOptions, Judge]:
 
 def scenario_json(scenario: Scenario) -> dict[str, Any]:
     """A scenario for the manifest, with the paths of its files as they may be shared."""
-    from pointsman.experiment.provenance import shareable
+    from pointsman.runs.provenance import shareable
 
     data = scenario.to_json()
     if scenario.files:

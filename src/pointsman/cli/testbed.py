@@ -12,7 +12,7 @@ from pointsman.cli.output import Session, interruptible, one_line, quietly, say,
 from pointsman.errors import ModelError
 
 if TYPE_CHECKING:
-    from pointsman.experiment.progress import Stage
+    from pointsman.runs.progress import Stage
     from pointsman.testbed.train import Progress as TrainingProgress
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def train(
     session: Session = context.obj
     folder = out or Path(f"testbed-{family.value}-seed{seed}")
     with interruptible("Give the same command again to continue"), quietly(session):
-        from pointsman.experiment.progress import Progress
+        from pointsman.runs.progress import Progress
         from pointsman.testbed.train import train as run_training
 
         say(f"Training the testbed model {family.value}, seed {seed}; writing to {folder}")

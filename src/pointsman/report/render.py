@@ -17,11 +17,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pointsman.errors import RunError
-from pointsman.experiment.folder import PRIVATE, USUAL, read_file, refuse_links, replace_file
 from pointsman.report.geometry import rate_bar
 from pointsman.report.steer.view import steer_view
 from pointsman.report.values import STEER, check_schema, schema_of, tick_text
 from pointsman.report.view import audit_view
+from pointsman.runs.folder import PRIVATE, USUAL, read_file, refuse_links, replace_file
 
 RESULTS = "results.json"
 COMPLETIONS = Path("artefacts") / "completions.jsonl"

@@ -1,1 +1,0 @@
-"""Runs that survive a kill, what is done in them, and live progress."""

@@ -1,0 +1,424 @@
+"""What an audit finds, as it stands in ``results.json`` (METHODS sections 0 to 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pointsman.routing.intervention import Phase
+from pointsman.runs.rates import AttackRates
+from pointsman.runs.results import Results
+from pointsman.stats.paired import AboveDraws, Comparison
+from pointsman.stats.rank_agreement import Stability
+from pointsman.stats.rates import Rate
+
+# ---------------------------------------------------------------------- the model as it is
+
+
+@dataclass(frozen=True)
+class CategoryRates:
+    asr: Rate
+    any_compliance: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRates(AttackRates):
+    """Restricted requests without any routing."""
+
+    by_category: Mapping[str, CategoryRates]
+
+
+@dataclass(frozen=True)
+class MultiTurn:
+    """Conversations played without any routing.
+
+    Attributes:
+        fallen: Conversations in which a turn gave restricted content.
+        by_tactic: The same by tactic.
+        questions: Source questions.
+        matched_questions: Those of which some conversations fall and some do not.
+    """
+
+    fallen: Rate
+    by_tactic: Mapping[str, Rate]
+    questions: int
+    matched_questions: int
+
+
+# ---------------------------------------------------------------------- which routers matter
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A mean rise with its 95 % interval; None where too few prompts tell."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRise(Rise):
+    """By log p(target), in nats."""
+
+    rank: int
+    p: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterScore:
+    """RoSais of one router.
+
+    Attributes:
+        router: Path of its module.
+        layer, decoder_layer: Number among the MoE layers, and among all.
+        mean, low, high: Over prompts, with the 95 % interval.
+        rank: 1 is the most important.
+        p: Family-wise, by permutation.
+        target: The score by the whole target, beside it.
+        placebo: The rise of the refusal on benign prompts.
+    """
+
+    router: str
+    layer: int
+    decoder_layer: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    rank: int
+    p: float | None
+    target: TargetRise | None
+    placebo: Rise | None
+
+
+@dataclass(frozen=True)
+class PlaceboSettings:
+    """What the placebo was measured with; or, in `why_not`, why it was not."""
+
+    prompts: int
+    tokens: tuple[str, ...]
+    refused: int | None
+    base: float | None
+    why_not: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RosaisSettings:
+    """How the routers were ranked, and how far the ranking can be believed."""
+
+    samples: int
+    prompts: int
+    sources: int
+    score: str
+    scale: str
+    base: float
+    target_base: float | None
+    permutations: int
+    stability: Stability
+    agreement: float | None
+    placebo: PlaceboSettings
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether routing can change anything: routers, those with a choice, and those at which a mask moved p(A)."""
+
+    routers: int
+    with_choice: int
+    moved: int
+
+    @property
+    def any(self) -> bool:
+        return bool(self.with_choice and self.moved)
+
+
+# ---------------------------------------------------------------------- masks and noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackAndUse(AttackRates):
+    """Restricted requests under a routing, and what it leaves of benign ones; None where those were not asked."""
+
+    utility: Rate | None = None
+    over_refusal: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random set of routers."""
+
+    layers: tuple[int, ...]
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskControl(AttackAndUse):
+    """As many routers masked, others or otherwise.
+
+    Attributes:
+        layers: Of the routers; of random ones see `draws`.
+        draws: Random sets of routers.
+        mask: Experts kept, by layer, of a mask that is frozen.
+        discovery_score: What it was chosen by.
+        vs_base: Against no mask.
+    """
+
+    layers: tuple[int, ...] | None = None
+    draws: tuple[Draw, ...] | None = None
+    mask: Mapping[str, tuple[int, ...]] | None = None
+    discovery_score: float | None = None
+    vs_base: Comparison | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(AttackAndUse):
+    """The most important routers masked, and the controls beside it.
+
+    Attributes:
+        routers: How many are masked; 0 is the model as it is.
+        controls: ``random``, ``lowest``, ``dataset``.
+        vs_base, vs_lowest: Paired differences of ASR.
+        difference_random: Against all random sets.
+        utility_vs_base: What benign answers lose.
+    """
+
+    routers: int
+    layers: tuple[int, ...]
+    phase: Phase
+    controls: Mapping[str, MaskControl] = field(default_factory=dict)
+    vs_base: Comparison | None = None
+    vs_lowest: Comparison | None = None
+    difference_random: AboveDraws | None = None
+    utility_vs_base: Comparison | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noisy(AttackAndUse):
+    """Gaussian noise on all router logits: `sigma` times the spread of each layer, whose products are `std`."""
+
+    sigma: float
+    phase: Phase
+    std: tuple[float, ...]
+    vs_base: Comparison
+
+
+# ---------------------------------------------------------------------- routes
+
+
+@dataclass(frozen=True)
+class FsourSettings:
+    candidates: int
+    restarts: int
+    log_tau: float
+    min_gain: float
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Forced pairs of layer and token in the best route of each behaviour."""
+
+    median: float
+    min: int
+    max: int
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """An expert that routes force, its share of all pairs, and what uniform draws at the same layers would give."""
+
+    layer: int
+    expert: int
+    count: int
+    share: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The search for one behaviour; costs are of all its restarts, log-probabilities of its best route."""
+
+    id: str
+    category: str
+    success: bool
+    base_success: bool
+    label: str
+    restarts: int
+    pairs: int
+    log_prob_before: float
+    log_prob_after: float
+    forwards: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class RouteCell:
+    layer: int
+    position: int
+    experts: tuple[int, ...]
+    gain: float
+
+
+@dataclass(frozen=True)
+class ExampleRoute:
+    """One route in full; words of the user are redacted already."""
+
+    id: str
+    tokens: tuple[str, ...]
+    roles: tuple[str, ...]
+    layers: int
+    cells: tuple[RouteCell, ...]
+    trajectory: tuple[float, ...]
+    log_tau: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomRouteRates(AttackRates):
+    """The best of as many random routes as the search had restarts; and the first of them."""
+
+    asr_at_1: Rate
+
+
+@dataclass(frozen=True)
+class RouteControls:
+    random: RandomRouteRates
+    natural: AttackRates
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchVariant:
+    """One search of some behaviours in another way; medians of pairs and of log p(target) in nats.
+
+    Attributes:
+        target: Kind of the target, and its `number`; of searches with other targets.
+        min_gain: In nats; of searches that accept only larger gains.
+    """
+
+    target: Literal["affirmative", "content", "mixed"] | None = None
+    number: int | None = None
+    min_gain: float | None = None
+    n: int
+    asr_at_1: Rate
+    any_compliance: Rate
+    garbage: Rate
+    pairs: float
+    log_prob_before: float
+    log_prob_after: float
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """Routes (rows) replayed on behaviours (columns); `pairs_kept` is the median share that could be."""
+
+    ids: tuple[str, ...]
+    matrix: tuple[tuple[bool, ...], ...]
+    asr_others: Rate
+    asr_own: Rate
+    pairs_kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsour(AttackRates):
+    """F-SOUR over behaviours: its best routes, the controls, and where routes go.
+
+    Attributes:
+        asr_at_1: Of the first restart alone.
+        base: The same behaviours without a route; `asr_base_failed`: of those that withstand without one.
+        layers: Share of accepted pairs by layer. Shape: [L]. `roles`: by role of the token.
+    """
+
+    asr_at_1: Rate
+    base: Rate
+    asr_base_failed: Rate
+    difference_base: Comparison
+    settings: FsourSettings
+    pairs: PairCounts
+    layers: tuple[float, ...]
+    roles: Mapping[str, float]
+    experts: tuple[ExpertUse, ...]
+    behaviours: tuple[Searched, ...]
+    example: ExampleRoute | None
+    controls: RouteControls | None = None
+    difference_random: Comparison | None = None
+    difference_natural: Comparison | None = None
+    targets: tuple[SearchVariant, ...] = ()
+    min_gain: tuple[SearchVariant, ...] = ()
+    transfer: TransferResult | None = None
+
+
+# ---------------------------------------------------------------------- other seeds of the methods
+
+
+@dataclass(frozen=True)
+class Spread:
+    mean: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class RankingSeeds:
+    seeds: tuple[int, ...]
+    rankings: tuple[tuple[int, ...], ...]
+    top1: tuple[int, ...]
+    spearman: Spread | None
+
+
+@dataclass(frozen=True)
+class MaskingSeeds:
+    routers: int
+    phase: Phase
+    seeds: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
+    asr: tuple[float, ...]
+    mean: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class FsourSeeds:
+    seeds: tuple[int, ...]
+    asr: tuple[float, ...]
+    asr_at_1: tuple[float, ...]
+    pairs: tuple[float, ...]
+    mean: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class MethodSeeds:
+    """The methods under several seeds on the same prompts: a spread of its own, never part of n."""
+
+    rosais: RankingSeeds | None = None
+    masking: tuple[MaskingSeeds, ...] = ()
+    fsour: FsourSeeds | None = None
+
+
+# ---------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResults(Results):
+    """What an audit finds.
+
+    Attributes:
+        splits: Prompts of each split, and how many of them were used.
+        utility, over_refusal: Benign requests answered, harmless ones refused; None if there are none.
+    """
+
+    job: str = "audit"
+    splits: Mapping[str, int]
+    base: BaseRates
+    utility: Rate | None
+    over_refusal: Rate | None
+    multi_turn: MultiTurn | None
+    rosais: tuple[RouterScore, ...]
+    rosais_settings: RosaisSettings
+    reach: Reach | None = None
+    masking: tuple[Masked, ...]
+    noise: tuple[Noisy, ...]
+    fsour: Fsour
+    seeds: MethodSeeds | None = None

@@ -1,0 +1,110 @@
+"""`Job`: what Pointsman can do, each in one shape. Registered by entry point, under ``pointsman.jobs``.
+
+A job is a folder: its plan (data), the stages from typed input to typed output, its results, what follows from them,
+and the sections of its page. The command line makes a verb of each: its options are the fields of the job's inputs and
+of its plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pointsman.errors import RunError
+from pointsman.registry import jobs
+from pointsman.report.blocks import Page, Table
+from pointsman.runs.bench import Bench, Question
+from pointsman.runs.results import SCHEMA, Results, read
+from pointsman.runs.run import Run
+
+
+class Job(Protocol):
+    """One thing that Pointsman can do.
+
+    An object without state; its module imports nothing heavy, so that help is quick.
+
+    Attributes:
+        name: The verb of the command line, and `Results.job`.
+        panel: Under which heading the help of the command line lists it.
+        help: Of the verb; its first sentence in the list of verbs.
+        inputs: A dataclass of what is asked, as the user names it: files, suites, scenarios, judges.
+        plan: A dataclass of the parameters.
+        results: The dataclass of what it finds.
+        older: Schemas of results that came before, each with what makes the present JSON of such a file; headline,
+            limits and claims are made anew.
+    """
+
+    name: str
+    panel: str
+    help: str
+    inputs: type[Any]
+    plan: type[Any]
+    results: type[Results]
+    older: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]
+
+    def ask(self, model: str, inputs: Any, plan: Any) -> Question:
+        """Read what is asked; `model` is as the user named it, since some models bring their own prompts."""
+        ...
+
+    def config(self, question: Question) -> dict[str, Any]:
+        """What is asked as JSON, for the manifest of a run."""
+        ...
+
+    def ask_again(self, run: Run, plan: Any) -> Question:
+        """What a run asks, from its manifest, unchanged."""
+        ...
+
+    def announce(self, question: Question, plan: Any) -> str:
+        """What is about to be done, such as ``Auditing {model} with 20 behaviours of testbed``."""
+        ...
+
+    def perform(self, plan: Any, bench: Bench[Any]) -> Results:
+        """Do (or finish) the work; writes artefacts, completions and, last, ``results.json``."""
+        ...
+
+    def conclude(self, results: Any) -> Results:
+        """The same results with headline, limits and claims made from their figures."""
+        ...
+
+    def page(self, results: Any, *, show_text: bool) -> Page:
+        """What the report says."""
+        ...
+
+    def summary(self, results: Any) -> Table:
+        """What the terminal says."""
+        ...
+
+
+def job_of(name: str) -> Job:
+    """The job that is registered as `name`."""
+    job: Job = jobs.get(name)
+    return job
+
+
+def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
+    """The content of a ``results.json``, also of older versions, and the job that made it.
+
+    Raises:
+        RunError: It is of a version that cannot be read, or not what its schema says.
+    """
+    schema = data.get("schema")
+    if schema == SCHEMA:
+        name = data.get("job")
+        if not isinstance(name, str) or name not in jobs:
+            raise _unknown(f"is of the job {str(name)[:60]!r}, which nobody registered")
+        job = job_of(name)
+        return job, read(data, job.results)
+    for name in jobs.names():
+        job = job_of(name)
+        if isinstance(schema, str) and schema in job.older:
+            now = job.older[schema](dict(data))
+            if now["job"] == name:
+                return job, job.conclude(read({**now, "schema": SCHEMA}, job.results))
+    raise _unknown(f"has schema {str(schema)[:60]!r}" if schema is not None else "names no schema")
+
+
+def _unknown(what: str) -> RunError:
+    return RunError(
+        f"results.json {what}; this version of Pointsman reads {SCHEMA!r}",
+        "Read it with the Pointsman version that wrote it, or make the run again",
+    )

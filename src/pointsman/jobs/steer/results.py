@@ -1,0 +1,333 @@
+"""What a steering run, or the evaluation of a steering, finds, as it stands in ``results.json`` (METHODS section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pointsman.data.types import Split
+from pointsman.methods.surrogate import LengthOnly, Matched
+from pointsman.routing.intervention import Phase
+from pointsman.runs.results import Results
+from pointsman.stats.auroc import Auroc
+from pointsman.stats.calibration import Calibration
+from pointsman.stats.paired import Comparison
+from pointsman.stats.rates import Rate
+
+Lambda = Annotated[float | None, Field(alias="lambda")]
+Method = Literal["mascing", "steermoe", "random"]
+
+
+# ---------------------------------------------------------------------- what was asked
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """The most that each measure may lose, rise or be, as shares."""
+
+    benign: float
+    benign_conversations: float
+    over_refusal: float
+    garbage: float
+    held: float
+
+
+@dataclass(frozen=True)
+class ScenarioFacts:
+    name: str
+    objective: Literal["defend", "allow"]
+    description: str
+    limits: LimitSettings
+    hold: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class TurnCount:
+    """Conversations that reach a turn (from 1) without having fallen, and how many of them fall there."""
+
+    turn: int
+    reached: int
+    fallen: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextCounts:
+    """What the surrogate could learn from one split."""
+
+    played: int
+    fallen: Rate
+    by_turn: tuple[TurnCount, ...]
+    by_tactic: Mapping[str, Rate]
+    matched_pairs: int
+    label1: int
+    label0: int
+
+
+# ---------------------------------------------------------------------- what was learnt
+
+
+@dataclass(frozen=True)
+class SurrogateSeed:
+    seed: int
+    accuracy: float
+    auroc: float | None
+    matched: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateFacts:
+    """How well the surrogate knows, on held-out contexts, and on matched pairs of another split."""
+
+    accuracy: float
+    majority: float
+    auroc: Auroc
+    calibration: Calibration
+    n_train: int
+    n_held_out: int
+    losses: tuple[float, ...]
+    contexts: int
+    batch: int
+    matched: Matched | None
+    length_only: LengthOnly
+    seeds: tuple[SurrogateSeed, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Contexts turned under a mask at alpha 1: by the surrogate's verdict, and by what the model says."""
+
+    refinement: str
+    lambda_: Lambda
+    alpha: float
+    phase: Phase
+    surrogate_turned: float | None
+    model_turned: Rate
+    entries: int
+    start: str | None
+    hold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFacts:
+    """A routing that might be chosen, without its numbers.
+
+    Attributes:
+        entries: Entries that are not zero, or experts that are pinned.
+        norm1: Sum of abs(alpha * S); None for pins.
+        start, hold: Of a matrix that was learnt through the model.
+        pinned: ``on``, ``off`` or ``both``; None for masks.
+    """
+
+    id: str
+    method: Method
+    refinement: str | None
+    lambda_: Lambda
+    alpha: float | None
+    phase: Phase
+    entries: int
+    norm1: float | None
+    start: str | None = None
+    hold: float | None = None
+    pinned: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeRates:
+    """What a routing gains and costs on some prompts; None where there are no such prompts.
+
+    Attributes:
+        gain: Conversations withstood (defend), or requests of the scenario answered (allow).
+        garbage: Of the scenario: answers that are nobody's success.
+        benign, benign_conversations: Answered.
+        over_refusal: Harmless requests refused.
+        held: Restricted requests, of the categories to hold, refused.
+    """
+
+    gain: Rate
+    garbage: Rate | None
+    benign: Rate | None
+    benign_conversations: Rate | None
+    over_refusal: Rate | None
+    held: Rate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateResult(MaskFacts, OutcomeRates):
+    """A candidate on validation.
+
+    Attributes:
+        stage: ``fine``: it answered; ``coarse``: it was screened, and its rates are of what the model would say.
+        borderline: Kept, in the screen.
+        admissible: Within all limits; None where it was only screened.
+        broken: Limits that it breaks.
+    """
+
+    stage: Literal["fine", "coarse"]
+    borderline: Rate | None = None
+    admissible: bool | None
+    broken: tuple[str, ...]
+    chosen: bool
+    seconds_per_answer: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(MaskFacts):
+    """The mask that is deployed, and why it was chosen; `admissible` is None where it was given."""
+
+    admissible: bool | None
+    why: str
+
+
+@dataclass(frozen=True)
+class CircuitEntry:
+    layer: int
+    expert: int
+    value: float
+
+
+@dataclass(frozen=True)
+class CircuitStability:
+    seeds: tuple[int, ...]
+    jaccard: tuple[tuple[float, ...], ...]
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitFacts:
+    """The entries of the chosen matrix, in units of `sigma`; `layers` are norms."""
+
+    entries: tuple[CircuitEntry, ...]
+    size: int
+    possible: int
+    layers: tuple[float, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    sigma: tuple[float, ...]
+    stability: CircuitStability | None
+
+
+# ---------------------------------------------------------------------- what it does on test
+
+
+@dataclass(frozen=True)
+class GroupGain:
+    gain: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOutcome(OutcomeRates):
+    """One arm on the test split.
+
+    Attributes:
+        dsr_replay, dsr_context: The gain of a defence: whole conversations played again, and last turns alone.
+        gsr: The gain where requests shall be answered.
+        turns: Where conversations fall.
+        broken: Limits that it breaks.
+    """
+
+    dsr_replay: Rate | None
+    dsr_context: Rate | None
+    gsr: Rate | None
+    turns: tuple[TurnCount, ...]
+    unscored: int
+    any_compliance: Rate
+    by_tactic: Mapping[str, GroupGain] | None = None
+    by_category: Mapping[str, GroupGain]
+    held_by_category: Mapping[str, Rate] | None
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestArms:
+    """The arms on the test split; those other than the first two are None where they were not run."""
+
+    before: TestOutcome
+    after: TestOutcome
+    steermoe: TestOutcome | None = None
+    random: TestOutcome | None = None
+    surrogate_only: TestOutcome | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparisons:
+    """The chosen mask less no mask, measure by measure; and its gain less that of the other arms. All on test."""
+
+    gain: Comparison | None
+    garbage: Comparison | None
+    benign: Comparison | None
+    benign_conversations: Comparison | None
+    over_refusal: Comparison | None
+    held: Comparison | None
+    vs_steermoe: Comparison | None = None
+    vs_random: Comparison | None = None
+    vs_surrogate_only: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Overfit:
+    validation: Rate
+    test: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpperBound(OutcomeRates):
+    """What a constant mask reaches that was learnt on the test contexts themselves: a bound, no result."""
+
+    what: str
+    entries: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of a forward with the mask over that without: median of paired rounds with its interval."""
+
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    rows: int
+    seconds_per_forward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOutcome(OutcomeRates):
+    """What another seed of the method came to on test."""
+
+    seed: int
+    id: str
+    alpha: float | None
+    entries: int
+
+
+# ---------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerResults(Results):
+    """What a steering run finds. An evaluation has learnt and chosen nothing: what only learning gives is None there.
+
+    Attributes:
+        splits: Prompts by split and kind.
+        baseline_validation: The unsteered model on validation.
+        artefact: Where the steering lies in the run's folder.
+    """
+
+    scenario: ScenarioFacts
+    splits: Mapping[Split, Mapping[str, int]]
+    contexts: Mapping[Split, ContextCounts]
+    surrogate: SurrogateFacts | None = None
+    gap: tuple[Gap, ...] = ()
+    baseline_validation: OutcomeRates | None = None
+    candidates: tuple[CandidateResult, ...] = ()
+    chosen: Chosen
+    circuit: CircuitFacts
+    test: TestArms
+    comparisons: Comparisons
+    broken_on_test: tuple[str, ...]
+    overfit: Overfit | None = None
+    upper_bound: UpperBound | None = None
+    latency: Latency | None = None
+    seeds: tuple[SeedOutcome, ...] | None = None
+    artefact: str | None = None
