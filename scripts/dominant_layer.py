@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,12 @@ def measure(checkpoint: str) -> dict[str, Any]:
         "model": {"fingerprint": engine.info.fingerprint, "layers": len(engine.routers), "dtype": engine.info.dtype},
         "seed": SEED,
         "rosais": [
-            {"layer": layer, **Mean.of(ranked.scores[:, layer].tolist(), ranked.sources).to_json()}
+            {"layer": layer, **asdict(Mean.of(ranked.scores[:, layer].tolist(), ranked.sources))}
             for layer in ranked.ranking
         ],
-        "benign_correct_plain": Rate.of(
-            [a.verdict.label == "correct" for a in plain], [a.source for a in plain]
-        ).to_json(),
+        "benign_correct_plain": asdict(
+            Rate.of([a.verdict.label == "correct" for a in plain], [a.source for a in plain])
+        ),
         "probes": probes.plain(),
         "routers": [
             router(engine, layer, role, asked, harmless, probes, (refusal, affirmation), suite.max_new_tokens)
@@ -151,7 +151,7 @@ def router(
         "layer": layer,
         "role": role,
         "flips": rate([n in set(flips) for n in range(len(asked))], under),
-        "one_mask": Mean.of((p > 0.5).mean(axis=1).tolist(), under.sources).to_json(),
+        "one_mask": asdict(Mean.of((p > 0.5).mean(axis=1).tolist(), under.sources)),
     }
     flipped = under.only(flips)
     if flips:
@@ -348,7 +348,7 @@ class Probes:
         right = [
             bool(call == kind) for kind, part in enumerate(self.test) for call in probe.logits(rows(part)[0]).argmax(-1)
         ]
-        return Rate.of(right).to_json()
+        return asdict(Rate.of(right))
 
     def plain(self) -> dict[str, Any]:
         """How good the probes are without any mask, on the test split."""
@@ -456,15 +456,15 @@ def auroc(benign: np.ndarray, restricted: np.ndarray, benign_of: Cluster, restri
 def rate(successes: Sequence[bool], of: Set) -> dict[str, Any]:
     """A rate with its interval by source, and the wider one by noun."""
     by_noun = Rate.of(successes, of.nouns)
-    kept = Rate.of(successes, of.sources).to_json()
+    kept = asdict(Rate.of(successes, of.sources))
     return {k: kept[k] for k in ("k", "n", "rate", "low", "high")} | {"by_noun": [by_noun.low, by_noun.high]}
 
 
 def mean(values: np.ndarray, of: Set) -> dict[str, Any]:
     """A mean with its interval by source, and by noun."""
     listed = [float(v) for v in values]
-    by_noun, kept = Mean.of(listed, of.nouns).to_json(), Mean.of(listed, of.sources).to_json()
-    return {k: kept[k] for k in ("mean", "low", "high", "n")} | {"by_noun": [by_noun["low"], by_noun["high"]]}
+    by_noun, kept = Mean.of(listed, of.nouns), asdict(Mean.of(listed, of.sources))
+    return {k: kept[k] for k in ("mean", "low", "high", "n")} | {"by_noun": [by_noun.low, by_noun.high]}
 
 
 def rounded(value: Any) -> Any:

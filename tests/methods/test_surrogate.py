@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,18 @@ import torch
 
 from pointsman.errors import DataError, RunError, UsageError
 from pointsman.methods import surrogate as module
-from pointsman.methods.surrogate import FittedSurrogate, Surrogate, SurrogateReport, length_only, matched, split
+from pointsman.methods.surrogate import (
+    FittedSurrogate,
+    LengthOnly,
+    Matched,
+    Surrogate,
+    SurrogateReport,
+    length_only,
+    matched,
+    split,
+)
 from pointsman.stats.auroc import Auroc
-from pointsman.stats.calibration import Calibration
+from pointsman.stats.calibration import Calibration, CalibrationBin
 from traces import Made, logits, made, write
 
 SMALL = Surrogate(width=4, hidden=8, epochs=12, batch=32)
@@ -35,7 +45,7 @@ def test_it_learns_what_the_logits_tell(traces: Made, fitted: FittedSurrogate) -
     assert report.accuracy > 0.85 > report.majority == 0.5
     assert 0.9 < report.auroc.value <= 1.0
     assert report.auroc.low < report.auroc.value <= report.auroc.high
-    assert sum(n for _, _, n in report.calibration.bins) == 16
+    assert sum(b.n for b in report.calibration.bins) == 16
     assert len(report.losses) == 12
     assert report.losses[-1] < report.losses[0]
     assert not fitted.network.training
@@ -104,7 +114,7 @@ def test_it_is_saved_and_loaded(traces: Made, fitted: FittedSurrogate, tmp_path:
     assert loaded.report == fitted.report
     assert loaded.parameters == fitted.parameters
     assert np.array_equal(loaded.probabilities(traces.store), fitted.probabilities(traces.store))
-    assert SurrogateReport.from_json(fitted.report.to_json()) == fitted.report
+    assert SurrogateReport.from_json(asdict(fitted.report)) == fitted.report
 
 
 def test_a_damaged_one_is_refused(fitted: FittedSurrogate, tmp_path: Path) -> None:
@@ -191,7 +201,7 @@ def test_length_alone_tells_leaked_labels(traces: Made) -> None:
     part = length_only([[3, int(t)] for t in noisy], labels, groups, 0)
     assert part.feature == "tokens"
     assert 0.6 < part.auroc.value < 0.95
-    assert part.to_json()["auroc"]["n"] == part.auroc.n == 40
+    assert part.auroc.n == 40
     with pytest.raises(DataError, match="turns and tokens"):
         length_only([[3]] * n, labels, groups, 0)
 
@@ -207,6 +217,22 @@ def test_logistic_regression_is_at_its_optimum() -> None:
     assert np.isfinite(module._logistic(design, (x > 0).astype(float))).all()  # separable
 
 
+def test_what_is_stored_has_these_keys_in_this_order() -> None:
+    auroc = Auroc(0.9, 0.8, 1.0, 2)
+    report = SurrogateReport(0.7, 0.5, auroc, Calibration(0.1, (CalibrationBin(0.4, 0.5, 2),)), 8, 2, (0.6, 0.3))
+    area = '{"value": 0.9, "low": 0.8, "high": 1.0, "n": 2}'
+    assert json.dumps(asdict(report)) == (
+        f'{{"accuracy": 0.7, "majority": 0.5, "auroc": {area}, "calibration": {{"ece": 0.1, "bins": '
+        '[{"p": 0.4, "observed": 0.5, "n": 2}]}, "n_train": 8, "n_held_out": 2, "losses": [0.6, 0.3]}'
+    )
+    assert json.dumps(asdict(LengthOnly("turns", auroc, 0.7))) == (
+        f'{{"feature": "turns", "auroc": {area}, "accuracy": 0.7}}'
+    )
+    assert json.dumps(asdict(Matched(auroc, 0.7, 0.6, 0.8, 1))) == (
+        f'{{"auroc": {area}, "accuracy": 0.7, "low": 0.6, "high": 0.8, "pairs": 1}}'
+    )
+
+
 def test_matched_pairs(traces: Made, fitted: FittedSurrogate) -> None:
     pairs = [(2 * i + 1, 2 * i) for i in range(40)]
     found = matched(fitted, traces.store, pairs, groups=traces.groups)
@@ -218,7 +244,7 @@ def test_matched_pairs(traces: Made, fitted: FittedSurrogate) -> None:
     turned = matched(fitted, traces.store, [(b, a) for a, b in pairs], groups=traces.groups)
     assert turned.accuracy == pytest.approx(1 - found.accuracy)
     none = matched(fitted, traces.store, [], groups=traces.groups)
-    assert none.to_json() == {"auroc": None, "accuracy": None, "low": 0.0, "high": 1.0, "pairs": 0}
+    assert none == Matched(None, None, 0.0, 1.0, 0)
     with pytest.raises(DataError):
         matched(fitted, traces.store, pairs, groups=traces.groups[1:])
 

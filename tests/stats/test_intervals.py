@@ -14,7 +14,6 @@ from pointsman.stats.intervals import (
     DECIMAL_TAILS,
     LEVEL,
     TAILS,
-    finite_or_none,
     percentiles,
     spanning,
     wilson,
@@ -79,7 +78,3 @@ def test_spanning() -> None:
     assert spanning((0.2, 0.4), 0.3) == (0.2, 0.4)
     assert spanning((0.2, 0.4), 0.1, 0.5) == (0.1, 0.5)
     assert spanning((0.2, 0.4), 0.5) == (0.2, 0.5)
-
-
-def test_what_json_cannot_say_is_none() -> None:
-    assert [finite_or_none(x) for x in (0.5, math.nan, math.inf, -math.inf)] == [0.5, None, None, None]

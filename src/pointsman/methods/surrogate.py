@@ -146,21 +146,9 @@ class SurrogateReport:
     n_held_out: int
     losses: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``."""
-        return {
-            "accuracy": self.accuracy,
-            "majority": self.majority,
-            "auroc": self.auroc.to_json(),
-            "calibration": self.calibration.to_json(),
-            "n_train": self.n_train,
-            "n_held_out": self.n_held_out,
-            "losses": list(self.losses),
-        }
-
     @staticmethod
     def from_json(data: dict[str, Any]) -> SurrogateReport:
-        """The inverse of `to_json`."""
+        """The inverse of `dataclasses.asdict`."""
         return SurrogateReport(
             float(data["accuracy"]),
             float(data["majority"]),
@@ -225,7 +213,7 @@ class FittedSurrogate:
             "schema": SCHEMA,
             "experts": self.experts,
             "parameters": asdict(self.parameters),
-            "report": self.report.to_json(),
+            "report": asdict(self.report),
         }
         tensors = {name: value.contiguous() for name, value in self.network.state_dict().items()}
         target = Path(path)
@@ -440,10 +428,6 @@ class LengthOnly:
     auroc: Auroc
     accuracy: float
 
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``."""
-        return {"feature": self.feature, "auroc": self.auroc.to_json(), "accuracy": self.accuracy}
-
 
 def length_only(
     lengths_turns: Sequence[Sequence[int]] | npt.NDArray[Any],
@@ -507,28 +491,17 @@ class Matched:
     """How well a surrogate tells matched pairs apart.
 
     Attributes:
-        auroc: Over both contexts of every pair (a context counts once for each pair it is in).
-        accuracy: Share of pairs in which the fallen context scores higher; a tie counts half.
+        auroc: Over both contexts of every pair (a context counts once for each pair it is in). None with no pairs.
+        accuracy: Share of pairs in which the fallen context scores higher; a tie counts half. None with no pairs.
         low, high: 95 % interval of `accuracy`, clustered by group.
         pairs: Pairs.
     """
 
-    auroc: Auroc
-    accuracy: float
+    auroc: Auroc | None
+    accuracy: float | None
     low: float
     high: float
     pairs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``; with no pairs nothing was measured (None)."""
-        none = not self.pairs
-        return {
-            "auroc": None if none else self.auroc.to_json(),
-            "accuracy": None if none else self.accuracy,
-            "low": self.low,
-            "high": self.high,
-            "pairs": self.pairs,
-        }
 
 
 def matched(
@@ -552,7 +525,7 @@ def matched(
     if len(groups) != len(store):
         raise DataError(f"{len(store)} traces and {len(groups)} groups", "Give one group per context")
     if not len(index):
-        return Matched(Auroc(math.nan, 0.0, 1.0, 0), math.nan, 0.0, 1.0, 0)
+        return Matched(None, None, 0.0, 1.0, 0)
     asked, place = np.unique(index, return_inverse=True)
     score = surrogate.probabilities(store, asked)[place.reshape(index.shape)]  # shape: [pairs, 2]
     difference = score[:, 0] - score[:, 1]

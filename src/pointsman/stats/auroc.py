@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pointsman.stats.intervals import DECIMAL_TAILS, FEW, Floats, finite_or_none, percentiles, spanning, wilson
+from pointsman.stats.intervals import DECIMAL_TAILS, FEW, Floats, percentiles, spanning, wilson
 from pointsman.stats.resampling import FEWER_DRAWS, times_drawn
 
 _CHUNK = 4_000_000  # cells of one block of the bootstrap: bounded memory
@@ -25,12 +25,12 @@ class Auroc:
     """An AUROC with its 95 % interval.
 
     Attributes:
-        value: In [0, 1]; NaN if one of the labels is missing (None in JSON).
+        value: In [0, 1]; None if one of the labels is missing.
         low, high: 95 % interval: bootstrap over clusters drawn with replacement.
         n: Rows.
     """
 
-    value: float
+    value: float | None
     low: float
     high: float
     n: int
@@ -59,7 +59,7 @@ class Auroc:
         if not n == len(label) == len(names) or not np.isfinite(score).all() or not np.isin(label, (0, 1)).all():
             raise ValueError("an AUROC needs one finite score, one label 0 or 1 and one group for each row")
         if len(np.unique(label)) < 2:
-            return Auroc(math.nan, 0.0, 1.0, n)
+            return Auroc(None, 0.0, 1.0, n)
         order = np.argsort(score, kind="stable")
         score, label, names = score[order], label[order].astype(bool), names[order]
         ties = np.flatnonzero(np.diff(score, prepend=-math.inf))  # where each distinct score begins
@@ -72,14 +72,10 @@ class Auroc:
             interval = spanning(interval, *wilson(value, held))
         return Auroc(value, *spanning(interval, value), n)
 
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``; `value` is None if it is not defined."""
-        return {"value": finite_or_none(self.value), "low": self.low, "high": self.high, "n": self.n}
-
     @staticmethod
     def from_json(data: dict[str, Any]) -> Auroc:
-        """The inverse of `to_json`."""
-        value = math.nan if data["value"] is None else float(data["value"])
+        """The inverse of `dataclasses.asdict`."""
+        value = None if data["value"] is None else float(data["value"])
         return Auroc(value, float(data["low"]), float(data["high"]), int(data["n"]))
 
 

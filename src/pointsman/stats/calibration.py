@@ -15,36 +15,48 @@ BINS = 10
 
 
 @dataclass(frozen=True)
+class CalibrationBin:
+    """The rows whose probabilities lie in one bin.
+
+    Attributes:
+        p: Their mean probability; None if there are none.
+        observed: Their share of label 1; None if there are none.
+        n: Rows.
+    """
+
+    p: float | None
+    observed: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Probabilities against what happened.
 
     Attributes:
         ece: Expected calibration error: mean over rows of abs(mean probability - share of label 1) of their bin.
-        bins: Ten of equal width: mean probability, share of label 1 (both None if it is empty) and rows.
+        bins: Ten of equal width.
     """
 
     ece: float
-    bins: tuple[tuple[float | None, float | None, int], ...]
+    bins: tuple[CalibrationBin, ...]
 
     @staticmethod
     def of(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Calibration:
         """The calibration of `probabilities` of label 1 against the `labels`, 0 or 1. Shapes: [n], n >= 1."""
         which = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-        bins: list[tuple[float | None, float | None, int]] = []
+        bins = []
         error = 0.0
         for place in range(BINS):
             here = which == place
             n = int(here.sum())
             p, observed = (float(probabilities[here].mean()), float(labels[here].mean())) if n else (None, None)
-            bins.append((p, observed, n))
+            bins.append(CalibrationBin(p, observed, n))
             error += n * abs(p - observed) if p is not None and observed is not None else 0.0
         return Calibration(error / len(labels), tuple(bins))
 
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``."""
-        return {"ece": self.ece, "bins": [{"p": p, "observed": observed, "n": n} for p, observed, n in self.bins]}
-
     @staticmethod
     def from_json(data: dict[str, Any]) -> Calibration:
-        """The inverse of `to_json`."""
-        return Calibration(float(data["ece"]), tuple((b["p"], b["observed"], int(b["n"])) for b in data["bins"]))
+        """The inverse of `dataclasses.asdict`."""
+        bins = tuple(CalibrationBin(b["p"], b["observed"], int(b["n"])) for b in data["bins"])
+        return Calibration(float(data["ece"]), bins)

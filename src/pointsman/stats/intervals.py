@@ -52,8 +52,3 @@ def spanning(interval: Interval, *points: float) -> Interval:
     """The smallest interval that holds `interval` and all `points`."""
     low, high = interval
     return min(low, *points), max(high, *points)
-
-
-def finite_or_none(value: float) -> float | None:
-    """`value`; None, which JSON can say, if it is infinite or not a number."""
-    return value if math.isfinite(value) else None

@@ -6,15 +6,13 @@ exchanged, never single rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from pointsman.stats.intervals import Floats, finite_or_none, spanning, wilson, wilson_of_difference
+from pointsman.stats.intervals import Floats, spanning, wilson, wilson_of_difference
 from pointsman.stats.resampling import bootstrap_mean, bootstrap_mean_of_draws, sums_by_cluster
 
 
@@ -23,44 +21,29 @@ class Comparison:
     """Two rates on the same prompts.
 
     Attributes:
-        difference: Rate of the first less rate of the second; NaN if there are no rows (None in JSON).
+        difference: Rate of the first less rate of the second; None if there are no rows.
         low, high: 95 % interval of the difference, within [-1, 1].
         p_mcnemar: Two-sided exact McNemar p-value. It counts rows, not clusters: where rows are clustered,
             trust `p_clustered` and the interval.
+        p_clustered: Two-sided exact p-value of exchanging the two in whole clusters; McNemar's, where each row is
+            one.
         n01: Rows where only the second succeeded.
         n10: Rows where only the first succeeded.
         n: Rows.
         method: How the interval was made, in words.
         clusters: Number of source questions, or None if the rows were not clustered.
-        p_clustered: Two-sided exact p-value of exchanging the two in whole clusters; McNemar's, where each row is
-            one.
     """
 
-    difference: float
+    difference: float | None
     low: float
     high: float
     p_mcnemar: float
+    p_clustered: float
     n01: int
     n10: int
     n: int
     method: str
     clusters: int | None = None
-    p_clustered: float = 1.0
-
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``."""
-        return {
-            "difference": finite_or_none(self.difference),
-            "low": self.low,
-            "high": self.high,
-            "p_mcnemar": self.p_mcnemar,
-            "p_clustered": self.p_clustered,
-            "n01": self.n01,
-            "n10": self.n10,
-            "n": self.n,
-            "method": self.method,
-            "clusters": self.clusters,
-        }
 
 
 def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str] | None = None, seed: int = 0) -> Comparison:
@@ -79,7 +62,7 @@ def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str] | None
     delta = np.asarray([float(bool(x)) - float(bool(y)) for x, y in zip(a, b, strict=True)], dtype=np.float64)
     n, n10, n01 = len(delta), int((delta > 0).sum()), int((delta < 0).sum())
     if n == 0:
-        return Comparison(math.nan, -1.0, 1.0, 1.0, 0, 0, 0, "no rows", None if clusters is None else 0)
+        return Comparison(None, -1.0, 1.0, 1.0, 1.0, 0, 0, 0, "no rows", None if clusters is None else 0)
     p = mcnemar_p(n10, n01)
     sums, sizes, _ = sums_by_cluster(delta, clusters)
     c, difference = len(sizes), (n10 - n01) / n
@@ -93,7 +76,7 @@ def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str] | None
         low, high = spanning(bootstrap_mean(sums, sizes, seed), difference)
         method = f"paired bootstrap over {c} {'rows' if clusters is None else 'clusters'}"
     count = None if clusters is None else c
-    return Comparison(difference, low, high, p, n01, n10, n, method, count, exchange_p(sums))
+    return Comparison(difference, low, high, p, exchange_p(sums), n01, n10, n, method, count)
 
 
 def mcnemar_p(n10: int, n01: int) -> float:
@@ -120,20 +103,36 @@ def exchange_p(sums: Floats) -> float:
     return min(1.0, float(chance[far].sum()))
 
 
+@dataclass(frozen=True)
+class AboveDraws:
+    """An attack held against several draws of a control on the same rows.
+
+    Attributes:
+        difference: Rate of the attack less the mean rate of the draws.
+        low, high: 95 % interval of the difference, which knows the spread between draws.
+        draws: Of the control.
+        reached: How many of them reach the rate of the attack.
+        p_draws: (1 + reached) / (1 + draws).
+    """
+
+    difference: float
+    low: float
+    high: float
+    draws: int
+    reached: int
+    p_draws: float
+
+
 def above_draws(
     a: Sequence[bool], draws: Sequence[Sequence[bool]], clusters: Sequence[str] | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """An attack held against several draws of a control on the same rows.
+) -> AboveDraws:
+    """Hold an attack against several draws of a control on the same rows.
 
     Args:
         a: Shape: [n].
         draws: Shape: [draws, n].
         clusters: Source question of each row. Shape: [n].
         seed: Seed of the bootstrap.
-
-    Returns:
-        The difference of the rate of `a` and the mean rate of the draws with its interval, which knows the spread
-        between draws; how many of the `draws` reach the rate of `a`; and `p` = (1 + that) / (1 + draws).
     """
     attack, control = np.asarray(a, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     names = [str(row) for row in range(len(attack))] if clusters is None else clusters
@@ -143,7 +142,4 @@ def above_draws(
         interval = wilson_of_difference(mean, c)
     low, high = spanning(interval, mean)
     reached = int((control.mean(axis=1) >= attack.mean()).sum())
-    return {
-        "difference": mean, "low": low, "high": high, "draws": len(control), "reached": reached,
-        "p_draws": (1 + reached) / (1 + len(control)),
-    }  # fmt: skip
+    return AboveDraws(mean, low, high, len(control), reached, (1 + reached) / (1 + len(control)))

@@ -6,15 +6,13 @@ prompt. Prompts of one source are not independent, so sources are what is halved
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from pointsman.stats.intervals import DECIMAL_TAILS, Floats, finite_or_none, percentiles
+from pointsman.stats.intervals import DECIMAL_TAILS, Floats, percentiles
 from pointsman.stats.resampling import sums_by_cluster
 
 HALVES = 200
@@ -26,28 +24,36 @@ class SplitHalf:
     """Rankings of two halves of the prompts, compared; over random halves.
 
     Attributes:
-        mean: Of Spearman's correlations between the routers' mean scores on the two halves; NaN if there are none
-            (None in JSON). It is that of half the prompts: no Spearman-Brown correction is made.
+        mean: Of Spearman's correlations between the routers' mean scores on the two halves; None if there
+            are none. It is that of half the prompts: no Spearman-Brown correction is made.
         low, high: Between them lie 95 % of the correlations. It is a range of halves, not a confidence interval.
         halves: Splits that had a correlation (scores that are all equal have none).
-        top: Of every router, the share of halves (two for each split) in which it is among the `top_n`. Shape: [L].
-        top_n: How many routers count as top.
     """
 
-    mean: float
-    low: float
-    high: float
+    mean: float | None
+    low: float | None
+    high: float | None
     halves: int
-    top: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How stable a ranking of routers is over prompts.
+
+    Attributes:
+        kendall_w: As the function of that name gives it.
+        split_half: None if no split had a correlation.
+        top_n: How many routers count as top.
+        top: By layer, the share of halves in which its router is among the `top_n`; those that never are left out.
+    """
+
+    kendall_w: float | None
+    split_half: SplitHalf | None
     top_n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``, without `top`; what is not finite is None."""
-        return {"mean": finite_or_none(self.mean), "low": finite_or_none(self.low), "high": finite_or_none(self.high),
-                "halves": self.halves}  # fmt: skip
+    top: dict[str, float]
 
 
-def kendall_w(scores: Floats) -> float:
+def kendall_w(scores: Floats) -> float | None:
     """Kendall's coefficient of concordance of the prompts' rankings of the routers, corrected for ties.
 
     1: every prompt ranks the routers alike; near 1 / Q: as if at random.
@@ -56,23 +62,23 @@ def kendall_w(scores: Floats) -> float:
         scores: Shape: [Q, L].
 
     Returns:
-        In [0, 1]; NaN with fewer than two prompts or routers, or if every prompt scores all routers the same.
+        In [0, 1]; None with fewer than two prompts or routers, or if every prompt scores all routers the same.
     """
     prompts, routers = scores.shape
     if prompts < 2 or routers < 2:
-        return math.nan
+        return None
     ranks = stats.rankdata(scores, axis=1)  # shape: [Q, L], ties get their mean rank
     ties = sum(float((n**3 - n).sum()) for n in (np.unique(row, return_counts=True)[1] for row in ranks))
     most = prompts**2 * (routers**3 - routers) - prompts * ties
     if most <= 0:
-        return math.nan
+        return None
     totals = ranks.sum(axis=0)  # shape: [L]
     return float(12 * ((totals - totals.mean()) ** 2).sum() / most)
 
 
 def split_half(
     scores: Floats, sources: Sequence[str], *, top_n: int = 1, halves: int = HALVES, seed: int = 0
-) -> SplitHalf:
+) -> tuple[SplitHalf, tuple[float, ...]]:
     """Rank the routers on one random half of the source questions and on the other, and compare; many times.
 
     Args:
@@ -83,14 +89,15 @@ def split_half(
         seed: Of the splits.
 
     Returns:
-        NaN, and shares of 0, with fewer than two sources.
+        The correlations; and of every router, the share of halves (two for each split) in which it is among the
+        `top_n`, shape [L]. Nothing but zeros with fewer than two sources.
     """
     sums, sizes, _ = sums_by_cluster(scores, sources)
     many, routers = sums.shape
     if many < 2:
-        return SplitHalf(math.nan, math.nan, math.nan, 0, (0.0,) * routers, top_n)
+        return SplitHalf(None, None, None, 0), (0.0,) * routers
     rng = np.random.default_rng(seed)
-    found: list[float] = []
+    found = []
     top = np.zeros(routers)
     for _ in range(halves):
         order = rng.permutation(many)
@@ -98,31 +105,22 @@ def split_half(
         found.append(spearman(*means))
         for mean in means:
             top[np.argsort(-mean, kind="stable")[:top_n]] += 1
-    kept = np.array([r for r in found if math.isfinite(r)])
+    kept = np.array([r for r in found if r is not None])
     share = tuple(float(t) for t in top / (2 * halves))
     if not len(kept):
-        return SplitHalf(math.nan, math.nan, math.nan, 0, share, top_n)
-    return SplitHalf(float(kept.mean()), *percentiles(kept, DECIMAL_TAILS), len(kept), share, top_n)
+        return SplitHalf(None, None, None, 0), share
+    return SplitHalf(float(kept.mean()), *percentiles(kept, DECIMAL_TAILS), len(kept)), share
 
 
-def spearman(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation, ties at their mean rank; NaN if either is constant. Shapes: [L]."""
+def spearman(a: Floats, b: Floats) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None if either is constant. Shapes: [L]."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
+        return None
     return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
 
 
-def stability(scores: Floats, sources: Sequence[str], *, top_n: int, seed: int = 0) -> dict[str, Any]:
-    """Rank stability over prompts, as in ``results.json``; None where it is not defined.
-
-    Returns:
-        ``kendall_w``; ``split_half`` with mean, low, high; ``top``, of every layer the share of halves in which its
-        router is among the first ``top_n``, those that never are left out.
-    """
-    halves = split_half(scores, sources, top_n=top_n, seed=seed)
-    return {
-        "kendall_w": finite_or_none(kendall_w(scores)),
-        "split_half": halves.to_json() if halves.halves else None,
-        "top_n": top_n,
-        "top": {str(layer): share for layer, share in enumerate(halves.top) if share > 0},
-    }
+def stability(scores: Floats, sources: Sequence[str], *, top_n: int, seed: int = 0) -> Stability:
+    """How stable the ranking by `scores` is over prompts; arguments as those of `split_half`."""
+    halves, top = split_half(scores, sources, top_n=top_n, seed=seed)
+    shares = {str(layer): share for layer, share in enumerate(top) if share > 0}
+    return Stability(kendall_w(scores), halves if halves.halves else None, top_n, shares)

@@ -10,22 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pointsman.stats.intervals import (
-    DECIMAL_TAILS,
-    FEW,
-    LEVEL,
-    Floats,
-    finite_or_none,
-    percentiles,
-    spanning,
-    wilson,
-)
+from pointsman.stats.intervals import DECIMAL_TAILS, FEW, LEVEL, Floats, percentiles, spanning, wilson
 from pointsman.stats.resampling import (
     FEWER_DRAWS,
     bootstrap_mean,
@@ -46,7 +36,7 @@ class Rate:
     Attributes:
         k: Successes.
         n: Rows.
-        rate: k / n; NaN if there are no rows (None in JSON).
+        rate: k / n; None if there are no rows.
         low, high: 95 % interval, within [0, 1].
         method: How the interval was made, in words.
         clusters: Number of source questions, or None if the rows were not clustered.
@@ -54,7 +44,7 @@ class Rate:
 
     k: int
     n: int
-    rate: float
+    rate: float | None
     low: float
     high: float
     method: str
@@ -72,7 +62,7 @@ class Rate:
         values = np.asarray([bool(s) for s in successes], dtype=np.float64)  # shape: [n]
         n, k = len(values), int(values.sum())
         if n == 0:
-            return Rate(0, 0, math.nan, 0.0, 1.0, "no rows", None if clusters is None else 0)
+            return Rate(0, 0, None, 0.0, 1.0, "no rows", None if clusters is None else 0)
         sums, sizes, clustered = sums_by_cluster(values, clusters)
         c = len(sizes)
         rate = k / n
@@ -123,7 +113,7 @@ class Rate:
         np.fill_diagonal(hits, 0.0)
         n, k = int(cells.sum()), int(hits.sum())
         if n == 0:
-            return Rate(0, 0, math.nan, 0.0, 1.0, "no rows", c)
+            return Rate(0, 0, None, 0.0, 1.0, "no rows", c)
         rate = k / n
         if c < _FEWEST or k in (0, n):
             method = f"Wilson on {c} clusters (too few or all alike: no bootstrap)"
@@ -131,34 +121,8 @@ class Rate:
         interval = spanning(bootstrap_mean_of_pairs(hits, cells, seed), rate)
         return Rate(k, n, rate, *interval, f"two-way bootstrap over {c} clusters", c)
 
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``; `rate` is None if there are no rows."""
-        return {
-            "k": self.k,
-            "n": self.n,
-            "rate": finite_or_none(self.rate),
-            "low": self.low,
-            "high": self.high,
-            "method": self.method,
-            "clusters": self.clusters,
-        }
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Rate:
-        """The inverse of `to_json`."""
-        rate = math.nan if data["rate"] is None else data["rate"]
-        return Rate(
-            data["k"],
-            data["n"],
-            rate,
-            data["low"],
-            data["high"],
-            data.get("method", ""),
-            data.get("clusters"),
-        )
-
     def __str__(self) -> str:
-        if self.n == 0:
+        if self.rate is None:
             return "no rows"
         return f"{100 * self.rate:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}], {self.k} of {self.n}"
 
@@ -168,16 +132,16 @@ class Mean:
     """A mean of numbers.
 
     Attributes:
-        mean: In the unit of the values; NaN if there are none (None in JSON).
-        low, high: 95 % interval; infinite if there are too few values to tell (None in JSON).
+        mean: In the unit of the values; None if there are none.
+        low, high: 95 % interval; None if there are too few values to tell, or all are alike.
         n: Rows.
         method: How the interval was made, in words.
         clusters: Number of source questions, or None if the rows were not clustered.
     """
 
-    mean: float
-    low: float
-    high: float
+    mean: float | None
+    low: float | None
+    high: float | None
     n: int
     method: str
     clusters: int | None = None
@@ -199,30 +163,19 @@ class Mean:
             raise ValueError("the mean of values that are not finite is not defined")
         n = len(x)
         if n == 0:
-            return Mean(math.nan, -math.inf, math.inf, 0, "no rows", None if clusters is None else 0)
+            return Mean(None, None, None, 0, "no rows", None if clusters is None else 0)
         sums, sizes, clustered = sums_by_cluster(x, clusters)
         c, mean = len(sizes), float(x.mean())
         count = None if clusters is None else c
         if c == 1:
-            return Mean(mean, -math.inf, math.inf, n, "one cluster: no interval" if clustered else "one row", count)
+            return Mean(mean, None, None, n, "one cluster: no interval" if clustered else "one row", count)
         if np.ptp(x) == 0:
-            return Mean(mean, -math.inf, math.inf, n, "all alike: no interval", count)
+            return Mean(mean, None, None, n, "all alike: no interval", count)
         if not clustered:
             half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * float(x.std(ddof=1)) / math.sqrt(n)
             return Mean(mean, mean - half, mean + half, n, "t", count)
         interval = spanning(bootstrap_mean(sums, sizes, seed), mean)
         return Mean(mean, *interval, n, f"bootstrap over {c} clusters", c)
-
-    def to_json(self) -> dict[str, Any]:
-        """As in ``results.json``; what is not finite is None."""
-        return {
-            "mean": finite_or_none(self.mean),
-            "low": finite_or_none(self.low),
-            "high": finite_or_none(self.high),
-            "n": self.n,
-            "method": self.method,
-            "clusters": self.clusters,
-        }
 
 
 def mean_by_cluster(

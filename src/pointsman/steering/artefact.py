@@ -58,7 +58,7 @@ class Steering:
         weights: `weights_hash` of that model: its routers alone make the fingerprint, and the rest may be another's.
         about: JSON data on where it comes from (scenario, method, lambda, refinement, seeds). `measured`, if it is
             there, becomes the table of the model card: a list of ``{"what": text, "before": Rate, "after": Rate}``,
-            each rate ``{"rate", "low", "high", "n"}`` as `Rate.to_json` writes it.
+            each rate ``{"rate", "low", "high", "n"}`` as a `Rate` has them.
 
     Raises:
         InterventionError: A value is not finite, out of range or of another shape.

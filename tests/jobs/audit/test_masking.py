@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def flags(attempts: Any) -> list[bool]:
 
 
 def utility(attempts: Any) -> dict[str, Any]:
-    return Rate.of([a.verdict.label == "correct" for a in attempts], [a.source for a in attempts]).to_json()
+    return asdict(Rate.of([a.verdict.label == "correct" for a in attempts], [a.source for a in attempts]))
 
 
 def entry(sections: dict[str, Any], number: int, phase: str) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def test_rows_are_what_the_methods_give(engine: HFEngine, sections: dict[str, An
     lowest = method.search(engine, some.test, ManyJudge(), [0])
     sources = [b.source for b in some.test]
     e = entry(sections, 1, phase)
-    assert e["asr"] == Rate.of(flags(top.attempts), sources).to_json()
-    assert e["vs_base"] == compare(flags(top.attempts), flags(plain(engine)), sources).to_json()
-    assert e["vs_lowest"] == compare(flags(top.attempts), flags(lowest.attempts), sources).to_json()
+    assert e["asr"] == asdict(Rate.of(flags(top.attempts), sources))
+    assert e["vs_base"] == asdict(compare(flags(top.attempts), flags(plain(engine)), sources))
+    assert e["vs_lowest"] == asdict(compare(flags(top.attempts), flags(lowest.attempts), sources))
     for cell, layers in ((e, [1]), (e["controls"]["lowest"], [0])):
         benign = method.search(engine, some.benign[:2], ManyJudge(), layers).attempts
         assert cell["utility"] == utility(benign)
@@ -115,7 +115,7 @@ def test_the_frozen_mask_was_chosen_on_discovery_and_attacks_with_the_same(
     benign = ask(engine, some.benign[:2], ManyJudge(), routing=frozen, max_new_tokens=3)
     assert control["utility"] == utility(benign)
     sources = [b.source for b in some.test]
-    assert control["vs_base"] == compare(flags(attempts), flags(plain(engine)), sources).to_json()
+    assert control["vs_base"] == asdict(compare(flags(attempts), flags(plain(engine)), sources))
 
 
 def test_the_frozen_mask_does_not_know_the_test(engine: HFEngine, tmp_path: Path) -> None:

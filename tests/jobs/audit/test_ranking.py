@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_every_column_is_what_its_method_gives(engine: HFEngine, tmp_path: Path)
         assert row["target"]["rank"] == target.ranking.index(layer) + 1
         assert 0 < row["target"]["p"] <= 1
     settings = sections["rosais_settings"]
-    assert settings["stability"] == stability(first.scores, first.sources, top_n=2, seed=5)
+    assert settings["stability"] == asdict(stability(first.scores, first.sources, top_n=2, seed=5))
     assert settings["agreement"] == pytest.approx(stats.spearmanr(first.mean, target.mean).statistic)
     assert settings["target_base"] == pytest.approx(target.base.mean())
     assert settings["placebo"] == {

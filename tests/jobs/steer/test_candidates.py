@@ -40,7 +40,7 @@ LIMITS = asdict(Limits(benign=0.02, benign_conversations=0.03, over_refusal=0.03
 
 
 def rate(k: int, n: int = 100) -> dict[str, Any]:
-    return Rate.of([i < k for i in range(n)], [str(i) for i in range(n)]).to_json()
+    return asdict(Rate.of([i < k for i in range(n)], [str(i) for i in range(n)]))
 
 
 def rates(**counts: int | None) -> dict[str, Any]:

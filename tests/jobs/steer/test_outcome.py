@@ -158,7 +158,7 @@ def test_outcomes_are_compared_row_by_row() -> None:
     assert found["benign"]["difference"] == pytest.approx(-0.5)
     assert found["over_refusal"]["difference"] == pytest.approx(0.5)
     assert found["held"] is None
-    assert gains_compared(before, after).to_json()["difference"] == pytest.approx(-0.25)
+    assert gains_compared(before, after).difference == pytest.approx(-0.25)
 
 
 # ---------------------------------------------------------------------- asking

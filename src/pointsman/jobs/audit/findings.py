@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def attempt_rates(attempts: Sequence[Attempt], *, by_category: bool = False, see
     sources = [a.source for a in attempts]
 
     def rate(successes: Sequence[bool], among: Sequence[str] = sources) -> dict[str, Any]:
-        return Rate.of(successes, among, seed).to_json()
+        return asdict(Rate.of(successes, among, seed))
 
     rates: dict[str, Any] = {
         "asr": rate([a.verdict.success for a in attempts]),
@@ -110,7 +110,7 @@ def rosais_section(
                 "placebo": None if placebo is None else _mean(placebo, layer),
             }
         )
-    agreement = math.nan if target is None else spearman(ranked.mean, target.mean)
+    agreement = None if target is None else spearman(ranked.mean, target.mean)
     settings = {
         "samples": method.samples,
         "prompts": len(ranked.prompts),
@@ -120,8 +120,8 @@ def rosais_section(
         "base": float(ranked.base.mean()),
         "target_base": None if target is None else float(target.base.mean()),
         "permutations": PERMUTATIONS,
-        "stability": stability(ranked.scores, ranked.sources, top_n=top_n, seed=seed),
-        "agreement": agreement if math.isfinite(agreement) else None,
+        "stability": asdict(stability(ranked.scores, ranked.sources, top_n=top_n, seed=seed)),
+        "agreement": agreement,
     }
     return {"rosais": rows, "rosais_settings": settings}
 
@@ -164,8 +164,8 @@ def _target_rows(target: RoSaisResult, seed: int) -> list[dict[str, Any]]:
 
 
 def _mean(result: RoSaisResult, layer: int) -> dict[str, Any]:
-    mean = Mean.of(result.scores[:, layer].tolist(), result.sources).to_json()
-    return {name: mean[name] for name in ("mean", "low", "high")}
+    mean = Mean.of(result.scores[:, layer].tolist(), result.sources)
+    return {"mean": mean.mean, "low": mean.low, "high": mean.high}
 
 
 def masking_entry(
@@ -203,7 +203,8 @@ def masking_entry(
             "draws": [{"layers": list(r.layers), "rate": _share(r.attempts)} for r in random],
         }
         each = [[a.verdict.success for a in r.attempts] for r in random]
-        entry["difference_random"] = above_draws([a.verdict.success for a in top.attempts], each, sources, seed)
+        above = above_draws([a.verdict.success for a in top.attempts], each, sources, seed)
+        entry["difference_random"] = asdict(above)
     entry["controls"] = controls
     return entry
 
@@ -211,15 +212,15 @@ def masking_entry(
 def difference(a: Sequence[Attempt], b: Sequence[Attempt], *, seed: int = 0) -> dict[str, Any]:
     """Successes of `a` against those of `b` on the same behaviours: difference, interval, exact McNemar test."""
     won, lost = ([x.verdict.success for x in attempts] for attempts in (a, b))
-    return compare(won, lost, [x.source for x in a], seed).to_json()
+    return asdict(compare(won, lost, [x.source for x in a], seed))
 
 
 def harmless_rates(attempts: Sequence[Attempt], grades_content: bool, *, seed: int = 0) -> dict[str, Any]:
     """Benign requests answered (correctly, where the judge can tell), and those refused."""
     sources = [a.source for a in attempts]
     return {
-        "utility": Rate.of(useful(attempts, grades_content), sources, seed).to_json(),
-        "over_refusal": Rate.of([a.verdict.refused for a in attempts], sources, seed).to_json(),
+        "utility": asdict(Rate.of(useful(attempts, grades_content), sources, seed)),
+        "over_refusal": asdict(Rate.of([a.verdict.refused for a in attempts], sources, seed)),
     }
 
 
@@ -229,7 +230,7 @@ def _draw_rates(draws: Sequence[MaskingResult], *, seed: int = 0) -> dict[str, A
 
     def rate(name: str) -> dict[str, Any]:
         flags = [[_FLAGS[name](a) for a in draw.attempts] for draw in draws]
-        return Rate.over_draws(flags, sources, seed).to_json()
+        return asdict(Rate.over_draws(flags, sources, seed))
 
     unscored = sum(a.verdict.label == "unscored" for draw in draws for a in draw.attempts)
     return {**{name: rate(name) for name in _FLAGS}, "unscored": unscored}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import comb
 from typing import Any
 
@@ -204,7 +204,7 @@ def _kept(work: Work, under: Sequence[Attempt], plain: Sequence[Attempt]) -> dic
         return {"utility_vs_base": None}
     grades = work.judge.grades_content
     lost = compare(useful(under, grades), useful(plain, grades), [a.source for a in plain], work.audit.seed)
-    return {"utility_vs_base": lost.to_json()}
+    return {"utility_vs_base": asdict(lost)}
 
 
 def _rates_or_none(work: Work, attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -114,7 +115,7 @@ class _Stages(Work):
             **room.section(),
             "splits": asked.sizes,
             "base": attempt_rates(base, by_category=True),
-            "utility": None if benign is None else _utility(benign, self.judge).to_json(),
+            "utility": None if benign is None else asdict(_utility(benign, self.judge)),
             "over_refusal": _rate([a.verdict.refused for a in harmless], harmless) if harmless else None,
             "multi_turn": _multi_turn(played, self._conversations()),
             **_merge(ranking, masking, routes),
@@ -200,7 +201,7 @@ def _tested(items: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _rate(successes: Sequence[bool], attempts: Sequence[Attempt]) -> dict[str, Any]:
-    return Rate.of(successes, [a.source for a in attempts]).to_json()
+    return asdict(Rate.of(successes, [a.source for a in attempts]))
 
 
 def _refuse_unable(engine: Engine, audit: Audit) -> None:
@@ -231,7 +232,7 @@ def _multi_turn(played: Sequence[Played], conversations: Sequence[Conversation])
         tactics.setdefault(p.tactic, []).append(p)
 
     def fallen(group: Sequence[Played]) -> dict[str, Any]:
-        return Rate.of([p.fallen is not None for p in group], [p.source for p in group]).to_json()
+        return asdict(Rate.of([p.fallen is not None for p in group], [p.source for p in group]))
 
     return {
         "fallen": fallen(played),

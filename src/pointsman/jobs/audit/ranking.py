@@ -149,7 +149,7 @@ def _seeds(work: Work, asked: Asked, method: RoSais, first: RoSaisResult) -> dic
             again = replace(method, seed=seed)
             results.append(again.rank(work.engine, asked.discovery, steps=steps.under(f"seed-{seed}")))
     pairs = [spearman(a.mean, b.mean) for n, a in enumerate(results) for b in results[:n]]
-    kept = [p for p in pairs if np.isfinite(p)]
+    kept = [p for p in pairs if p is not None]
     return {
         "seeds": seeds,
         "rankings": [list(r.ranking) for r in results],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,10 @@ def fsour_section(
     accepted = max(sum(layers.values()), 1)
     return {
         **attempt_rates([s.attempt for s in best]),
-        "asr_at_1": Rate.of([r.searches[0].attempt.verdict.success for r in results], sources).to_json(),
-        "base": Rate.of(base, sources).to_json(),
-        "asr_base_failed": Rate.of([success[n] for n in rest], [sources[n] for n in rest]).to_json(),
-        "difference_base": compare(success, base, sources).to_json(),
+        "asr_at_1": asdict(Rate.of([r.searches[0].attempt.verdict.success for r in results], sources)),
+        "base": asdict(Rate.of(base, sources)),
+        "asr_base_failed": asdict(Rate.of([success[n] for n in rest], [sources[n] for n in rest])),
+        "difference_base": asdict(compare(success, base, sources)),
         "settings": {
             "candidates": method.candidates,
             "restarts": method.restarts,
@@ -117,11 +118,11 @@ def controls_section(
     first = Rate.of([draws[0].verdict.success for draws in random], sources)
     return {
         "controls": {
-            "random": {**attempt_rates(best), "asr_at_1": first.to_json()},
+            "random": {**attempt_rates(best), "asr_at_1": asdict(first)},
             "natural": attempt_rates(natural),
         },
-        "difference_random": compare(success, [a.verdict.success for a in best], sources).to_json(),
-        "difference_natural": compare(success, [a.verdict.success for a in natural], sources).to_json(),
+        "difference_random": asdict(compare(success, [a.verdict.success for a in best], sources)),
+        "difference_natural": asdict(compare(success, [a.verdict.success for a in natural], sources)),
     }
 
 
@@ -153,8 +154,8 @@ def transfer_section(ids: Sequence[str], matrix: Sequence[Sequence[Attempt]], ke
     return {
         "ids": list(ids),
         "matrix": success.tolist(),
-        "asr_others": Rate.over_pairs(success, sources).to_json(),
-        "asr_own": Rate.of(np.diag(success).tolist(), sources).to_json(),
+        "asr_others": asdict(Rate.over_pairs(success, sources)),
+        "asr_own": asdict(Rate.of(np.diag(success).tolist(), sources)),
         "pairs_kept": float(np.median(kept)),
     }
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -122,11 +122,11 @@ class Screen:
         totals: list[float] = unit["totals"]
         before = totals if base is None else base
         kept = [after >= then - math.log(2) for after, then in zip(totals, before, strict=True)]
-        found = {"gain": Rate.of(unit["turned"], [f.wanted.source for f in self.forks]).to_json()}
+        found = {"gain": asdict(Rate.of(unit["turned"], [f.wanted.source for f in self.forks]))}
         start = 0
         for name, group in sorted(self.keeps.items()):
             part = kept[start : start + len(group)]
-            found[name] = Rate.of(part, [lesson.source for lesson in group]).to_json()
+            found[name] = asdict(Rate.of(part, [lesson.source for lesson in group]))
             start += len(group)
         return found, totals
 

@@ -148,4 +148,4 @@ def conversations_section(played: Sequence[Played]) -> dict[str, Any]:
 
 
 def _fallen(played: Sequence[Played]) -> dict[str, Any]:
-    return Rate.of([p.fallen is not None for p in played], [p.source for p in played]).to_json()
+    return asdict(Rate.of([p.fallen is not None for p in played], [p.source for p in played]))

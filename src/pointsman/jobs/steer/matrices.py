@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -306,25 +306,20 @@ def surrogate_section(
     """
     pairs = matched_pairs(tested)
     groups = [c.source for c in tested]
-    first = next(iter(surrogates.values()))
-    report = first.report.to_json()
+    seed, first = next(iter(surrogates.items()))
     turns = [[len(c.turns), int(n)] for c, n in zip(material.contexts, material.store.lengths, strict=True)]
-    seed = next(iter(surrogates))
-
-    def on_pairs(surrogate: FittedSurrogate) -> dict[str, Any] | None:
-        if store is None or not pairs:
-            return None
-        return matched(surrogate, store, pairs, groups=groups, seed=seed).to_json()
-
+    on_pairs: dict[int, dict[str, Any]] = {}
+    if store is not None and pairs:
+        on_pairs = {s: asdict(matched(f, store, pairs, groups=groups, seed=seed)) for s, f in surrogates.items()}
     return {
-        **report,
+        **asdict(first.report),
         "contexts": len(material.contexts),
         "batch": first.parameters.batch,
-        "matched": on_pairs(first),
-        "length_only": length_only(turns, material.labels, material.groups, seed).to_json(),
+        "matched": on_pairs.get(seed),
+        "length_only": asdict(length_only(turns, material.labels, material.groups, seed)),
         "seeds": [
             {"seed": s, "accuracy": f.report.accuracy, "auroc": f.report.auroc.value,
-             "matched": (on_pairs(f) or {}).get("auroc", {}).get("value")}
+             "matched": on_pairs[s]["auroc"]["value"] if on_pairs else None}
             for s, f in surrogates.items()
         ],
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pointsman.data.types import Behaviour, Conversation
@@ -265,7 +265,7 @@ def compared(after: Outcome, before: Outcome) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, rows in PARTS.items():
         (a, sources), (b, _) = rows(after), rows(before)
-        found[name] = compare(a, b, sources).to_json() if a else None
+        found[name] = asdict(compare(a, b, sources)) if a else None
     return found
 
 
@@ -285,7 +285,7 @@ def _harmless(verdict: Verdict) -> bool:
 
 
 def _rate(rows: tuple[Sequence[bool], Sequence[str]]) -> dict[str, Any]:
-    return Rate.of(*rows).to_json()
+    return asdict(Rate.of(*rows))
 
 
 def _by(names: Sequence[str], rows: Sequence[bool], sources: Sequence[str]) -> dict[str, Any]:

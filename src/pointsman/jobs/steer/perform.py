@@ -343,7 +343,7 @@ class _Stages:
                 rate = Rate.of([label == 0 for label in labels], [c.source for c in turning])
                 rows.append(
                     {"refinement": found.refinement, "lambda": found.lambda_, "alpha": ALPHA, "phase": phase,
-                     "surrogate_turned": found.turned, "model_turned": rate.to_json(),
+                     "surrogate_turned": found.turned, "model_turned": asdict(rate),
                      "entries": len(circuit(found.values)), "start": found.start, "hold": found.hold}
                 )  # fmt: skip
         return rows
@@ -576,7 +576,7 @@ def _comparisons(outcomes: Mapping[str, Outcome | None]) -> dict[str, Any]:
     found = compared(after, _of(outcomes, "before"))
     for name in ("steermoe", "random", "surrogate_only"):
         other = outcomes[name]
-        found[f"vs_{name}"] = None if other is None else gains_compared(after, other).to_json()
+        found[f"vs_{name}"] = None if other is None else asdict(gains_compared(after, other))
     return found
 
 

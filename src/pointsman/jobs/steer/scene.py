@@ -218,7 +218,7 @@ class Scene:
         else:
             rows = [a.verdict.refused for a in base.scenario], [a.source for a in base.scenario]
             section = {
-                "played": len(base.scenario), "fallen": Rate.of(*rows).to_json(), "by_turn": [], "by_tactic": {},
+                "played": len(base.scenario), "fallen": asdict(Rate.of(*rows)), "by_turn": [], "by_tactic": {},
             }  # fmt: skip
         return {**section, "matched_pairs": len(matched_pairs(contexts)), "label1": labels[1], "label0": labels[0]}
 
