@@ -1,0 +1,1 @@
+"""What every job shares: its folder, its bench, its results, its shape."""
