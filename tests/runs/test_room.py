@@ -11,10 +11,10 @@ from pointsman.data.scenario import Scenario
 from pointsman.data.splits import take
 from pointsman.data.types import Behaviour
 from pointsman.errors import PromptTooLong, UsageError
+from pointsman.jobs.audit.work import Bench
+from pointsman.jobs.steer.scene import Scene
 from pointsman.runs.progress import NullProgress
 from pointsman.runs.room import Room
-from pointsman.jobs.steer.scene import Scene
-from pointsman.jobs.audit.work import Bench
 from works import ManyJudge
 
 
