@@ -41,9 +41,7 @@ def circuit(results: SteerResults) -> Section:
             "<code>pointsman chat MODEL --steering FOLDER</code>."
         )
         blocks.append(Text(said.format(results.artefact)))
-    aside = (
-        "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
-    )
+    aside = "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
     return Section("circuit", "The expert circuit", [aside, Definitions(mask)], blocks)
 
 
@@ -62,9 +60,7 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
     blocks: list[Block] = [
         Finding(finding),
         Figure(
-            drawings.circuit(
-                found.matrix, found.layers, titles, label=f"{finding} The table below lists the entries."
-            ),
+            drawings.circuit(found.matrix, found.layers, titles, label=f"{finding} The table below lists the entries."),
             "Rows are MoE layers from the first on, columns experts; blank cells are left alone (|S| ≤ 0.1 is cut to "
             "zero). At the right the L1 norm of each layer.",
             drawings.circuit_legend(found.matrix),

@@ -212,7 +212,9 @@ def frontier(marks: Sequence[Mark], base: Rate, chosen: Mark | None, *, of: str,
     inside.append(element("g", *map(draw, sorted(marks, key=lambda m: m.kept)), class_="cloud"))
     if base.rate is not None:
         at, height = x(0.0), y(base.rate)
-        cross = element("path", element("title", f"without a mask: {text.full(base)}"), class_="origin", d=SHAPES["cross"])
+        cross = element(
+            "path", element("title", f"without a mask: {text.full(base)}"), class_="origin", d=SHAPES["cross"]
+        )
         inside += [
             horizontal(height, class_="threshold", x1=at, x2=97),
             element("svg", cross, x=share(at), y=height),

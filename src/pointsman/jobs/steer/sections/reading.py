@@ -6,11 +6,11 @@ from markupsafe import Markup
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.wording import wording
-from pointsman.report.blocks import Definitions, Section
+from pointsman.report.blocks import Section
+from pointsman.report.sections import reading as shared
 
-PAPERS = Markup(
-    'After <a href="https://arxiv.org/abs/2604.27818" rel="noreferrer noopener">MASCing, arXiv 2604.27818</a>, and '
-    '<a href="https://arxiv.org/abs/2509.09660" rel="noreferrer noopener">SteerMoE, arXiv 2509.09660</a>.'
+PAPERS = Markup("After {}, and {}.").format(
+    shared.paper("MASCing", "2604.27818"), shared.paper("SteerMoE", "2509.09660")
 )
 MASK = (
     "A constant vector for each router, added to its logits before experts are selected: α σ S, where S is the steering "
@@ -52,17 +52,13 @@ LIMITS = (
     "point keeps the limit and its interval reaches beyond."
 )
 INPUTS_ONLY = (
-    " Whoever owns the weights, or can change routing, takes the mask off; nothing here speaks of them. Nor was anybody "
+    "Whoever owns the weights, or can change routing, takes the mask off; nothing here speaks of them. Nor was anybody "
     "asked to look for prompts that beat this very mask: "
 )
 PROMPTS = {
     "defend": "the conversations were written before it.",
     "allow": "what stays refused was measured on given prompts only.",
 }
-P = (
-    "Of paired differences: the exact test of exchanging the two, in whole source questions where prompts share them, "
-    "else McNemar’s."
-)
 
 
 def reading(results: SteerResults) -> Section:
@@ -72,7 +68,7 @@ def reading(results: SteerResults) -> Section:
     if objective == "allow":
         said = f"The share of requests of the scenario that the model answers: {GRADED[results.judge.grades_content]}"
         gain = ("Answered (GSR)", f"{said} Empty and garbled answers are nobody’s success.")
-    threatened = f"{threat}: {THREATS[threat]}."
+    more = INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else ""
     entries = [
         ("The mask", MASK),
         ("How it was learnt", f"{READ[objective]} {LEARNT}"),
@@ -80,8 +76,8 @@ def reading(results: SteerResults) -> Section:
         ("SteerMoE", STEERMOE),
         gain,
         ("Limits", LIMITS),
-        ("Threat model", threatened + (INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else "")),
-        ("p", P),
-        ("Intervals", intervals(results)),
+        shared.threat(results, more),
+        ("p", shared.PAIRED),
+        shared.intervals(results, "the number of prompts or of conversations"),
     ]
-    return Section("read", "How it works, and how to read it", [PAPERS], [Definitions(entries, terms=True)])
+    return shared.section("How it works, and how to read it", PAPERS, entries)

@@ -161,7 +161,12 @@ def _said(gap: Gap) -> str:
 
 
 def _table(gaps: Sequence[Gap], caption: str) -> Table:
-    columns = [Column("Refinement"), Column("0 to 100 %", "bar"), Column("Surrogate", "number"), Column("Model", "rate")]
+    columns = [
+        Column("Refinement"),
+        Column("0 to 100 %", "bar"),
+        Column("Surrogate", "number"),
+        Column("Model", "rate"),
+    ]
     rows = [
         Row(
             [

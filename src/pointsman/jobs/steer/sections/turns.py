@@ -40,7 +40,12 @@ def turns(results: SteerResults) -> list[Section]:
 
 
 def _table(caption: str, rows: Sequence[Row]) -> Table:
-    columns = [Column("Turn", "number"), Column("0 to 100 %", "bar"), Column("Without", "number"), Column("With", "number")]
+    columns = [
+        Column("Turn", "number"),
+        Column("0 to 100 %", "bar"),
+        Column("Without", "number"),
+        Column("With", "number"),
+    ]
     return Table(columns, rows, caption, "compact wider")
 
 
