@@ -6,8 +6,8 @@ them. Only `Markup`, made by this package's own code (`plot.element`, ``Markup(.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from markupsafe import Markup
@@ -265,6 +265,7 @@ class Page:
         warnings: Sentences in the head; the first words of each are emphasised.
         show_text: Prompts and answers are shown.
         description: Below the facts.
+        stages: Names of stages that are not called by their key.
     """
 
     kind: str
@@ -277,3 +278,4 @@ class Page:
     sections: Sequence[Section]
     show_text: bool = False
     description: str = ""
+    stages: Mapping[str, str] = field(default_factory=dict)

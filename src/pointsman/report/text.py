@@ -119,10 +119,15 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}".replace("-", MINUS)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {show(item)}" for key, item in value.items())
+        return named(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(show(item) for item in value)
     return str(value)
+
+
+def named(values: Mapping[str, Any]) -> str:
+    """Names with their values: ``samples 6, prompts 8``."""
+    return ", ".join(f"{name} {show(value)}" for name, value in values.items())
 
 
 def experts(numbers: Sequence[int], most: int = 16) -> str:
