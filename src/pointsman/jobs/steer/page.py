@@ -48,6 +48,8 @@ SPLITS = {
     "borderline": "borderline requests",
 }
 """Kinds of prompts in a split."""
+STAGES = {**ARMS, "after": "with the mask"}
+"""Names of stages, or of parts of them as in ``test/after``."""
 
 
 def page(results: SteerResults, *, show_text: bool = False) -> Page:
@@ -75,11 +77,12 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
             surrogate(results),
             *seeds(results),
             reading(results),
-            cost.section(results.cost, {}),
+            cost.section(results.cost, STAGES),
             provenance.section(results, [], _settings(results, words)),
         ],
         show_text=show_text,
         description=scenario.description,
+        stages=STAGES,
     )
 
 
@@ -114,7 +117,7 @@ def _settings(results: SteerResults, words: Wording) -> list[tuple[str, provenan
         most = getattr(scenario.limits, limit.name)
         asked.append((f"limit, {words.measure(limit.name).lower()}", f"{text.points(most)} points"))
     splits = [
-        (f"Split: {split}", [(SPLITS[kind], text.show(sizes[kind])) for kind in SPLITS if kind in sizes])
+        (f"Split: {split}", [(SPLITS.get(kind, text.words(kind)), text.show(size)) for kind, size in sizes.items()])
         for split, sizes in results.splits.items()
     ]
     return [("Scenario", asked), *splits]

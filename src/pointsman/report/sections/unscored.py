@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from pointsman.report.blocks import Text
-from pointsman.runs.rates import AttackRates
 
 
-def unscored(found: Iterable[tuple[str, AttackRates]]) -> list[Text]:
+class Judged(Protocol):
+    """What some answers came to, such as `AttackRates`; so many of them could not be scored."""
+
+    @property
+    def unscored(self) -> int: ...
+
+
+def unscored(found: Iterable[tuple[str, Judged]]) -> list[Text]:
     """A remark on the conditions, by name, in which there are such answers; nothing where there are none."""
     said = [f"{rates.unscored} ({name})" if name else f"{rates.unscored}" for name, rates in found if rates.unscored]
     return [Text(f"Answers that could not be scored, and count as no success: {', '.join(said)}.")] if said else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from markupsafe import Markup
 
 from pointsman.jobs.steer.results import CircuitEntry, CircuitFacts, CircuitStability, SteerResults
@@ -13,7 +11,6 @@ from pointsman.report import text
 from pointsman.report.blocks import (
     Block,
     Cell,
-    Value,
     Column,
     Definitions,
     Details,
@@ -25,6 +22,7 @@ from pointsman.report.blocks import (
     Section,
     Table,
     Text,
+    Value,
 )
 
 SHOWN = 12

@@ -51,7 +51,7 @@ def before_over_after(before: Rate | None, after: Rate | None) -> Markup:
         if rate is not None and rate.rate is not None:
             scored.append(rate.rate)
             dots.append(_dot(y, rate.rate, rate.low, rate.high, style))
-    links = [_link(*scored, 7, 19)] if len(scored) == 2 else []
+    links = [_link(scored[0], scored[1], 7, 19)] if len(scored) == 2 else []
     return drawing(26, horizontal(13, class_="gridline"), *links, *dots)
 
 

@@ -222,7 +222,7 @@ def _size(candidate: CandidateResult) -> Cell:
 
 def _rates(rates: RateColumns, outcome: OutcomeRates, broken: Sequence[str] = ()) -> list[Markup | None]:
     """Rates without their unit, which the caption says; emphasised where over their limit."""
-    found = []
+    found: list[Markup | None] = []
     for key, column in zip(rates.measures, rates.columns, strict=True):
         rate: Rate | None = getattr(outcome, key)
         if rate is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -26,7 +26,10 @@ from pointsman.report.blocks import (
     Text,
     Value,
 )
+from pointsman.report.sections.unscored import unscored
 from pointsman.runs.results import Limit
+from pointsman.stats.paired import Comparison
+from pointsman.stats.rates import Rate
 
 LIMIT_STYLES = {"kept": "holds", "kept, not surely": "doubt", "broken": "broken", "not measured": "unknown"}
 """The style of a row, by the verdict on its limit."""
@@ -92,6 +95,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _gains(results: SteerResults, words: Wording) -> Table:
     before, after = results.test.before, results.test.after
+    readings: list[tuple[str, Rate | None, Rate | None, Comparison | None]]
     readings = [(f"{words.gain}: {words.definition}", before.gain, after.gain, results.comparisons.gain)]
     if before.dsr_context or after.dsr_context:
         name = "only the last turn answered again where it fell, the rest counted as defended (DSR, context)"
@@ -129,7 +133,7 @@ def _costs(results: SteerResults, words: Wording) -> Table:
         before, after, difference = (
             getattr(side, limit.measure) for side in (results.test.before, results.test.after, results.comparisons)
         )
-        cells = [
+        cells: list[Value | Cell] = [
             words.measure(limit.measure),
             Cell(before, fine=True),
             Cell(after, fine=True),
@@ -192,7 +196,8 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
     return [
         Finding(_against_others(results, words)),
         Table(columns, rows, "The same test prompts, 95 % intervals.", "dense split"),
-        *map(Text, filter(None, [_absent(results), _unscored(arms)])),
+        *_absent(results),
+        *unscored((ARMS[arm], outcome) for arm, outcome in arms.items()),
         Reading(
             "The random mask is as large as the chosen one and sits on experts drawn at random; SteerMoE pins whole "
             "experts on or off and was tuned on the same validation prompts; the surrogate alone is MASCing without "
@@ -214,14 +219,8 @@ def _against_others(results: SteerResults, words: Wording) -> str:
     return f"{words.gain}, chosen mask less the other on the same {words.unit}: {'; '.join(said)}."
 
 
-def _absent(results: SteerResults) -> str:
+def _absent(results: SteerResults) -> list[Block]:
     absent = [ARMS[arm] for arm in ("steermoe", "random", "surrogate_only") if not getattr(results.test, arm)]
     said = [f"Not measured in this run: {', '.join(absent)}."] if absent else []
     said += ["No upper bound was given."] if results.upper_bound is None else []
-    return " ".join(said)
-
-
-def _unscored(arms: Mapping[str, TestOutcome]) -> str:
-    """Answers that the judge could not score, where there are any."""
-    said = [f"{ARMS[arm]} {outcome.unscored}" for arm, outcome in arms.items() if outcome.unscored]
-    return f"Answers that the judge could not score: {', '.join(said)}." if said else ""
+    return [Text(" ".join(said))] if said else []

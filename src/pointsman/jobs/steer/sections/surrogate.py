@@ -31,11 +31,11 @@ from pointsman.stats.auroc import Auroc
 def surrogate(results: SteerResults) -> Section:
     """What it is worth, what it learnt from, and whom masks turn."""
     found = results.surrogate
-    blocks = _worth(found) if found else [Finding("No surrogate was trained in this run.")]
+    blocks: list[Block] = _worth(found) if found else [Finding("No surrogate was trained in this run.")]
     if results.contexts:
         blocks += [Heading("What it learnt from"), _contexts(results, wording(results))]
     blocks.append(Heading("Whom the mask turns: surrogate and model"))
-    blocks += _gap(results.gap) if results.gap else [Text("The gap between surrogate and model was not measured.")]
+    blocks += _gap(results.gap)
     aside = (
         "A small network that predicts from router logits what the model will do. The mask is first learnt against it."
     )
@@ -74,7 +74,7 @@ def _worth(found: SurrogateFacts) -> list[Block]:
         f"Expected error {ece}.",
     )
     table = Table(columns, rows, "AUROC on held-out contexts, 95 % intervals.", "stacked")
-    learnt = [table, Definitions(accuracy, "facts-list"), Text(_seeds(found.seeds))]
+    learnt: list[Block] = [table, Definitions(accuracy, "facts-list"), Text(_seeds(found.seeds))]
     return [Finding(_finding(found)), Beside(learnt, [calibration], "calibrated")]
 
 
@@ -128,6 +128,8 @@ def _contexts(results: SteerResults, words: Wording) -> Table:
 
 def _gap(gaps: Sequence[Gap]) -> list[Block]:
     """Surrogate turned against model turned, the best mask of each refinement first."""
+    if not gaps:
+        return [Text("The gap between surrogate and model was not measured.")]
     best: dict[str, Gap] = {}
     for gap in gaps:
         if gap.refinement not in best or _turned(gap) > _turned(best[gap.refinement]):
