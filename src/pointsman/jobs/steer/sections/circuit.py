@@ -40,7 +40,7 @@ def circuit(results: SteerResults) -> Section:
         )
         blocks.append(Text(said.format(results.artefact)))
     aside = "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
-    return Section("circuit", "The expert circuit", [aside, Definitions(mask)], blocks)
+    return Section("circuit", "The expert circuit", [aside, Definitions(mask, "aside-list")], blocks)
 
 
 def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:

@@ -178,17 +178,15 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
         rates.columns[0],
         Column("Chosen − this, points", "rate"),
         *rates.columns[1:],
-        Column("Breaks"),
     ]
-    rows = []
+    rows, breaking = [], []
     for arm, outcome in arms.items():
-        gain, *costs = rates.cells(outcome)
-        difference = getattr(results.comparisons, VERSUS[arm]) if arm in VERSUS else None
         broken = results.broken_on_test if arm == "after" else outcome.broken
-        breaks = Cell(", ".join(map(words.within, broken)), classes="hit") if broken else "no limit"
+        breaking += [f"{ARMS[arm]} ({_listed([*map(words.within, broken)])})"] if broken else []
+        gain, *costs = rates.cells(outcome, broken)
+        difference = getattr(results.comparisons, VERSUS[arm]) if arm in VERSUS else None
         bar = Bar.of(outcome.gain, "good" if arm == "after" else "plain")
-        cells: list[Value | Cell] = [ARMS[arm], bar, gain, Cell(difference, bare=True), *costs]
-        rows.append(Row([*cells, None if arm == "before" else breaks], top=arm == "after"))
+        rows.append(Row([ARMS[arm], bar, gain, Cell(difference, bare=True), *costs], top=arm == "after"))
     if bound is not None:
         gain = Cell(bound.gain, bare=rates.columns[0].beneath == text.rows(bound.gain.n))
         name = Cell("upper bound", beneath=bound.what)
@@ -196,6 +194,7 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
     return [
         Finding(_against_others(results, words)),
         Table(columns, rows, "The same test prompts, 95 % intervals.", "dense split"),
+        Text(f"Over their limits, in bold orange: {'; '.join(breaking)}." if breaking else "None breaks a limit."),
         *_absent(results),
         *unscored((ARMS[arm], outcome) for arm, outcome in arms.items()),
         Reading(

@@ -36,9 +36,9 @@ class RateColumns:
             columns.append(Column(words.measure(key), "rate", beneath=beneath))
         return RateColumns(measures, columns)
 
-    def cells(self, outcome: OutcomeRates) -> list[Cell]:
-        """The rates of one of them."""
+    def cells(self, outcome: OutcomeRates, broken: Sequence[str] = ()) -> list[Cell]:
+        """The rates of one of them; those that break their limit are emphasised."""
         return [
-            Cell(getattr(outcome, key), bare=bool(column.beneath))
+            Cell(getattr(outcome, key), bare=bool(column.beneath), classes="hit" if key in broken else "")
             for key, column in zip(self.measures, self.columns, strict=True)
         ]

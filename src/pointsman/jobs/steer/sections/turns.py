@@ -46,7 +46,7 @@ def _table(caption: str, rows: Sequence[Row]) -> Table:
         Column("Without", "number"),
         Column("With", "number"),
     ]
-    return Table(columns, rows, caption, "compact wider")
+    return Table(columns, rows, caption, "compact wider turns")
 
 
 def _share(row: TurnCount | None) -> float:
