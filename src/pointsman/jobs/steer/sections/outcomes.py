@@ -194,7 +194,11 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
     return [
         Finding(_against_others(results, words)),
         Table(columns, rows, "The same test prompts, 95 % intervals.", "dense split"),
-        Text(f"Over their limits, in bold orange: {'; '.join(breaking)}." if breaking else "None breaks a limit."),
+        Text(
+            f"Over their limits, in bold orange: {'; '.join(breaking)}."
+            if breaking
+            else "No limit is broken under any of them."
+        ),
         *_absent(results),
         *unscored((ARMS[arm], outcome) for arm, outcome in arms.items()),
         Reading(
