@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from pointsman.report import plot, text
 from pointsman.report.blocks import Bar, Block, Cell, Column, Page, Value
+from pointsman.runs.results import Figure
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
@@ -35,7 +36,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(kind=_kind, cell=cell, classes=classes, full=text.full, plus=_plus)
+    environment.filters.update(kind=_kind, cell=cell, classes=classes, figure=_figure, plus=_plus)
     environment.globals.update(text=text, card_bar=plot.card_bar, bar_of=Bar.of)
     return environment
 
@@ -44,10 +45,15 @@ def _kind(block: Block) -> str:
     return type(block).__name__
 
 
-def _plus(difference: Comparison | AboveDraws | None) -> str:
-    """A difference behind a claim: ``+83 [+58, +100], p = 0.002``; of draws, how many reach the attack."""
-    if difference is None:
-        return ""
+def _figure(figure: Figure) -> str:
+    """A figure of a claim: ``F-SOUR 100 % [76, 100] (n = 12)``; ``router 2: 0.21 [0.02, 0.40]``."""
+    if figure.value is None:
+        return figure.name
+    return f"{figure.name}{':' if figure.name[-1:].isdigit() else ''} {text.full(figure.value)}"
+
+
+def _plus(difference: Comparison | AboveDraws) -> str:
+    """The difference of a claim: ``+83 [+58, +100], p = 0.002``; of draws, how many reach the attack."""
     said = text.change_full(difference)
     if isinstance(difference, AboveDraws):
         reach = "reaches" if difference.reached == 1 else "reach"
