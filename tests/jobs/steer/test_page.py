@@ -169,7 +169,9 @@ def test_numbers_equal_the_results(either: SteerResults) -> None:
     for limit in either.limits:
         for arm in (test.before, test.after):
             rate = getattr(arm, limit.measure)
-            assert spoken(f"{text.value(rate, fine=True)} {text.interval(rate, fine=True)} ({text.rows(rate.n)})") in words
+            assert (
+                spoken(f"{text.value(rate, fine=True)} {text.interval(rate, fine=True)} ({text.rows(rate.n)})") in words
+            )
         if limit.kind != "share":
             assert text.change_full(getattr(compared, limit.measure), 1) in words
     for name, group in test.after.by_category.items():
@@ -273,7 +275,12 @@ def test_the_frontier_shows_every_candidate_and_marks_the_chosen(defend: SteerRe
     screened = len(defend.candidates) - len(tried)
     said_first = f"Of {len(tried)} settings that answered the validation prompts, {len(tried) - 1} keep every limit"
     assert f"{said_first} ({screened} more were only screened)" in words
-    for part in (f"All {len(tried)} settings", f"{screened} settings screened", "hollow: breaks one", "breaks: garbage"):
+    for part in (
+        f"All {len(tried)} settings",
+        f"{screened} settings screened",
+        "hollow: breaks one",
+        "breaks: garbage",
+    ):
         assert part in words
 
 
@@ -396,13 +403,11 @@ def hostile(value: Any) -> Any:
     fixed = {"schema", "job", "threat_model", "method", "phase", "stage", "objective", "pinned", "verdict", "kind",
              "measure"}  # fmt: skip
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: hostile(getattr(value, f.name)) for f in fields(value) if f.name not in fixed}
-        )
+        return replace(value, **{f.name: hostile(getattr(value, f.name)) for f in fields(value) if f.name not in fixed})
     if isinstance(value, str):
         return ATTACK
     if isinstance(value, Mapping):
-        return {ATTACK: hostile(item) for item in value.values()}
+        return {f"{ATTACK}{n}": hostile(item) for n, item in enumerate(value.values())}
     return tuple(map(hostile, value)) if isinstance(value, tuple) else value
 
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.jobs.steer.sections.circuit import circuit
-from pointsman.jobs.steer.sections.frontier import frontier
-from pointsman.jobs.steer.sections.groups import groups
-from pointsman.jobs.steer.sections.outcomes import VERSUS, outcomes
-from pointsman.jobs.steer.sections.reading import reading
-from pointsman.jobs.steer.sections.seeds import seeds
-from pointsman.jobs.steer.sections.surrogate import surrogate
-from pointsman.jobs.steer.sections.turns import turns
+from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
 from pointsman.jobs.steer.wording import ARMS, Wording, mask_name, mask_settings, wording
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
@@ -59,6 +52,19 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
     warnings = head.warnings(results)
     if results.chosen.admissible is False:
         warnings.append((NOT_ADMISSIBLE, "This page shows the best that broke one; do not deploy it as it is."))
+    sections = [
+        outcomes.section(results),
+        claims.section(results, "what could refute it", RULES),
+        frontier.section(results),
+        groups.section(results),
+        turns.section(results),
+        circuit.section(results),
+        surrogate.section(results),
+        seeds.section(results),
+        reading.section(results),
+        cost.section(results.cost, STAGES),
+        provenance.section(results, [], _settings(results, words)),
+    ]
     return Page(
         kind="steering",
         title=f"Steering of {results.model.name}",
@@ -67,19 +73,7 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         tag=head.tag(results),
         warnings=warnings,
         cards=_cards(results, words),
-        sections=[
-            outcomes(results),
-            claims.section(results, "what could refute it", RULES),
-            frontier(results),
-            *groups(results),
-            *turns(results),
-            circuit(results),
-            surrogate(results),
-            *seeds(results),
-            reading(results),
-            cost.section(results.cost, STAGES),
-            provenance.section(results, [], _settings(results, words)),
-        ],
+        sections=[section for section in sections if section],
         show_text=show_text,
         description=scenario.description,
         stages=STAGES,
@@ -148,7 +142,7 @@ def summary(results: SteerResults) -> Table:
         most = f"≤ {100 * limit.most:g} {MARKS[limit.verdict]}".rstrip() if limit.most is not None else ""
         rows.append(Row([SHORT[limit.measure], *_short(before, after), change, most]))
     for arm in ("steermoe", "random", "surrogate_only"):
-        outcome, found = getattr(test, arm), getattr(compared, VERSUS[arm])
+        outcome, found = getattr(test, arm), getattr(compared, outcomes.VERSUS[arm])
         if outcome is None:
             rows.append(Row([ARMS[arm], "", "not run", "", "", ""]))
         else:

@@ -28,7 +28,7 @@ from pointsman.report.blocks import (
 SHOWN = 12
 
 
-def circuit(results: SteerResults) -> Section:
+def section(results: SteerResults) -> Section:
     """The heat map, its entries, the norms per layer, and the stability."""
     chosen = results.chosen
     mask = [("method", mask_name(chosen)), ("settings", mask_settings(chosen)), ("phase", PHASES[chosen.phase])]

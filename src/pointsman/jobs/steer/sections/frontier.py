@@ -25,19 +25,25 @@ from pointsman.report.blocks import (
     Section,
     Table,
     Text,
+    Value,
 )
 from pointsman.stats.rates import Rate
 
 LOSSES = {"benign": -1, "benign_conversations": -1, "over_refusal": 1, "held": -1}
 """Measures that have a limit against no mask, and the sign of a change for the worse."""
+SCREENED = (
+    "What the model would say, from the probability of given answers: {} is the share of contexts where the wanted "
+    "answer begins more probably than the unwanted one, the others the share of the untouched model’s own answers that "
+    "stay more probable than not. Cheap, and not comparable to rates of generated answers: it only decides which "
+    "settings are worth generating with."
+)
 
 
-def frontier(results: SteerResults) -> Section:
-    """The figure, the finding, the table of all candidates, and the overfit gap."""
-    words = wording(results)
+def section(results: SteerResults) -> Section:
+    """The figure, the finding, the tables of all candidates, and the overfit gap."""
+    words, base = wording(results), results.baseline_validation
     tried = [candidate for candidate in results.candidates if candidate.stage == "fine"]
     screened = [candidate for candidate in results.candidates if candidate.stage == "coarse"]
-    base = results.baseline_validation
     chosen = next((candidate for candidate in tried if candidate.id == results.chosen.id), None)
     finding = _finding(tried, len(screened), base, chosen, words)
     blocks: list[Block] = [
@@ -49,16 +55,12 @@ def frontier(results: SteerResults) -> Section:
     if tried:
         said = "The chosen one first, then those that keep the limits, by gain. In bold orange: over its limit."
         said += " λ weighs sparsity, α scales the mask."
-        blocks.append(Details(f"All {len(tried)} settings", [Text(said), _tried(tried, base, chosen, words)]))
+        table = _table(tried, base, chosen, words, "Answers to the validation prompts, % with 95 % intervals.")
+        blocks.append(Details(f"All {len(tried)} settings", [Text(said), table]))
     if screened:
-        said = (
-            f"What the model would say, from the probability of given answers: {words.gain} is the share of contexts "
-            "where the wanted answer begins more probably than the unwanted one, the others the share of the untouched "
-            "model’s own answers that stay more probable than not. Cheap, and not comparable to rates of generated "
-            "answers: it only decides which settings are worth generating with."
-        )
+        table = _table(screened, None, None, words, "Screened on validation contexts, % with 95 % intervals.")
         summary = f"{len(screened)} settings screened without generating"
-        blocks.append(Details(summary, [Text(said), _screened(screened, words)]))
+        blocks.append(Details(summary, [Text(SCREENED.format(words.gain)), table]))
     aside = "Every setting on the validation split, from which the mask was chosen."
     return Section("frontier", "What was tried", [aside], blocks)
 
@@ -177,47 +179,31 @@ def _overfit(found: Overfit | None, words: Wording) -> list[Block]:
     return [Heading("Chosen on validation, scored on test"), *map(Text, said), table]
 
 
-def _tried(
-    candidates: Sequence[CandidateResult], base: OutcomeRates | None, chosen: CandidateResult | None, words: Wording
+def _table(
+    candidates: Sequence[CandidateResult],
+    base: OutcomeRates | None,
+    chosen: CandidateResult | None,
+    words: Wording,
+    caption: str,
 ) -> Table:
-    """Candidates that answered: the chosen one, then those that keep the limits, each by falling gain."""
+    """The chosen one, then those that keep the limits, each by falling gain; without losses, if there is no `base`."""
     rates = RateColumns.of(candidates, words)
-    columns = [Column("Setting"), *rates.columns, Column("Worst loss"), Column("Experts, norm"), Column("s per answer")]
-    rows = [] if base is None else [Row(["no mask", *_rates(rates, base), "", "", "", ""], top=True)]
+    columns = [Column("Setting"), *rates.columns, *[Column("Worst loss")] * bool(base), Column("Experts, norm")]
+    columns += [Column("s per answer"), Column("Limits")] if base else []
+    rows = [Row(["no mask", *_rates(rates, base), "", "", "", ""], top=True)] if base else []
     for candidate in sorted(candidates, key=lambda c: (c is not chosen, not c.admissible, -(c.gain.rate or 0.0))):
-        lost = worst_loss(candidate, base)
-        over = ", ".join(map(words.within, candidate.broken))
-        cells = [
-            _setting(candidate, chosen),
-            *_rates(rates, candidate, candidate.broken),
-            text.points(lost[1]) if lost else None,
-            _size(candidate),
-            text.plain(candidate.seconds_per_answer, 2),
-            "kept" if candidate.admissible else Cell("broken", title=over, classes="hit"),
-        ]
-        rows.append(Row(cells, top=candidate is chosen))
-    caption = "Answers to the validation prompts, % with 95 % intervals."
-    return Table([*columns, Column("Limits")], rows, caption, "compact dense split tried")
-
-
-def _screened(candidates: Sequence[CandidateResult], words: Wording) -> Table:
-    """Candidates that did not answer: they have neither losses nor limits."""
-    rates = RateColumns.of(candidates, words)
-    columns = [Column("Setting"), *rates.columns, Column("Experts, norm")]
-    rows = [
-        Row([_setting(candidate, None), *_rates(rates, candidate), _size(candidate)])
-        for candidate in sorted(candidates, key=lambda c: -(c.gain.rate or 0.0))
-    ]
-    return Table(columns, rows, "Screened on validation contexts, % with 95 % intervals.", "compact dense split tried")
-
-
-def _setting(candidate: CandidateResult, chosen: CandidateResult | None) -> Cell:
-    name = mask_name(candidate) + (" (chosen)" if candidate is chosen else "")
-    return Cell(name, beneath=mask_settings(candidate), title=candidate.id)
-
-
-def _size(candidate: CandidateResult) -> Cell:
-    return Cell(text.show(candidate.entries), beneath=text.plain(candidate.norm1, 1))
+        own = candidate is chosen
+        name = mask_name(candidate) + (" (chosen)" if own else "")
+        size = Cell(text.show(candidate.entries), beneath=text.plain(candidate.norm1, 1))
+        cells: list[Value | Cell] = [Cell(name, beneath=mask_settings(candidate), title=candidate.id)]
+        cells += _rates(rates, candidate, candidate.broken)
+        if base:
+            lost = worst_loss(candidate, base)
+            broken = Cell("broken", title=", ".join(map(words.within, candidate.broken)), classes="hit")
+            cells += [text.points(lost[1]) if lost else None, size, text.plain(candidate.seconds_per_answer, 2)]
+            cells += ["kept" if candidate.admissible else broken]
+        rows.append(Row(cells if base else [*cells, size], top=own))
+    return Table(columns, rows, caption, "compact dense split tried")
 
 
 def _rates(rates: RateColumns, outcome: OutcomeRates, broken: Sequence[str] = ()) -> list[Markup | None]:

@@ -13,8 +13,8 @@ from pointsman.stats.rates import Rate
 Rates = Mapping[str, Rate]
 
 
-def groups(results: SteerResults) -> list[Section]:
-    """One section, or none where no group was measured."""
+def section(results: SteerResults) -> Section | None:
+    """None where no group was measured."""
     words, before, after = wording(results), results.test.before, results.test.after
     parts = [
         (f"{words.gain} by category", "Category", _gains(before.by_category), _gains(after.by_category)),
@@ -27,14 +27,14 @@ def groups(results: SteerResults) -> list[Section]:
             tables += [Heading(title)] if tables else []
             tables.append(_table(title, head, old, new))
     if not tables:
-        return []
+        return None
     reading = Reading(
         "The lower mark of a row is that with the mask.",
         "the gain comes from one group alone, or a held group moves: then the mask has opened, or shut, more than it "
         "should.",
     )
     aside = "Test split, group by group. Groups are small: mind the intervals."
-    return [Section("groups", "Where it helps", [aside], [Legend(drawings.BEFORE_OVER_AFTER), *tables, reading])]
+    return Section("groups", "Where it helps", [aside], [Legend(drawings.BEFORE_OVER_AFTER), *tables, reading])
 
 
 def _gains(groups: Mapping[str, GroupGain] | None) -> Rates:

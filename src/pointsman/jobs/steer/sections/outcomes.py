@@ -37,7 +37,7 @@ VERSUS = {"steermoe": "vs_steermoe", "random": "vs_random", "surrogate_only": "v
 """The comparison of the chosen mask with an arm."""
 
 
-def outcomes(results: SteerResults) -> Section:
+def section(results: SteerResults) -> Section:
     """The gain with its other readings, the limits, and other methods."""
     words = wording(results)
     return Section(

@@ -62,7 +62,7 @@ PROMPTS = {
 }
 
 
-def reading(results: SteerResults) -> Section:
+def section(results: SteerResults) -> Section:
     """Terms, methods and threat model."""
     objective, threat = wording(results).objective, results.threat_model
     gain: tuple[str, str | Markup] = ("Defended (DSR)", DEFENDED)

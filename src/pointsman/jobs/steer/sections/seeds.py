@@ -9,10 +9,10 @@ from pointsman.report import text
 from pointsman.report.blocks import Block, Column, Finding, Row, Section, Table
 
 
-def seeds(results: SteerResults) -> list[Section]:
-    """One section, or none where there was one seed."""
+def section(results: SteerResults) -> Section | None:
+    """None where there was one seed."""
     if not results.seeds:
-        return []
+        return None
     rates = RateColumns.of(results.seeds, wording(results))
     columns = [Column("seed"), Column("alpha"), *rates.columns, Column("entries")]
     rows = [Row([seed.seed, text.show(seed.alpha), *rates.cells(seed), seed.entries]) for seed in results.seeds]
@@ -24,4 +24,4 @@ def seeds(results: SteerResults) -> list[Section]:
     caption = "One row per seed, each with the mask it chose on validation."
     blocks.append(Table(columns, rows, caption, "compact dense split"))
     aside = "The same prompts, other random draws: a spread of its own, never pooled into n."
-    return [Section("seeds", "Other seeds of the method", [aside], blocks)]
+    return Section("seeds", "Other seeds of the method", [aside], blocks)

@@ -28,7 +28,7 @@ from pointsman.report.blocks import (
 from pointsman.stats.auroc import Auroc
 
 
-def surrogate(results: SteerResults) -> Section:
+def section(results: SteerResults) -> Section:
     """What it is worth, what it learnt from, and whom masks turn."""
     found = results.surrogate
     blocks: list[Block] = _worth(found) if found else [Finding("No surrogate was trained in this run.")]

@@ -12,11 +12,11 @@ from pointsman.report.blocks import Block, Column, Details, Finding, Legend, Rea
 SHOWN = 12
 
 
-def turns(results: SteerResults) -> list[Section]:
-    """One section, or none where the objective knows no turns."""
+def section(results: SteerResults) -> Section | None:
+    """None where the objective knows no turns."""
     before, after = results.test.before.turns, results.test.after.turns
     if results.scenario.objective == "allow" or not (before or after):
-        return []
+        return None
     sides = [{row.turn: row for row in side} for side in (before, after)]
     rows = []
     for turn in sorted({*sides[0], *sides[1]}):
@@ -36,7 +36,7 @@ def turns(results: SteerResults) -> list[Section]:
         )
     )
     aside = "Of the conversations that reach a turn, the share whose answer there is the first unsafe one."
-    return [Section("turns", "The turn where safety falls", [aside], blocks)]
+    return Section("turns", "The turn where safety falls", [aside], blocks)
 
 
 def _table(caption: str, rows: Sequence[Row]) -> Table:
