@@ -55,6 +55,7 @@ class Cell:
         classes: Of the style sheet, such as ``hit``.
         fine: Rates and differences with one decimal.
         bare: Rates without n, differences without p, since the head of the column says it.
+        unit: Rates with their unit; without it where the caption says that they are percents.
     """
 
     value: Value
@@ -64,6 +65,7 @@ class Cell:
     classes: str = ""
     fine: bool = False
     bare: bool = False
+    unit: bool = True
 
 
 @dataclass(frozen=True)

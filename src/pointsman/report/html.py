@@ -100,7 +100,8 @@ def _rate(rate: Rate, shown: Cell) -> Markup:
     n = "" if shown.bare else f"({text.rows(rate.n)})"
     if rate.rate is None:
         return Markup("<span>{}</span>").format(f"nothing scored {n}".rstrip())
-    return _numbers(text.value(rate, fine=shown.fine), text.interval(rate, fine=shown.fine), n)
+    value = text.value(rate, fine=shown.fine) if shown.unit else text.number(rate)
+    return _numbers(value, text.interval(rate, fine=shown.fine), n)
 
 
 def _difference(difference: Comparison | AboveDraws, shown: Cell) -> Markup:

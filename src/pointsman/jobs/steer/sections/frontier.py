@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from pointsman.jobs.steer.results import CandidateResult, OutcomeRates, Overfit, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
@@ -27,7 +25,6 @@ from pointsman.report.blocks import (
     Text,
     Value,
 )
-from pointsman.stats.rates import Rate
 
 LOSSES = {"benign": -1, "benign_conversations": -1, "over_refusal": 1, "held": -1}
 """Measures that have a limit against no mask, and the sign of a change for the worse."""
@@ -190,13 +187,13 @@ def _table(
     rates = RateColumns.of(candidates, words)
     columns = [Column("Setting"), *rates.columns, *[Column("Worst loss")] * bool(base), Column("Experts, norm")]
     columns += [Column("s per answer"), Column("Limits")] if base else []
-    rows = [Row(["no mask", *_rates(rates, base), "", "", "", ""], top=True)] if base else []
+    rows = [Row(["no mask", *rates.cells(base, unit=False), "", "", "", ""], top=True)] if base else []
     for candidate in sorted(candidates, key=lambda c: (c is not chosen, not c.admissible, -(c.gain.rate or 0.0))):
         own = candidate is chosen
         name = mask_name(candidate) + (" (chosen)" if own else "")
         size = Cell(text.show(candidate.entries), beneath=text.plain(candidate.norm1, 1))
         cells: list[Value | Cell] = [Cell(name, beneath=mask_settings(candidate), title=candidate.id)]
-        cells += _rates(rates, candidate, candidate.broken)
+        cells += rates.cells(candidate, candidate.broken, unit=False)
         if base:
             lost = worst_loss(candidate, base)
             broken = Cell("broken", title=", ".join(map(words.within, candidate.broken)), classes="hit")
@@ -204,17 +201,3 @@ def _table(
             cells += ["kept" if candidate.admissible else broken]
         rows.append(Row(cells if base else [*cells, size], top=own))
     return Table(columns, rows, caption, "compact dense split tried")
-
-
-def _rates(rates: RateColumns, outcome: OutcomeRates, broken: Sequence[str] = ()) -> list[Markup | None]:
-    """Rates without their unit, which the caption says; emphasised where over their limit."""
-    found: list[Markup | None] = []
-    for key, column in zip(rates.measures, rates.columns, strict=True):
-        rate: Rate | None = getattr(outcome, key)
-        if rate is None:
-            found.append(None)
-            continue
-        said = Markup('<b class="hit">{}</b>' if key in broken else "{}").format(text.number(rate))
-        said += Markup(" <span>{}</span>").format(text.interval(rate))
-        found.append(said if column.beneath else said + Markup(" <span>({})</span>").format(text.rows(rate.n)))
-    return found

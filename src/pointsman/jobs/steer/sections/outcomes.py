@@ -122,7 +122,7 @@ def _costs(results: SteerResults, words: Wording) -> Table:
     axis = drawings.LossAxis.of(results.limits)
     columns = [
         Column("Measure"),
-        Column("Without", "rate"),
+        Column("Without", "rate", optional=True),
         Column("With", "rate"),
         Column("Difference, points", "rate"),
         Column("points lost →", "bar", optional=True),

@@ -36,9 +36,9 @@ class RateColumns:
             columns.append(Column(words.measure(key), "rate", beneath=beneath))
         return RateColumns(measures, columns)
 
-    def cells(self, outcome: OutcomeRates, broken: Sequence[str] = ()) -> list[Cell]:
+    def cells(self, outcome: OutcomeRates, broken: Sequence[str] = (), *, unit: bool = True) -> list[Cell]:
         """The rates of one of them; those that break their limit are emphasised."""
         return [
-            Cell(getattr(outcome, key), bare=bool(column.beneath), classes="hit" if key in broken else "")
+            Cell(getattr(outcome, key), classes="hit" if key in broken else "", bare=bool(column.beneath), unit=unit)
             for key, column in zip(self.measures, self.columns, strict=True)
         ]
