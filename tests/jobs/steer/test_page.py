@@ -395,6 +395,25 @@ def test_nothing_scored(either: SteerResults) -> None:
     written(results)
 
 
+def test_results_that_contradict_themselves_break_nothing(defend: SteerResults) -> None:
+    """A results file may come from a stranger, and its types are all that reading checks."""
+    found, surrogate = defend.circuit, defend.surrogate
+    assert found.stability is not None
+    assert surrogate is not None
+    stability = replace(found.stability, jaccard=())
+    for circuit in (
+        replace(found, sigma=(), layers=(), stability=stability),
+        replace(found, matrix=(), entries=(), possible=0),
+    ):
+        said(replace(defend, circuit=circuit))
+    said(replace(defend, surrogate=replace(surrogate, calibration=replace(surrogate.calibration, bins=()))))
+    strange = replace(
+        defend, limits=(Limit.of("__class__", "loss", 0.1, 0.0, (0.0, 0.0)),), broken_on_test=("__doc__",)
+    )
+    assert "No limit could be checked." in said(strange)
+    written(strange)
+
+
 # ---------------------------------------------------------------------- what comes from outside
 
 

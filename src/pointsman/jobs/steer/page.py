@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
-from pointsman.jobs.steer.wording import ARMS, Wording, mask_name, mask_settings, wording
+from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
 from pointsman.report.sections import claims, cost, head, provenance
@@ -86,7 +86,7 @@ def _cards(results: SteerResults, words: Wording) -> list[Card]:
     beside = ""
     if difference is not None and difference.difference is not None:
         beside = f"{text.change_full(difference)} points against no mask, {text.chance(difference)}"
-    measured = [limit.verdict for limit in results.limits if limit.verdict != "not measured"]
+    measured = [limit.verdict for limit in known_limits(results) if limit.verdict != "not measured"]
     kept, unsure = len(measured) - measured.count("broken"), measured.count("kept, not surely")
     return [
         Card(f"{words.gain}, without the mask", words.gained, before),
@@ -136,7 +136,7 @@ def summary(results: SteerResults) -> Table:
     rise = text.change_full(compared.gain) if compared.gain else text.MISSING
     gain = wording(results).gain.lower()
     rows = [Row([gain, *_short(test.before.gain, test.after.gain), rise, ""], top=True)]
-    for limit in results.limits:
+    for limit in known_limits(results):
         before, after, difference = (getattr(side, limit.measure) for side in (test.before, test.after, compared))
         change = "" if limit.kind == "share" or difference is None else text.change_full(difference, 1)
         most = f"≤ {100 * limit.most:g} {MARKS[limit.verdict]}".rstrip() if limit.most is not None else ""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pointsman.jobs.steer.results import Gap, MaskFacts, SteerResults
 from pointsman.report import text
+from pointsman.runs.results import Limit
 
 COSTS = {
     "benign": "Benign requests answered",
@@ -89,6 +90,11 @@ ALLOW = Wording(
 def wording(results: SteerResults) -> Wording:
     """What the objective of these results calls things."""
     return ALLOW if results.scenario.objective == "allow" else DEFEND
+
+
+def known_limits(results: SteerResults) -> list[Limit]:
+    """Those on measures that this version knows."""
+    return [limit for limit in results.limits if limit.measure in COSTS or limit.measure == "held"]
 
 
 def refinement_name(key: str) -> str:

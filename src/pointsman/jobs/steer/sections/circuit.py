@@ -45,20 +45,20 @@ def section(results: SteerResults) -> Section:
 
 def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
     entries = sorted(found.entries, key=lambda entry: -abs(entry.value))
-    added = [None if alpha is None else alpha * found.sigma[entry.layer] * entry.value for entry in entries]
-    rows = [_row(entry, logits) for entry, logits in zip(entries, added, strict=True)]
+    rows = [_row(entry, _logits(found, alpha, entry.layer, entry.value)) for entry in entries]
     columns = [Column("Layer", "number"), Column("Expert", "number"), Column("Logit"), Column("S, σ", "number")]
-    columns += [Column("α σ S, logits", "number")] if alpha is not None else []
+    columns.append(Column("α σ S, logits", "number"))
     finding = _finding(found)
-    titles = {
-        (entry.layer, entry.expert): f"layer {entry.layer}, expert {entry.expert}: {text.signed(entry.value, 2)} σ"
-        + (f", {text.signed(logits, 2)} logits at α = {alpha:g}" if logits is not None else "")
-        for entry, logits in zip(entries, added, strict=True)
-    }
+
+    def title(layer: int, expert: int, value: float) -> str:
+        logits = _logits(found, alpha, layer, value)
+        added = "" if logits is None else f", {text.signed(logits, 2)} logits at α = {alpha:g}"
+        return f"layer {layer}, expert {expert}: {text.signed(value, 2)} σ{added}"
+
     blocks: list[Block] = [
         Finding(finding),
         Figure(
-            drawings.circuit(found.matrix, found.layers, titles, label=f"{finding} The table below lists the entries."),
+            drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the entries."),
             "Rows are MoE layers from the first on, columns experts; blank cells are left alone (|S| ≤ 0.1 is cut to "
             "zero). At the right the L1 norm of each layer.",
             drawings.circuit_legend(found.matrix),
@@ -80,14 +80,19 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
     ]
 
 
+def _logits(found: CircuitFacts, alpha: float | None, layer: int, value: float) -> float | None:
+    """What an entry adds to a router's logit."""
+    return alpha * found.sigma[layer] * value if alpha is not None and layer < len(found.sigma) else None
+
+
 def _row(entry: CircuitEntry, added: float | None) -> Row:
     logit = Cell("raised", classes="up") if entry.value > 0 else Cell("lowered", classes="down")
     cells: list[Value | Cell] = [entry.layer, entry.expert, logit, text.signed(entry.value, 2)]
-    return Row(cells if added is None else [*cells, text.signed(added, 2)])
+    return Row([*cells, text.signed(added, 2)])
 
 
 def _finding(found: CircuitFacts) -> str:
-    if not found.size:
+    if not found.size or not found.possible:
         return "The circuit is empty: the mask moves no expert."
     share = text.percent(found.size / found.possible, 1)
     raised, layers = sum(entry.value > 0 for entry in found.entries), len({entry.layer for entry in found.entries})
@@ -107,6 +112,6 @@ def _stability(found: CircuitStability | None) -> list[Block]:
     columns = [Column("Seed"), *(Column(str(seed), "number") for seed in found.seeds)]
     rows = [
         Row([str(seed), *(text.plain(shared, 2) for shared in line)])
-        for seed, line in zip(found.seeds, found.jaccard, strict=True)
+        for seed, line in zip(found.seeds, found.jaccard, strict=False)
     ]
     return [Text(said), Table(columns, rows, "Jaccard overlap of circuits.", "compact fit")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -273,16 +273,16 @@ def circuit_legend(matrix: Sequence[Sequence[float]]) -> list[tuple[Markup, str]
 def circuit(
     matrix: Sequence[Sequence[float]],
     norms: Sequence[float],
-    titles: Mapping[tuple[int, int], str],
+    title: Callable[[int, int, float], str],
     *,
     label: str,
 ) -> Markup:
     """Entries of a steering matrix, layers from top to bottom, experts from left to right; norms at the right."""
     top, left, right, norms_left, norms_right = 22.0, 5.5, 82.0, 85.0, 99.0
-    depth, widest = len(matrix), max(map(len, matrix))
+    depth, widest = len(matrix), max(map(len, matrix), default=0) or 1
     height, every = (22.0, 1) if depth <= 16 else (14.0, 1) if depth <= 32 else (9.0, 4)
     bottom = top + depth * height
-    most, longest = heaviest(matrix), max(norms)
+    most, longest = heaviest(matrix), max(norms, default=0.0)
     x = Scale(0, widest, left, right)
     lines, cells = [], []
     for layer, row in enumerate(matrix):
@@ -291,14 +291,15 @@ def circuit(
         lines.append(element("rect", class_="gridback", x=share(left), y=y, width=back, height=height - 1))
         if layer % every == 0:
             lines.append(label_at(str(layer), share(left - 1), y + height / 2 + 4, "end"))
-        bar = share((norms_right - norms_left) * norms[layer] / longest if longest else 0.0)
-        title = element("title", f"layer {layer}: norm {text.plain(norms[layer], 2)}")
+        norm = norms[layer] if layer < len(norms) else 0.0
+        said = element("title", f"layer {layer}: norm {text.plain(norm, 2)}")
+        bar = share((norms_right - norms_left) * norm / longest if longest else 0.0)
         lines.append(
-            element("rect", title, class_="bar plain", x=share(norms_left), y=y + 1, width=bar, height=height - 3)
+            element("rect", said, class_="bar plain", x=share(norms_left), y=y + 1, width=bar, height=height - 3)
         )
         cells += [
             element(
-                "rect", element("title", titles[layer, expert]), class_=f"heat {'up' if value > 0 else 'down'}",
+                "rect", element("title", title(layer, expert, value)), class_=f"heat {'up' if value > 0 else 'down'}",
                 x=share(x(expert)), y=y, width=share((right - left) / widest), height=height - 1,
                 fill_opacity=0.15 + 0.85 * math.sqrt(abs(value) / most),
             )
@@ -319,7 +320,7 @@ def calibration(found: Calibration, *, label: str) -> Markup:
     size, left, top = 190.0, 34.0, 8.0
     right, bottom = left + size, top + size
     x, y = Scale(0, 1, left, right), Scale(0, 1, bottom, top)
-    most = max(held.n for held in found.bins)
+    most = max((held.n for held in found.bins), default=0)
     dots = [
         element(
             "circle", element("title", f"predicted {text.plain(held.p, 2)}, observed {text.plain(held.observed, 2)} "
@@ -327,7 +328,7 @@ def calibration(found: Calibration, *, label: str) -> Markup:
             class_="dot", cx=x(held.p), cy=y(held.observed), r=2.5 + 5.5 * math.sqrt(held.n / most),
         )
         for held in found.bins
-        if held.p is not None and held.observed is not None
+        if held.p is not None and held.observed is not None and held.n > 0
     ]  # fmt: skip
     return fixed_drawing(
         right + 12,

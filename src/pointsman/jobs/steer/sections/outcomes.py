@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pointsman.jobs.steer.results import Latency, SteerResults, TestOutcome
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
-from pointsman.jobs.steer.wording import ARMS, Wording, wording
+from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, wording
 from pointsman.report import text
 from pointsman.report.blocks import (
     Bar,
@@ -67,7 +67,7 @@ def _finding(results: SteerResults, words: Wording) -> str:
     before, after = results.test.before.gain, results.test.after.gain
     said = f"With the mask {text.full(after)} of the {words.unit} are {words.gain.lower()}"
     said += f", without it {text.short(before)}." if before.rate is not None else "."
-    return f"{said} {_kept(results.limits, words)}"
+    return f"{said} {_kept(known_limits(results), words)}"
 
 
 def _kept(limits: Sequence[Limit], words: Wording) -> str:
@@ -119,7 +119,7 @@ def _gains(results: SteerResults, words: Wording) -> Table:
 
 def _costs(results: SteerResults, words: Wording) -> Table:
     """Every measure that has a limit."""
-    axis = drawings.LossAxis.of(results.limits)
+    axis = drawings.LossAxis.of(known_limits(results))
     columns = [
         Column("Measure"),
         Column("Without", "rate", optional=True),
@@ -129,7 +129,7 @@ def _costs(results: SteerResults, words: Wording) -> Table:
         Column("Limit"),
     ]
     rows = []
-    for limit in results.limits:
+    for limit in known_limits(results):
         before, after, difference = (
             getattr(side, limit.measure) for side in (results.test.before, results.test.after, results.comparisons)
         )
