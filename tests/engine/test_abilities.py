@@ -22,9 +22,9 @@ from pointsman.errors import InterventionError, PointsmanError, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit, audit_config
 from pointsman.jobs.evaluate.perform import Evaluate
+from pointsman.jobs.job import write_report
 from pointsman.jobs.steer.perform import Steer
 from pointsman.methods.patching import Patching
-from pointsman.report import write_report
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering

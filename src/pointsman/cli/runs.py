@@ -71,7 +71,7 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
     from pointsman.jobs.audit.forecast import against
-    from pointsman.report import summary_table, write_report
+    from pointsman.jobs.job import summary_table, write_report
 
     path = write_report(run.folder, show_text=show_text)
     tell_changes(run)

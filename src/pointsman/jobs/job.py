@@ -8,11 +8,19 @@ of its plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
+
+from rich.table import Table as RichTable
 
 from pointsman.errors import RunError
 from pointsman.registry import jobs
 from pointsman.report.blocks import Page, Table
+from pointsman.report.render import write_steer
+from pointsman.report.steer.terminal import steer_table
+from pointsman.report.terminal import table
+from pointsman.report.values import STEER, check_schema
+from pointsman.report.write import read_folder, write_page
 from pointsman.runs.bench import Bench, Question
 from pointsman.runs.results import SCHEMA, Results, read
 from pointsman.runs.run import Run
@@ -108,3 +116,41 @@ def _unknown(what: str) -> RunError:
         f"results.json {what}; this version of Pointsman reads {SCHEMA!r}",
         "Read it with the Pointsman version that wrote it, or make the run again",
     )
+
+
+def write_report(folder: Path, *, show_text: bool = False) -> Path:
+    """Render a finished run into its ``report.html``, which appears whole or not at all.
+
+    Args:
+        folder: It may come from a stranger: nothing in it is followed.
+        show_text: Show prompts and answers. The report is then for its owner's eyes alone.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: There are no results yet, they cannot be read, something in the folder leads out of it, or the report
+            cannot be written.
+    """
+    data = read_folder(folder)
+    if _is_of_old_page(data):
+        return write_steer(folder, data, show_text=show_text)
+    job, results = read_results(data)
+    return write_page(folder, job.page(results, show_text=show_text))
+
+
+def summary_table(data: Mapping[str, Any]) -> RichTable:
+    """What the terminal says of the content of a ``results.json``.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    if _is_of_old_page(data):
+        return steer_table(check_schema(data, STEER))
+    job, results = read_results(data)
+    return table(job.summary(results))
+
+
+def _is_of_old_page(data: Mapping[str, Any]) -> bool:
+    """Until the page of a steer run is made of blocks."""
+    return data.get("schema") == STEER or (data.get("schema") == SCHEMA and data.get("job") in ("steer", "evaluate"))

@@ -1,4 +1,4 @@
-"""`write_report`: from a run folder, which may come from a stranger, to its ``report.html``."""
+"""Reading what a report is made of from a run folder, which may come from a stranger, and writing it there."""
 
 from __future__ import annotations
 
@@ -57,10 +57,15 @@ def write_page(folder: Path, page: Page) -> Path:
         RunError: The prompts and answers cannot be read, or the report cannot be written.
     """
     if page.show_text:
-        page = with_answers(page, _completions(folder / FILE))
+        page = with_answers(page, read_completions(folder))
+    return write_html(folder, render(page), private=page.show_text)
+
+
+def write_html(folder: Path, html: str, *, private: bool) -> Path:
+    """Write the report of a run, whole or not at all; see `write_page`."""
     target = folder / REPORT
     try:
-        replace_file(target, render(page).encode("utf-8", "replace"), PRIVATE if page.show_text else USUAL)
+        replace_file(target, html.encode("utf-8", "replace"), PRIVATE if private else USUAL)
     except OSError as error:
         raise RunError(
             f"{target} cannot be written ({error.strerror})", "Check the folder's permissions and free space"
@@ -68,8 +73,9 @@ def write_page(folder: Path, page: Page) -> Path:
     return target
 
 
-def _completions(path: Path) -> list[dict[str, Any]] | None:
-    """The lines of the file, None if it is not there. A line that cannot be read becomes an empty record."""
+def read_completions(folder: Path) -> list[dict[str, Any]] | None:
+    """Prompts and answers of a run, None if it has no such file. A line that cannot be read becomes an empty record."""
+    path = folder / FILE
     try:
         lines = read_file(path).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:

@@ -307,7 +307,7 @@ class Results:
         claims: What one would doubt first.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # also of all that it is made of
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)  # of its parts too
 
     schema: str = SCHEMA
     job: str

@@ -21,9 +21,9 @@ from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, WrongModel
 from pointsman.jobs.evaluate.perform import Evaluate, evaluate_config
+from pointsman.jobs.job import summary_table, write_report
 from pointsman.jobs.steer.outcome import PARTS
 from pointsman.jobs.steer.perform import Steer, headline, steer_config
-from pointsman.report import summary_table, write_report
 from pointsman.routing.store import TraceStore
 from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering

@@ -81,10 +81,11 @@ def _phase(results: AuditResults, phase: Phase) -> list[Block]:
     first = phase == results.phases[0]
     use = any(found.utility is not None for _, rows in groups for _, _, found, _ in rows)
     named = [(f"{name}, {n}", found) for n, rows in groups for name, _, found, _ in rows if found is not base]
+    drawn: list[Block] = [chart, how] if first else []
     every: list[Block] = [*([] if first else [chart]), _every(groups, phase, use)]
     return [
         Finding(finding),
-        *([chart, how] if first else []),
+        *drawn,
         _largest(groups[-1][1], last.routers, phase, use),
         *_frozen(last),
         *unscored(named),
