@@ -114,9 +114,20 @@ class Limit:
         return Limit(measure, kind, most, value, low, high, verdict)
 
 
-def sure(difference: Comparison | AboveDraws, *, below: float = 0.05) -> bool:
-    """Whether the interval of a paired difference lies above zero, and its p, if there is one, is below `below`."""
-    raise NotImplementedError  # helpers: written with the first claim
+SIGNIFICANT = 0.05
+
+
+def verdict_of_difference(difference: Comparison | AboveDraws) -> ClaimVerdict:
+    """Whether the first of two does more than the second.
+
+    Returns:
+        ``holds`` if the whole interval lies above zero and, of two rates, the p-value of whole clusters is below 0.05;
+        ``fails`` if the whole interval lies below zero.
+    """
+    if difference.high < 0:
+        return "fails"
+    by_chance = isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT
+    return "holds" if difference.low > 0 and not by_chance else "in doubt"
 
 
 # ---------------------------------------------------------------------- what every job says
