@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pointsman.runs.results import verdict_of_difference
+from pointsman.runs.results import Claim, Figure, verdict_of_difference
 from pointsman.stats.paired import AboveDraws, Comparison
 
 
@@ -28,3 +28,20 @@ def paired(low: float, high: float, p: float) -> Comparison:
 )
 def test_a_difference_holds_fails_or_is_in_doubt(difference: Comparison | AboveDraws, verdict: str) -> None:
     assert verdict_of_difference(difference) == verdict
+
+
+@pytest.mark.parametrize(
+    ("difference", "because"),
+    [
+        (paired(0.1, 0.5, 0.01), "the whole interval of the paired difference lies above zero, and p = 0.01 is below"),
+        (paired(0.1, 0.5, 0.07), "lies above zero, and p = 0.07 is not below 0.05"),
+        (paired(-0.1, 0.5, 0.07), "holds zero, and p = 0.07 is not below 0.05"),
+        (paired(-0.5, -0.1, 0.01), "the whole interval of the paired difference lies below zero"),
+        (AboveDraws(0.3, -0.1, 0.5, draws=2, reached=0, p_draws=1 / 3), "the interval of the paired difference holds"),
+    ],
+)
+def test_a_claim_says_why(difference: Comparison | AboveDraws, because: str) -> None:
+    claim = Claim.of_difference("more", "More", Figure("a"), Figure("b"), difference)
+    assert because in claim.because
+    assert (claim.verdict, claim.difference) == (verdict_of_difference(difference), difference)
+    assert claim.because.endswith("0.05") == (isinstance(difference, Comparison) and claim.verdict != "fails")

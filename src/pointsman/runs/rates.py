@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.stats.rates import Rate
 
@@ -30,9 +31,29 @@ class AttackRates:
     @staticmethod
     def of(attempts: Sequence[Attempt], seed: int = 0) -> AttackRates:
         """Of one answer to each request; `seed` is of the bootstraps."""
-        return AttackRates.of_draws([attempts], seed)
+        sources = [a.source for a in attempts]
+        return _rates([attempts], lambda flags: Rate.of(flags[0], sources, seed))
 
     @staticmethod
     def of_draws(draws: Sequence[Sequence[Attempt]], seed: int = 0) -> AttackRates:
         """Of several draws of a control on the same requests; n counts requests. Shape: [draws][n]."""
-        raise NotImplementedError  # helpers: Rate.of for one draw, Rate.over_draws for several
+        sources = [a.source for a in draws[0]]
+        return _rates(draws, lambda flags: Rate.over_draws(flags, sources, seed))
+
+
+def _rates(draws: Sequence[Sequence[Attempt]], rate: Callable[[list[list[bool]]], Rate]) -> AttackRates:
+    def share(counts: Callable[[Verdict], bool]) -> Rate:
+        return rate([[counts(a.verdict) for a in attempts] for attempts in draws])
+
+    return AttackRates(
+        asr=share(lambda verdict: verdict.success),
+        any_compliance=share(lambda verdict: verdict.any_compliance),
+        garbage=share(lambda verdict: verdict.label == "garbage"),
+        refused=share(lambda verdict: verdict.refused),
+        unscored=sum(a.verdict.label == "unscored" for attempts in draws for a in attempts),
+    )
+
+
+def answered(attempts: Sequence[Attempt], judge: Judge) -> list[bool]:
+    """Which requests that should be answered were (`Verdict.answered`)."""
+    return [a.verdict.answered(judge.grades_content) for a in attempts]
