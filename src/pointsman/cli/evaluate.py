@@ -31,7 +31,7 @@ from pointsman.errors import RunError, UsageError
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
-    from pointsman.jobs.evaluate.perform import Evaluate
+    from pointsman.jobs.evaluate.plan import Evaluate
     from pointsman.judges.types import Judge
     from pointsman.runs.run import Run
     from pointsman.steering.artefact import Steering
@@ -91,7 +91,7 @@ def evaluate(
     )  # fmt: skip
     with waiting("Starting ..."):
         from pointsman.data.scenario import load_scenario, scenario_names
-        from pointsman.jobs.evaluate.perform import Evaluate, evaluate_config
+        from pointsman.jobs.evaluate.plan import Evaluate, evaluate_config
     chosen = read_steering(steering)
     name = scenario or str(chosen.about.get("scenario", ""))
     if scenario is None and name not in scenario_names():
@@ -136,7 +136,7 @@ def evaluate(
 
 def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
-    from pointsman.jobs.evaluate.perform import Evaluate
+    from pointsman.jobs.evaluate.plan import Evaluate
 
     config = run.config
     scenario, options, judge = from_manifest(run, anew)
@@ -170,6 +170,9 @@ def _perform(
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
+    from pointsman.jobs.evaluate.perform import perform
+    from pointsman.jobs.evaluate.question import EvaluateQuestion
+    from pointsman.runs.bench import Bench
     from pointsman.runs.progress import Progress
 
     with loaded(session, run, options) as (engine, command, _):
@@ -182,9 +185,8 @@ def _perform(
             f"{judge.name}; writing to {run.folder}"
         )
         with Progress() as progress:
-            plan.perform(
-                engine, steering, scenario, suite, judge, run, progress=progress, command=command, noted=say_note
-            )
+            question = EvaluateQuestion(steering, scenario, suite, judge)
+            perform(plan, Bench(engine, question, run, progress, plan.max_new_tokens, command, say, say_note))
 
 
 def _hash(steering: Steering) -> str:

@@ -30,7 +30,7 @@ from pointsman.errors import RunError
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
-    from pointsman.jobs.steer.perform import Steer
+    from pointsman.jobs.steer.plan import Steer
     from pointsman.judges.types import Judge
     from pointsman.runs.run import Run
 
@@ -165,7 +165,7 @@ def steer(
     )  # fmt: skip
     with waiting("Starting ..."):
         from pointsman.data.scenario import load_scenario
-        from pointsman.jobs.steer.perform import Steer, steer_config
+        from pointsman.jobs.steer.plan import Steer, steer_config
     chosen = load_scenario(scenario)
     given: dict[str, Any] = {
         "method_seeds": method_seeds, "surrogate_seeds": surrogate_seeds, "rounds": rounds,
@@ -198,7 +198,7 @@ def steer(
 
 def continued(session: Session, run: Run, anew: Anew) -> None:
     """Do what is left of a run, as its manifest says."""
-    from pointsman.jobs.steer.perform import Steer
+    from pointsman.jobs.steer.plan import Steer
 
     config = run.config
     scenario, options, judge = from_manifest(run, anew)
@@ -219,6 +219,9 @@ def _perform(
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
+    from pointsman.jobs.steer.perform import perform
+    from pointsman.jobs.steer.question import SteerQuestion
+    from pointsman.runs.bench import Bench
     from pointsman.runs.progress import Progress
 
     with loaded(session, run, options) as (engine, command, resumed):
@@ -227,7 +230,8 @@ def _perform(
             f"({scenario.objective}), judge {judge.name}, seed {plan.seed}; writing to {run.folder}"
         )
         with Progress() as progress:
-            plan.perform(engine, scenario, suite, judge, run, progress=progress, command=command, noted=say_note)
+            question = SteerQuestion(scenario, suite, judge)
+            perform(plan, Bench(engine, question, run, progress, plan.max_new_tokens, command, say, say_note))
 
 
 # ---------------------------------------------------------------------- what `evaluate` needs, too

@@ -16,10 +16,7 @@ from rich.table import Table as RichTable
 from pointsman.errors import RunError
 from pointsman.registry import jobs
 from pointsman.report.blocks import Page, Table
-from pointsman.report.render import write_steer
-from pointsman.report.steer.terminal import steer_table
 from pointsman.report.terminal import table
-from pointsman.report.values import STEER, check_schema
 from pointsman.report.write import read_folder, write_page
 from pointsman.runs.bench import Bench, Question
 from pointsman.runs.results import SCHEMA, Results, read
@@ -132,10 +129,7 @@ def write_report(folder: Path, *, show_text: bool = False) -> Path:
         RunError: There are no results yet, they cannot be read, something in the folder leads out of it, or the report
             cannot be written.
     """
-    data = read_folder(folder)
-    if _is_of_old_page(data):
-        return write_steer(folder, data, show_text=show_text)
-    job, results = read_results(data)
+    job, results = read_results(read_folder(folder))
     return write_page(folder, job.page(results, show_text=show_text))
 
 
@@ -145,12 +139,5 @@ def summary_table(data: Mapping[str, Any]) -> RichTable:
     Raises:
         RunError: It cannot be read.
     """
-    if _is_of_old_page(data):
-        return steer_table(check_schema(data, STEER))
     job, results = read_results(data)
     return table(job.summary(results))
-
-
-def _is_of_old_page(data: Mapping[str, Any]) -> bool:
-    """Until the page of a steer run is made of blocks."""
-    return data.get("schema") == STEER or (data.get("schema") == SCHEMA and data.get("job") in ("steer", "evaluate"))

@@ -28,7 +28,7 @@ class Question(Protocol):
     def judge(self) -> Judge: ...
 
 
-Q = TypeVar("Q", bound=Question)
+Q = TypeVar("Q", bound=Question, covariant=True)
 
 
 def _ignore(text: str) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.older import from_steer_1
 from pointsman.jobs.steer.page import page, summary
 from pointsman.jobs.steer.results import SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
@@ -22,47 +23,17 @@ from pointsman.report import text
 from pointsman.report.html import render
 from pointsman.report.sections.answers import with_answers
 from pointsman.report.terminal import table
-from pointsman.runs.results import Claim, Limit, read
+from pointsman.runs.results import SCHEMA, Claim, Limit, read
 from pointsman.stats.rates import Rate
+from reader import ATTACK, Reader
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-ATTACK = """</title><script>alert(1)</script><img src=x onerror="alert(2)">'"{{ 7*7 }}{% raw %}"""
 EMPTY = Rate(0, 0, None, 0.0, 1.0, "no rows", 0)
-
-
-class Reader(HTMLParser):
-    """A strict reader: tags must nest; text and attributes are collected."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text.append(data)
 
 
 def said(results: SteerResults) -> str:
     """What the page says, with plain space."""
-    return spoken(" ".join(Reader(render(page(results))).text))
+    return Reader(render(page(results))).words
 
 
 def spoken(words: str) -> str:
@@ -77,18 +48,8 @@ def written(results: SteerResults, width: int = 80) -> str:
 
 
 def golden(job: str) -> SteerResults:
-    found = json.loads((GOLDEN / job / "results.json").read_text(encoding="utf-8"))
-    return concluded(read({**found, "schema": "pointsman.results/1", "job": job}, SteerResults))
-
-
-def concluded(results: SteerResults) -> SteerResults:
-    """A stand-in."""
-    import sys
-
-    sys.path.append("/tmp/h")
-    from standin import conclude
-
-    return conclude(results)
+    found = from_steer_1(json.loads((GOLDEN / job / "results.json").read_text(encoding="utf-8")))
+    return conclude(read({**found, "schema": SCHEMA}, SteerResults))
 
 
 @pytest.fixture
@@ -104,7 +65,7 @@ def allow(defend: SteerResults) -> SteerResults:
         return arm and replace(arm, dsr_replay=None, dsr_context=None, gsr=arm.gain, turns=(), by_tactic={})
 
     arms = {f.name: asked(getattr(defend.test, f.name)) for f in fields(defend.test)}
-    return concluded(
+    return conclude(
         replace(defend, scenario=replace(defend.scenario, objective="allow"), test=replace(defend.test, **arms))
     )
 
@@ -271,7 +232,7 @@ def test_the_frontier_shows_every_candidate_and_marks_the_chosen(defend: SteerRe
     assert html.count('class="ring"') == 1
     for candidate in defend.candidates:
         assert f'title="{candidate.id}"' in html
-    words = spoken(" ".join(reader.text))
+    words = reader.words
     screened = len(defend.candidates) - len(tried)
     said_first = f"Of {len(tried)} settings that answered the validation prompts, {len(tried) - 1} keep every limit"
     assert f"{said_first} ({screened} more were only screened)" in words
@@ -348,7 +309,7 @@ def test_everything_missing_at_once(either: SteerResults) -> None:
     words = said(results)
     assert "Not measured in this run: SteerMoE, random mask, surrogate alone. No upper bound was given." in words
     assert "No other method was measured beside this mask." in words
-    for section in ("Other seeds of the method", "What it learnt from", "The mask itself is in"):
+    for section in ("a spread of its own", "What it learnt from", "The mask itself is in"):
         assert section not in words
     assert written(results).count("not run") == 3
 
@@ -358,7 +319,7 @@ def test_measures_that_were_not_taken(either: SteerResults) -> None:
     absent: dict[str, Any] = {"benign_conversations": None, "held": None}
     candidates = tuple(replace(c, **absent, norm1=None, seconds_per_answer=None) for c in either.candidates)
     arms = {f.name: replace(getattr(either.test, f.name), **absent) for f in fields(either.test)}
-    results = concluded(
+    results = conclude(
         replace(
             either,
             candidates=candidates,

@@ -1,1 +1,51 @@
-"""The job `steer`."""
+"""The job `steer`: learn a steering mask for a scenario, choose it on validation, show on test what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pointsman.jobs.steer.older import from_steer_1
+
+if TYPE_CHECKING:
+    from pointsman.jobs.steer.plan import Steer
+    from pointsman.jobs.steer.question import SteerQuestion
+    from pointsman.jobs.steer.results import SteerResults
+    from pointsman.report.blocks import Page, Table
+    from pointsman.runs.bench import Bench
+
+
+class SteerJob:
+    """See `pointsman.jobs.job.Job`."""
+
+    name = "steer"
+    older: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"pointsman.steer/1": from_steer_1}
+
+    @property
+    def results(self) -> type[SteerResults]:
+        from pointsman.jobs.steer.results import SteerResults
+
+        return SteerResults
+
+    def perform(self, plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
+        from pointsman.jobs.steer.perform import perform
+
+        return perform(plan, bench)
+
+    def conclude(self, results: SteerResults) -> SteerResults:
+        from pointsman.jobs.steer.claims import conclude
+
+        return conclude(results)
+
+    def page(self, results: SteerResults, *, show_text: bool) -> Page:
+        from pointsman.jobs.steer.page import page
+
+        return page(results, show_text=show_text)
+
+    def summary(self, results: SteerResults) -> Table:
+        from pointsman.jobs.steer.page import summary
+
+        return summary(results)
+
+
+JOB = SteerJob()

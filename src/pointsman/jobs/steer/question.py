@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pointsman.data.scenario import Scenario
 from pointsman.data.types import Suite
 from pointsman.judges.types import Judge
+from pointsman.runs.bench import Question
+
+
+class ScenarioQuestion(Question, Protocol):
+    """What a steering run and the evaluation of a steering have in common."""
+
+    @property
+    def scenario(self) -> Scenario: ...
 
 
 @dataclass(frozen=True)
