@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -39,7 +39,8 @@ def threat(results: Results, more: str) -> tuple[str, str]:
 
 def intervals(results: Results, n: str) -> tuple[str, str]:
     """How intervals were made; `n` is what n counts."""
-    made = dict.fromkeys(re.sub(r"\b\d+ clusters", "clusters", rate.method) for rate in rates(results))
+    found = rates(replace(results, claims=()))  # which only repeat them
+    made = dict.fromkeys(re.sub(r"\b\d+ clusters", "clusters", rate.method) for rate in found)
     methods = ", ".join(filter(None, made))
     return ("Intervals", f"Square brackets hold 95 % intervals{f' ({methods})' if methods else ''}; n is {n}.")
 
