@@ -124,38 +124,32 @@ def summary(results: SteerResults) -> Table:
     """What the headline says, what it costs against its limits, and other methods beside it; it fits 80 columns."""
     tag = head.tag(results)
     title = f"{results.model.name} · {results.scenario.name} · {results.threat_model}"
-    columns = [
-        Column("Rate"),
-        Column("before"),
-        Column("after"),
-        Column("n", "number"),
-        Column("difference"),
-        Column("limit"),
-    ]
+    columns = [Column("Rate"), Column("before"), Column("after"), Column("n", "number")]
+    columns += [Column("difference"), Column("limit")]
     test, compared = results.test, results.comparisons
     rise = text.change_full(compared.gain) if compared.gain else text.MISSING
-    gain = wording(results).gain.lower()
-    rows = [Row([gain, *_short(test.before.gain, test.after.gain), rise, ""], top=True)]
+    first = wording(results).gain.lower()
+    rows = [Row([first, _before(test.before.gain), *_after(test.after.gain), rise, ""], top=True)]
     for limit in known_limits(results):
         before, after, difference = (getattr(side, limit.measure) for side in (test.before, test.after, compared))
         change = "" if limit.kind == "share" or difference is None else text.change_full(difference, 1)
         most = f"≤ {100 * limit.most:g} {MARKS[limit.verdict]}".rstrip() if limit.most is not None else ""
-        rows.append(Row([SHORT[limit.measure], *_short(before, after), change, most]))
+        rows.append(Row([SHORT[limit.measure], _before(before), *_after(after), change, most]))
     for arm in ("steermoe", "random", "surrogate_only"):
         outcome, found = getattr(test, arm), getattr(compared, outcomes.VERSUS[arm])
-        if outcome is None:
-            rows.append(Row([ARMS[arm], "", "not run", "", "", ""]))
-        else:
-            _, share, n = _short(None, outcome.gain)
-            rows.append(Row([ARMS[arm], "", share, n, text.change_full(found) if found else "", ""]))
+        gain, n = _after(outcome.gain) if outcome else ("not run", "")
+        rows.append(Row([ARMS[arm], "", gain, n, text.change_full(found) if outcome and found else "", ""]))
     return Table(columns, rows, "\n".join(_remarks(results)), title=f"{title} · {tag}" if tag else title)
 
 
-def _short(before: Rate | None, after: Rate | None) -> tuple[str, str, str]:
-    old = text.MISSING if before is None else text.number(before)
-    if after is None:
-        return old, text.MISSING, ""
-    return old, f"{text.number(after)} {text.interval(after)}".strip(), str(after.n)
+def _before(rate: Rate | None) -> str:
+    return text.MISSING if rate is None else text.number(rate)
+
+
+def _after(rate: Rate | None) -> tuple[str, str]:
+    if rate is None:
+        return text.MISSING, ""
+    return f"{text.number(rate)} {text.interval(rate)}".strip(), str(rate.n)
 
 
 def _remarks(results: SteerResults) -> list[str]:
