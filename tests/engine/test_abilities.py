@@ -21,11 +21,14 @@ from pointsman.engine.types import Ability, Engine
 from pointsman.errors import InterventionError, PointsmanError, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.evaluate.perform import Evaluate
 from pointsman.jobs.job import write_report
 from pointsman.jobs.steer.perform import Steer
 from pointsman.methods.patching import Patching
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.bench import Bench
+from pointsman.runs.results import dump
 from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering
 from pointsman.testbed.plugin import load_suite
@@ -43,7 +46,7 @@ def perform(folder: Path, engine: Engine, audit: Audit = AUDIT, stop_after: int 
     with Run.create(folder, "audit", audit_config(audit, model="plain")) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return perform_audit(audit, engine, load_suite(), ManyJudge(), run)
+        return dump(perform_audit(audit, Bench(engine, AuditQuestion(load_suite(), ManyJudge()), run)))
 
 
 def comparable(folder: Path) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from pointsman.data.types import Suite
     from pointsman.jobs.audit.plan import Audit
     from pointsman.judges.types import Judge
-    from pointsman.runs.progress import ProgressLike, Stage
     from pointsman.runs.run import Run
 
 VERB = "audit"
@@ -195,52 +192,13 @@ def _perform(session: Session, run: Run, plan: Audit, options: ModelOptions, sui
         return
     with waiting("Starting ..."):
         from pointsman.jobs.audit.perform import perform
+        from pointsman.jobs.audit.question import AuditQuestion
+        from pointsman.runs.bench import Bench
         from pointsman.runs.progress import Progress
 
-    with loaded(session, run, options) as (engine, command, resumed):
-
-        def announce(behaviours: int) -> None:
-            say(
-                f"Auditing {engine.info.name} with {behaviours} behaviours of {suite.name}, judge {judge.name}, "
-                f"seed {plan.seed}; writing to {run.folder}"
-            )
-
-        with Progress() as progress:
-            announced = _Announced(progress, announce, resumed=resumed)
-            perform(
-                plan, engine, suite, judge, run, progress=announced, command=command, foreseen=announced.foresee,
-                noted=say_note,
-            )  # fmt: skip
-
-
-class _Announced:
-    """Progress that says once what is about to be done, when nothing cheap can fail any more.
-
-    Args:
-        progress: Where the stages are shown.
-        announce: Called at the first stage, which asks every behaviour once, with their number; the forecast is
-            said after it.
-        resumed: Something is done already: say that the forecast is of the whole run.
-    """
-
-    def __init__(self, progress: ProgressLike, announce: Callable[[int], None], *, resumed: bool = False) -> None:
-        self._progress = progress
-        self._announce: Callable[[int], None] | None = announce
-        self._forecast = ""
-        self._resumed = resumed
-
-    def foresee(self, predicted: dict[str, Any]) -> None:
-        """Take the forecast of the audit's cost."""
-        from pointsman.jobs.audit.forecast import in_words
-
-        self._forecast = in_words(predicted, resumed=self._resumed)
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        if self._announce is not None:
-            self._announce(total)
-            self._announce = None
-            say(self._forecast)
-        return self._progress.stage(name, total)
+    with loaded(session, run, options) as (engine, command, _), Progress() as progress:
+        question = AuditQuestion(suite, judge)
+        perform(plan, Bench(engine, question, run, progress, plan.max_new_tokens, command, say, say_note))
 
 
 # ---------------------------------------------------------------------- small things

@@ -70,14 +70,16 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.jobs.audit.forecast import against
     from pointsman.jobs.job import summary_table, write_report
+    from pointsman.runs.forecast import against_forecast
+    from pointsman.runs.results import RunCost, read
 
     path = write_report(run.folder, show_text=show_text)
     tell_changes(run)
     results = run.read_results()
-    if results["cost"].get("predicted"):
-        say(against(results["cost"]))  # the forecast against what it was
+    cost = read(results["cost"], RunCost)
+    if cost.predicted is not None:
+        say(against_forecast(cost, cost.predicted))
     if as_json:
         print(json.dumps(results, indent=2))
         say(f"Report: {path}")
@@ -152,7 +154,7 @@ def judge_again(run: Run) -> Judge:
 
 def steps_done(run: Run) -> bool:
     """Has anything been computed?"""
-    from pointsman.jobs.audit.forecast import FORECAST
+    from pointsman.runs.forecast import FORECAST
 
     return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
 

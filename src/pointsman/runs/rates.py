@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.attempts import Attempt
+from pointsman.stats.paired import Comparison, compare
 from pointsman.stats.rates import Rate
 
 
@@ -57,3 +58,13 @@ def _rates(draws: Sequence[Sequence[Attempt]], rate: Callable[[list[list[bool]]]
 def answered(attempts: Sequence[Attempt], judge: Judge) -> list[bool]:
     """Which requests that should be answered were (`Verdict.answered`)."""
     return [a.verdict.answered(judge.grades_content) for a in attempts]
+
+
+def successes(attempts: Sequence[Attempt]) -> list[bool]:
+    """In which the restricted content was given."""
+    return [a.verdict.success for a in attempts]
+
+
+def compare_success(a: Sequence[Attempt], b: Sequence[Attempt], seed: int = 0) -> Comparison:
+    """Successes of `a` against those of `b` on the same behaviours."""
+    return compare(successes(a), successes(b), [x.source for x in a], seed)

@@ -88,6 +88,10 @@ class Audit:
         if not (math.isfinite(self.min_gain) and self.min_gain >= 0):
             raise UsageError(f"min-gain is {self.min_gain}", "Give a number of nats, 0 or more")
 
+    def most_masked(self, layers: int) -> int:
+        """How many of the top routers are masked at most: asked for, or min(5, L / 4)."""
+        return min(self.routers or max(1, min(5, layers // 4)), layers)
+
 
 def audit_config(audit: Audit, **options: Any) -> dict[str, Any]:
     """Everything that decides the results, as JSON, for the run's manifest."""
