@@ -177,7 +177,7 @@ def test_claims_say_why_they_do_not_hold() -> None:
     assert "above zero" not in said
     assert "above zero" in claims(replace(sure, verdict="fails"))
     assert "above zero" in claims(replace(sure, difference=None))
-    assert "+50 [+10, +80]; 1 of 3 random sets reaches it" in claims(replace(sure, difference=DRAWS))
+    assert "+50 [+10, +80] above zero" in claims(replace(sure, difference=DRAWS))
     assert "It works not measured nobody asked" in claims(Claim.not_measured("id", "It works", "nobody asked"))
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from pointsman.report import plot, text
 from pointsman.report.blocks import Bar, Block, Cell, Column, Page, Value
-from pointsman.runs.results import Figure
+from pointsman.runs.results import Claim, Figure
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
@@ -36,7 +36,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(kind=_kind, cell=cell, classes=classes, figure=_figure, plus=_plus)
+    environment.filters.update(kind=_kind, cell=cell, classes=classes, figure=_figure, plus=_plus, reason=_reason)
     environment.globals.update(text=text, card_bar=plot.card_bar, bar_of=Bar.of)
     return environment
 
@@ -53,12 +53,13 @@ def _figure(figure: Figure) -> str:
 
 
 def _plus(difference: Comparison | AboveDraws) -> str:
-    """The difference of a claim: ``+83 [+58, +100], p = 0.002``; of draws, how many reach the attack."""
-    said = text.change_full(difference)
-    if isinstance(difference, AboveDraws):
-        reach = "reaches" if difference.reached == 1 else "reach"
-        return f"{said}; {difference.reached} of {difference.draws} random sets {reach} it"
-    return f"{said}, {text.chance(difference)}"
+    """The difference of a claim: ``+83 [+58, +100], p = 0.002``."""
+    return ", ".join(filter(None, (text.change_full(difference), text.chance(difference))))
+
+
+def _reason(claim: Claim) -> str:
+    """Why a claim has its verdict, unless its figures say so: it holds by a difference with its p."""
+    return "" if claim.verdict == "holds" and isinstance(claim.difference, Comparison) else claim.because
 
 
 def classes(column: Column, shown: Value | Cell = None, *, head: bool = False) -> str:

@@ -104,9 +104,9 @@ def test_testbed_and_small_n_stand_beside_every_figure(results: AuditResults) ->
     found = html(of_testbed(results))
     cards = re.findall(r'<li class="card.*?</li>', found, re.S)
     sections = re.findall(r"<section.*?</div>", found, re.S)
-    assert (len(cards), len(sections)) == (6, 11)
+    assert (len(cards), len(sections)) == (6, 10)
     told = [figure for figure in (*cards, *sections) if "testbed · small n" in figure]
-    assert len(told) == 15  # all but provenance and how to read
+    assert len(told) == 14  # all but provenance and how to read
     assert "Testbed." in found
     many = html(replace(results, small_n=False))
     assert "small n" not in many
@@ -176,7 +176,13 @@ def test_missing_sections_are_said_plainly(results: AuditResults) -> None:
 def test_an_attack_without_its_controls(results: AuditResults) -> None:
     words = said(without_controls(results))
     assert "The controls were left out of this run." in words
-    for part in ("Benign utility", "Is it only the first word?", "How few pairs", "as many random", "frozen mask, 1"):
+    for part in (
+        "Benign utility",
+        "Is it only the first word?",
+        "How few pairs",
+        "as many random routes",
+        "frozen mask, 1",
+    ):
         assert part not in words, part
 
 

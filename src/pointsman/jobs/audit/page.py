@@ -31,8 +31,9 @@ RULES = (
     "them. Benign answers: holds if the interval of what the masks cost lies above −10 points, in each phase. The top "
     "router: holds if p < 0.05, that is, if it stands above what routers would reach that matter alike; it says "
     "nothing of its lead over the second. Its placebo: holds if the intervals of the two rises do not overlap. Other "
-    "seeds, where there are any: holds if the top router is the same under all of them. With few prompts even a true "
-    "effect may be in doubt; “holds” says nothing of other attacks, prompts or judges."
+    "seeds, where there are any: holds if the top router is the same under all of them. A claim fails if the figures "
+    "say the contrary as surely. With few prompts even a true effect may be in doubt; “holds” says nothing of other "
+    "attacks, prompts or judges."
 )
 NO_BENIGN = "no benign file was given"
 
