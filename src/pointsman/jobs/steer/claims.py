@@ -112,7 +112,8 @@ def claim_on_split(results: SteerResults) -> Claim:
     if validation.rate is None or test.rate is None:
         return Claim.not_measured(*claim, "nothing was scored")
     reaches = test.high >= validation.rate
-    because = f"the interval on test {'reaches up to' if reaches else 'ends below'} the {100 * validation.rate:.0f} % of validation"
+    side = "reaches up to" if reaches else "ends below"
+    because = f"the interval on test {side} the {100 * validation.rate:.0f} % of validation"
     verdict: ClaimVerdict = "holds" if reaches else "in doubt"
     return Claim(*claim, verdict, because, Figure("test", test), Figure("validation", validation))
 
