@@ -110,4 +110,8 @@ class Steer:
 
 def steer_config(plan: Steer, **options: Any) -> dict[str, Any]:
     """Everything that decides the results, as JSON, for the run's manifest."""
-    return {**options, **asdict(plan)}
+    return {
+        **options, **asdict(plan), "through_lambdas": list(plan.through_lambdas),
+        "through_holds": list(plan.through_holds), "through_phases": list(plan.through_phases),
+        "through_starts": list(plan.through_starts),
+    }  # fmt: skip
