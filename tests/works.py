@@ -13,8 +13,9 @@ from engines import small_engine
 from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.work import Asked, Work
+from pointsman.jobs.parameters import plain
 from pointsman.judges.types import Answer, Verdict
 from pointsman.runs.progress import NullProgress
 from pointsman.runs.run import Run
@@ -88,7 +89,7 @@ def work(
 ) -> Iterator[Work]:
     """An audit under way in `folder`, resumed if there is one; stopped as if by Ctrl-C after so many units."""
     audit = replace(audit, **changes)
-    with Run.create(folder, "audit", audit_config(audit)) as run:
+    with Run.create(folder, "audit", plain(audit)) as run:
         if stop_after is not None:
             stop(run, stop_after)
         suite = Suite("tiny", (), max_new_tokens=3)

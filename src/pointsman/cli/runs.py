@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pointsman.cli.options import ModelOptions
+from pointsman.cli.loading import ModelOptions
 from pointsman.cli.output import (
     Session,
     interruptible,
     keep_stdout_clean,
     one_line,
     quietly,
-    resume_command,
     say,
+    say_note,
     show,
+    waiting,
 )
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
+from pointsman.runs.files import make_again, resume_command
 
 if TYPE_CHECKING:
     from pointsman.engine.types import Engine
-    from pointsman.judges.types import Judge
+    from pointsman.jobs.job import Job
+    from pointsman.runs.progress import ProgressLike, Stage
     from pointsman.runs.run import Run
 
 MODEL_STEP, COMMAND_STEP = "model", "command"
 
-ShowTextOption = Annotated[
-    bool, typer.Option("--show-text", help="Show prompts and answers in the report; they are redacted otherwise.")
-]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run; runs/... if left out.")
-]
+
+
+def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, options: ModelOptions) -> None:
+    """Load the model and do what is left to do. Nothing of it is printed to stdout."""
+    if run.finished:
+        say(f"{run.folder} is finished already; its results are shown as they are.")
+        return
+    with waiting("Starting ..."):
+        from pointsman.runs.bench import Bench
+        from pointsman.runs.progress import Progress
+
+    with loaded(session, run, options) as (engine, command, resumed), Progress() as progress:
+        told = _Told(progress, lambda: f"{job.announce(plan, bench)}; writing to {run.folder}")
+        bench = Bench[Any](
+            engine, question, run, told, getattr(plan, "max_new_tokens", None), command=command, resumed=resumed,
+            say=told.say, note=say_note,
+        )  # fmt: skip
+        job.perform(plan, bench)
+
+
+class _Told:
+    """Progress, and sentences of a job, before which it is said what is about to be done: once, when the first comes.
+
+    By then nothing cheap can fail any more.
+
+    Args:
+        progress: Where the stages are shown.
+        announce: What is about to be done.
+    """
+
+    def __init__(self, progress: ProgressLike, announce: Callable[[], str]) -> None:
+        self._progress = progress
+        self._announce: Callable[[], str] | None = announce
+
+    def say(self, text: str) -> None:
+        self._begin()
+        say(text)
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
+        self._begin()
+        return self._progress.stage(name, total)
+
+    def _begin(self) -> None:
+        announce, self._announce = self._announce, None
+        if announce is not None:
+            say(announce())
 
 
 @contextmanager
@@ -96,11 +139,6 @@ def tell_changes(run: Run) -> None:
         say(f"pointsman: note: {changes[0]}{more}. To make it again, {make_again(run)}.")
 
 
-def make_again(run: Run) -> str:
-    """What to do to have the files of a finished run made again."""
-    return f"delete {run.folder / 'results.json'} and {resume_command(run.folder)}"
-
-
 @contextmanager
 def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Run]:
     """A new run, or the same one continued; where it could not even begin, no empty folder is left behind.
@@ -126,43 +164,11 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
             yield run
 
 
-def judge_again(run: Run) -> Judge:
-    """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are shown.
-
-    Raises:
-        RunError: It is of another version now.
-        KeyError, TypeError: The manifest does not say.
-    """
-    from pointsman.judges.making import judge_of, written_judge
-
-    saved = run.config["judge"]
-    name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
-    if not isinstance(name, str) or not isinstance(parameters, dict):
-        raise TypeError(f"the judge is {saved!r}")
-    judge = judge_of(name, parameters)
-    if judge.version != version:
-        raise RunError(
-            f"The judge {name} is version {judge.version} now and was {version} when {run.folder} began",
-            "Continue it with the version of Pointsman that made it, or start a new run",
-        )
-    if parameters:
-        say(f"pointsman: note: judging with the judge that this run names: {written_judge(judge)}.")
-    return judge
-
-
 def steps_done(run: Run) -> bool:
     """Has anything been computed?"""
     from pointsman.jobs.audit.forecast import FORECAST
 
     return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
-
-
-def damaged_manifest(run: Run, error: Exception) -> RunError:
-    """The error for a manifest that lacks something."""
-    return RunError(
-        f"The manifest of {run.folder} does not say all that is needed ({type(error).__name__}: {error})",
-        "Continue it with the version of Pointsman that made it, or start a new run",
-    )
 
 
 @contextmanager

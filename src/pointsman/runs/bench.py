@@ -47,6 +47,7 @@ class Bench(Generic[Q]):
         max_new_tokens: Tokens of an answer; None for the suite's.
         command: The command line, for the provenance.
         say: Called with sentences for whoever waits: what is about to be done, and what it will take.
+        resumed: Something of the run was done before.
         note: Called with sentences that nobody asked for and everybody should know.
         completions: What the model said, for ``artefacts/completions.jsonl``.
         costs: What every stage has cost.
@@ -58,6 +59,7 @@ class Bench(Generic[Q]):
     progress: ProgressLike = field(default_factory=NullProgress)
     max_new_tokens: int | None = None
     command: str = ""
+    resumed: bool = False
     say: Callable[[str], None] = _ignore
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)

@@ -17,7 +17,8 @@ from pointsman.errors import DataError, PromptTooLong, UsageError
 from pointsman.jobs.audit.findings import attempt_rates, headline
 from pointsman.jobs.audit.perform import _Stages
 from pointsman.jobs.audit.perform import perform as perform_audit
-from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.parameters import plain
 from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask
@@ -47,7 +48,7 @@ def perform(
     noted: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     engine = small_engine(dtype=torch.float32)
-    with Run.create(folder, "audit", audit_config(audit, model="tiny")) as run:
+    with Run.create(folder, "audit", {"model": "tiny", **plain(audit)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
         return perform_audit(audit, engine, suite or load_suite(), TestbedJudge(), run, noted=noted)

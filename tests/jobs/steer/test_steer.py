@@ -20,9 +20,13 @@ from pointsman.data.splits import SPLITS
 from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, WrongModel
-from pointsman.jobs.evaluate.perform import Evaluate, evaluate_config
+from pointsman.jobs.evaluate import perform as evaluating
+from pointsman.jobs.evaluate.plan import Evaluate
+from pointsman.jobs.parameters import plain
+from pointsman.jobs.steer import perform as steering_run
 from pointsman.jobs.steer.outcome import PARTS
-from pointsman.jobs.steer.perform import Steer, headline, steer_config
+from pointsman.jobs.steer.perform import headline
+from pointsman.jobs.steer.plan import Steer
 from pointsman.report import summary_table, write_report
 from pointsman.routing.store import TraceStore
 from pointsman.runs.run import Run
@@ -81,11 +85,17 @@ def perform(
 ) -> dict[str, Any]:
     """Do a run, or what is left of it; stopped as if by Ctrl-C after so many units."""
     what, plan = what or scenario(objective), plan or PLANS[objective]
-    with Run.create(folder, "steer", steer_config(plan, model="tiny")) as run:
+    with Run.create(folder, "steer", {"model": "tiny", **plain(plan)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return plan.perform(
-            engine or engine_of(), what, suite or suite_of(objective), judge or ManyJudge(), run, command="pointsman x"
+        return steering_run.perform(
+            plan,
+            engine or engine_of(),
+            what,
+            suite or suite_of(objective),
+            judge or ManyJudge(),
+            run,
+            command="pointsman x",
         )
 
 
@@ -335,7 +345,9 @@ def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished:
     with pytest.raises(WrongModel):
         other.generate(prompts, routing=steering, max_new_tokens=1)
     with pytest.raises(WrongModel), Run.create(folder.parent / f"x{objective}", "evaluate", {}) as run:
-        Evaluate(limit=2).perform(other, steering, scenario(objective), suite_of(objective), ManyJudge(), run)
+        evaluating.perform(
+            Evaluate(limit=2), other, steering, scenario(objective), suite_of(objective), ManyJudge(), run
+        )
 
 
 @pytest.mark.versions
@@ -348,7 +360,7 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     steering = Steering.from_pretrained(folder / "artefacts/steering")
 
     def evaluate(place: Path, stop: int | None = None) -> dict[str, Any]:
-        with Run.create(place, "evaluate", evaluate_config(plan, model="tiny")) as run:
+        with Run.create(place, "evaluate", {"model": "tiny", **plain(plan)}) as run:
             if stop is not None:
                 remember = run.remember
                 left = [stop]
@@ -360,7 +372,9 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
                     return remember(key, compute)
 
                 run.remember = until  # type: ignore[method-assign]
-            return plan.perform(engine_of(), steering, scenario(objective), suite_of(objective), ManyJudge(), run)
+            return evaluating.perform(
+                plan, engine_of(), steering, scenario(objective), suite_of(objective), ManyJudge(), run
+            )
 
     evaluate(tmp_path / "run")
     found = results_of(tmp_path / "run")
@@ -541,7 +555,8 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"through_lambdas": (float("nan"),)}, "through-lambda is nan"), ({"through_lambdas": (-1.0,)}, "is -1"),
         ({"through_lambdas": (float("inf"),)}, "is inf"), ({"through_holds": (2.0, 0.0)}, "through-hold is 0"),
         ({"through_holds": (float("nan"),)}, "through-hold is nan"),
-        ({"through_starts": ()}, "Starts"), ({"through_holds": (1.0, 1.0)}, "through-hold names a value twice"),
+        ({"through_starts": ()}, "no through-start"),
+        ({"through_holds": (1.0, 1.0)}, "through-hold names a value twice"),
         ({"lesson_tokens": 0}, "lesson-tokens"),
     ],
 )  # fmt: skip

@@ -1,1 +1,98 @@
-"""The job `audit`."""
+"""The job `audit`: how fragile is a model's safety to its routing?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pointsman.jobs.audit.inputs import AuditInputs
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.question import AuditQuestion
+
+if TYPE_CHECKING:
+    from pointsman.jobs.audit.results import AuditResults
+    from pointsman.jobs.job import Job, Note
+    from pointsman.report.blocks import Page, Table
+    from pointsman.runs.bench import Bench
+    from pointsman.runs.run import Run
+
+
+class _Audit:
+    name = "audit"
+    panel = "Audit"
+    help = """Measure how fragile a model's safety is to its routing, and write a report.
+
+    Ranks the routers (RoSais), masks the most important ones and random others, and searches unsafe routes (F-SOUR).
+
+    The last line printed is the path of the report.
+
+    [bold]Examples[/bold]
+
+    pointsman audit testbed
+
+    pointsman audit allenai/OLMoE-1B-7B-0924-Instruct --behaviors harmful.csv --benign benign.csv
+
+    pointsman audit ./my-model --behaviors harmful.jsonl --limit 0 --out runs/mine --json > results.json
+    """
+    inputs = AuditInputs
+    plan = Audit
+
+    @property
+    def results(self) -> type[AuditResults]:
+        from pointsman.jobs.audit.results import AuditResults
+
+        return AuditResults
+
+    @property
+    def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        return {}
+
+    def ask(self, model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[AuditQuestion, Audit]:
+        from pointsman.jobs.audit.inputs import ask
+
+        return ask(model, inputs, plan), plan
+
+    def config(self, question: AuditQuestion) -> dict[str, Any]:
+        from pointsman.jobs.audit.inputs import config
+
+        return config(question)
+
+    def local(self, question: AuditQuestion) -> dict[str, Any]:
+        from pointsman.runs.files import places
+
+        return {"files": places(question.files)}
+
+    def ask_again(self, run: Run, plan: Audit, note: Note) -> AuditQuestion:
+        from pointsman.jobs.audit.inputs import ask_again
+
+        return ask_again(run, note)
+
+    def announce(self, plan: Audit, bench: Bench[AuditQuestion]) -> str:
+        from pointsman.jobs.audit.inputs import tested
+
+        number = tested(bench.question, plan)
+        return (
+            f"Auditing {bench.engine.info.name} with {number} behaviours of {bench.suite.name}, judge "
+            f"{bench.judge.name}, seed {plan.seed}"
+        )
+
+    def perform(self, plan: Audit, bench: Bench[AuditQuestion]) -> Any:
+        from pointsman.jobs.audit.forecast import in_words
+        from pointsman.jobs.audit.perform import perform
+
+        return perform(
+            plan, bench.engine, bench.suite, bench.judge, bench.run, progress=bench.progress, command=bench.command,
+            foreseen=lambda predicted: bench.say(in_words(predicted, resumed=bench.resumed)), noted=bench.note,
+        )  # fmt: skip
+
+    def conclude(self, results: AuditResults) -> AuditResults:
+        raise NotImplementedError
+
+    def page(self, results: AuditResults, *, show_text: bool) -> Page:
+        raise NotImplementedError
+
+    def summary(self, results: AuditResults) -> Table:
+        raise NotImplementedError
+
+
+JOB: Job = _Audit()

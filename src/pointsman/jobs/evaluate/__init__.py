@@ -1,1 +1,97 @@
-"""The job `evaluate`."""
+"""The job `evaluate`: what a steering gains and costs on the test prompts of a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pointsman.jobs.evaluate.inputs import EvaluateInputs
+from pointsman.jobs.evaluate.plan import Evaluate
+
+if TYPE_CHECKING:
+    from pointsman.jobs.evaluate.question import EvaluateQuestion
+    from pointsman.jobs.job import Job, Note
+    from pointsman.jobs.steer.results import SteerResults
+    from pointsman.report.blocks import Page, Table
+    from pointsman.runs.bench import Bench
+    from pointsman.runs.run import Run
+
+
+class _Evaluate:
+    name = "evaluate"
+    panel = "Steer"
+    help = """Evaluate a steering on the test prompts of a scenario, beside the same model without it.
+
+    The last line printed is the path of the report.
+
+    [bold]Examples[/bold]
+
+    pointsman evaluate testbed --steering runs/defence
+
+    pointsman evaluate ./my-model --steering me/my-steering --scenario defence.yaml --limit 0
+    """
+    inputs = EvaluateInputs
+    plan = Evaluate
+
+    @property
+    def results(self) -> type[SteerResults]:
+        from pointsman.jobs.steer.results import SteerResults
+
+        return SteerResults
+
+    @property
+    def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        return {}
+
+    def ask(self, model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple[EvaluateQuestion, Evaluate]:
+        from pointsman.jobs.evaluate.inputs import ask
+
+        return ask(inputs, plan, note)
+
+    def config(self, question: EvaluateQuestion) -> dict[str, Any]:
+        from pointsman.jobs.evaluate.inputs import config
+
+        return config(question)
+
+    def local(self, question: EvaluateQuestion) -> dict[str, Any]:
+        from pointsman.jobs.evaluate.inputs import place
+        from pointsman.runs.files import places
+
+        return {"files": places(question.scenario.files), **place(question)}
+
+    def ask_again(self, run: Run, plan: Evaluate, note: Note) -> EvaluateQuestion:
+        from pointsman.jobs.evaluate.inputs import ask_again
+
+        return ask_again(run, plan, note)
+
+    def announce(self, plan: Evaluate, bench: Bench[EvaluateQuestion]) -> str:
+        scenario = bench.question.scenario
+        return (
+            f"Evaluating a steering of {bench.engine.info.name} on {scenario.name} ({scenario.objective}), judge "
+            f"{bench.judge.name}"
+        )
+
+    def perform(self, plan: Evaluate, bench: Bench[EvaluateQuestion]) -> Any:
+        from pointsman.jobs.evaluate.perform import perform
+
+        steering = bench.question.steering
+        steering.check(bench.engine.routers, bench.engine.info.fingerprint)
+        other = steering.on_other_weights(bench.engine.weights)
+        if other:
+            bench.note(other)
+        return perform(
+            plan, bench.engine, steering, bench.question.scenario, bench.suite, bench.judge, bench.run,
+            progress=bench.progress, command=bench.command, noted=bench.note,
+        )  # fmt: skip
+
+    def conclude(self, results: SteerResults) -> SteerResults:
+        raise NotImplementedError
+
+    def page(self, results: SteerResults, *, show_text: bool) -> Page:
+        raise NotImplementedError
+
+    def summary(self, results: SteerResults) -> Table:
+        raise NotImplementedError
+
+
+JOB: Job = _Evaluate()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from pointsman.data.splits import SPLITS
 from pointsman.data.types import Behaviour, Split, Suite
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.types import Engine, refuse_unable
-from pointsman.errors import UsageError
 from pointsman.jobs.audit.findings import model_section, notes_on_model
 from pointsman.jobs.audit.work import Bench
 from pointsman.jobs.steer.candidates import Candidate, Tried, broken_limits, choose, mark
@@ -27,19 +26,18 @@ from pointsman.jobs.steer.contexts import Context, of_requests
 from pointsman.jobs.steer.latency import latency
 from pointsman.jobs.steer.matrices import Found, Learning, Material, surrogate_section
 from pointsman.jobs.steer.outcome import Asked, Outcome, compared, gains_compared, last_turns_again
-from pointsman.jobs.steer.scene import ANSWER, Scene, usual_refusal
+from pointsman.jobs.steer.plan import Start, Steer
+from pointsman.jobs.steer.scene import Scene, usual_refusal
 from pointsman.judges.making import judge_section, written_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.mascing import circuit, jaccard
-from pointsman.routing.intervention import Intervention, Phase
+from pointsman.routing.intervention import Intervention
 from pointsman.runs.progress import NullProgress, ProgressLike
 from pointsman.runs.provenance import provenance, shareable_command
 from pointsman.runs.run import Run
 from pointsman.stats.rates import Rate
 from pointsman.steering.artefact import DATA, Steering
-
-Start = Literal["zero", "surrogate"]
 
 SCHEMA = "pointsman.steer/1"
 ARTEFACT = "steering"
@@ -48,123 +46,40 @@ ALPHA = 1.0  # of the gap
 GAP = 80  # contexts that it is measured on, at most
 
 
-@dataclass(frozen=True)
-class Steer:
-    """What a steering run does; the scenario says what for.
+def perform(
+    plan: Steer,
+    engine: Engine,
+    scenario: Scenario,
+    suite: Suite,
+    judge: Judge,
+    run: Run,
+    *,
+    progress: ProgressLike | None = None,
+    command: str = "",
+    noted: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Do (or finish) the run; writes ``results.json``, the artefact, contexts and completions.
 
-    Attributes:
-        seed: Of splits, surrogate, matrices, batches and random masks.
-        limit: At most this many of each kind of prompt on the test split; None for all.
-        learn: At most this many conversations (or scenario requests) to learn from, and half as many of each kind
-            that should stay as it is; None for all.
-        validate: At most this many of each kind on the validation split; None for all.
-        surrogate_seeds: Surrogates that are trained, for the stability of their circuits.
-        method_seeds: Repeat the chosen way of learning with this many seeds, each reported on test.
-        rounds: Of `on_policy`.
-        through_steps: Optimisation steps through the model; None for 150 (defend) or 400 (allow).
-        through_lambdas: Weights of norm1(S) in nats, of the matrices that are learnt through the model; empty for 0.01
-            (defend) or 0.001 (allow).
-        through_holds: Weights of the divergence on what should stay as it is, of these matrices; empty for 1 (defend)
-            or 3 (allow).
-        through_phases: Of these matrices; those of the scenario's grid, or its first.
-        through_starts: Where they start: ``zero``, ``surrogate`` (the matrix on the surrogate that turns most of the
-            model's discovery contexts), or both.
-        lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
-        finalists: Candidates per method, and per refinement of MASCing, that are generated with on validation.
-        random_draws: Random masks with the circuit's entries, shuffled.
-        latency_rounds: Timed rounds of generation with and without the mask; 0 for none.
-        upper_bound: Also learn through the model on the test split, to see what a constant mask could reach.
-        max_new_tokens: Answer length; None for the scenario's.
+    Args:
+        suite: What `scenario.read` gave.
+
+    Returns:
+        The results.
+
+    Raises:
+        DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
+        UsageError: It needs an engine that learns, and this one does not.
+        InterventionError: The engine cannot carry out what would be tried.
     """
-
-    seed: int = 0
-    limit: int | None = None
-    learn: int | None = None
-    validate: int | None = None
-    surrogate_seeds: int = 3
-    method_seeds: int = 1
-    rounds: int = 1
-    through_steps: int | None = None
-    through_lambdas: tuple[float, ...] = ()
-    through_holds: tuple[float, ...] = ()
-    through_phases: tuple[Phase, ...] = ("prefill",)
-    through_starts: tuple[Start, ...] = ("zero",)
-    lesson_tokens: int = ANSWER
-    finalists: int = 2
-    random_draws: int = 3
-    latency_rounds: int = 5
-    upper_bound: bool = False
-    max_new_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("limit", "learn", "validate", "through_steps", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}", f"Give {name.replace('_', '-')} of at least 1, or leave it out")
-        for name in ("surrogate_seeds", "method_seeds", "rounds", "finalists", "lesson_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give at least 1")
-        for name in ("seed", "random_draws", "latency_rounds"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
-        if not self.through_starts or any(start not in get_args(Start) for start in self.through_starts):
-            raise UsageError(f"Starts of {self.through_starts}", f"Use {' or '.join(get_args(Start))}")
-        for name in ("through_lambdas", "through_holds", "through_starts"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise UsageError(f"{name.replace('_', '-')[:-1]} names a value twice", "Name every value once")
-        for value in self.through_lambdas:
-            if not 0 <= value < float("inf"):
-                raise UsageError(f"through-lambda is {value:g}", "Give a finite number of 0 or more")
-        for value in self.through_holds:
-            if not 0 < value < float("inf"):
-                raise UsageError(f"through-hold is {value:g}", "Give a finite number above 0")
-
-    def perform(
-        self,
-        engine: Engine,
-        scenario: Scenario,
-        suite: Suite,
-        judge: Judge,
-        run: Run,
-        *,
-        progress: ProgressLike | None = None,
-        command: str = "",
-        noted: Callable[[str], None] | None = None,
-    ) -> dict[str, Any]:
-        """Do (or finish) the run; writes ``results.json``, the artefact, contexts and completions.
-
-        Args:
-            suite: What `scenario.read` gave.
-
-        Returns:
-            The results.
-
-        Raises:
-            DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
-            UsageError: It needs an engine that learns, and this one does not.
-            InterventionError: The engine cannot carry out what would be tried.
-        """
-        if "through_model" in scenario.grid.refinements or self.upper_bound:
-            that_learns(engine)
-        _refuse_unable(engine, scenario)
-        stages = _Stages(engine, suite, judge, run, progress or NullProgress(), self, scenario)
-        results = stages.results(noted)
-        results["provenance"]["command"] = shareable_command(command)
-        run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in stages.bench.completions))
-        run.write_results(results)  # last: a run that has its results is finished
-        return results
-
-    def lambdas_for(self, scenario: Scenario) -> tuple[float, ...]:
-        """Weights of norm1(S) of the matrices that are learnt through the model."""
-        return self.through_lambdas or ((1e-2,) if scenario.objective == "defend" else (1e-3,))
-
-    def holds_for(self, scenario: Scenario) -> tuple[float, ...]:
-        """Weights of the divergence on what should stay as it is."""
-        return self.through_holds or ((1.0,) if scenario.objective == "defend" else (3.0,))
-
-    def steps_for(self, scenario: Scenario) -> int:
-        """Optimisation steps through the model."""
-        return self.through_steps or (150 if scenario.objective == "defend" else 400)
+    if "through_model" in scenario.grid.refinements or plan.upper_bound:
+        that_learns(engine)
+    _refuse_unable(engine, scenario)
+    stages = _Stages(engine, suite, judge, run, progress or NullProgress(), plan, scenario)
+    results = stages.results(noted)
+    results["provenance"]["command"] = shareable_command(command)
+    run.write_text("artefacts/completions.jsonl", "".join(json.dumps(c) + "\n" for c in stages.bench.completions))
+    run.write_results(results)  # last: a run that has its results is finished
+    return results
 
 
 class _Stages:
@@ -582,13 +497,3 @@ def _comparisons(outcomes: Mapping[str, Outcome | None]) -> dict[str, Any]:
 
 def broken_on_test(outcomes: Mapping[str, Outcome | None], limits: Mapping[str, float]) -> list[str]:
     return broken_limits(_of(outcomes, "after").rates(), _of(outcomes, "before").rates(), limits)
-
-
-def steer_config(plan: Steer, **options: Any) -> dict[str, Any]:
-    """Everything that decides the results, as JSON, for the run's manifest."""
-    return {
-        **options, **asdict(plan), "through_lambdas": list(plan.through_lambdas),
-        "through_holds": list(plan.through_holds),
-        "through_phases": list(plan.through_phases),
-        "through_starts": list(plan.through_starts),
-    }  # fmt: skip

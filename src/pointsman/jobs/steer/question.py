@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pointsman.data.scenario import Scenario
-from pointsman.data.types import Suite
-from pointsman.judges.types import Judge
+if TYPE_CHECKING:
+    from pointsman.data.scenario import Scenario
+    from pointsman.data.types import Suite
+    from pointsman.judges.types import Judge
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""`Evaluate`: the parameters of an evaluation, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Le
+
+from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.jobs.steer.plan import LARGEST_SEED
+
+if TYPE_CHECKING:
+    from pointsman.steering.artefact import Steering
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What an evaluation does.
+
+    Attributes:
+        seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
+        limit: Most prompts of each kind to test; None for all.
+        latency_rounds: Timed rounds with and without the mask; 0 for none.
+        max_new_tokens: Length of answers; None for the scenario's.
+    """
+
+    seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
+    limit: Positive | None = 100
+    latency_rounds: Count = 5
+    max_new_tokens: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def seed_for(self, steering: Steering) -> int:
+        """The seed; the one that the steering was learnt with if none was given."""
+        if self.seed is not None:
+            return self.seed
+        learnt = steering.about.get("split_seed")
+        return learnt if type(learnt) is int and learnt >= 0 else 0  # not a bool, nor whatever else a file may hold

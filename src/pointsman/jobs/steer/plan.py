@@ -1,0 +1,82 @@
+"""`Steer`: the parameters of a steering run, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.routing.phase import Phase
+
+if TYPE_CHECKING:
+    from pointsman.data.scenario import Scenario
+
+Start = Literal["zero", "surrogate"]
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Steer:
+    """What a steering run does; the scenario says what for.
+
+    Attributes:
+        seed: Of splits, surrogate, matrices, batches and random masks.
+        limit: Most prompts of each kind to test; None for all.
+        learn: Most conversations (or scenario requests) to learn from, and half as many of each kind that should stay
+            as it is; None for all.
+        validate: Most prompts of each kind to choose on; None for all.
+        surrogate_seeds: Surrogates that are trained, for the stability of their circuits.
+        method_seeds: Learn again in the way that was chosen with this many seeds, each reported on test.
+        rounds: Rounds on policy.
+        through_steps: Optimisation steps through the model; None for 150 (defend), 400 (allow).
+        through_lambdas: Weight of the L1 norm of a matrix that is learnt through the model, in nats; empty for 0.01
+            (defend), 0.001 (allow).
+        through_holds: Weight of what should stay as it is, in learning through the model; empty for 1 (defend), 3
+            (allow).
+        through_phases: When matrices that are learnt through the model are in force: those of the scenario's grid
+            among these, or its first.
+        through_starts: Where an optimisation through the model starts: zero, or the surrogate's matrix (the one that
+            turns most of the model's discovery contexts).
+        lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
+        finalists: Candidates of every method, and of every refinement of MASCing, that answer on validation.
+        random_draws: Random masks with the circuit's entries, shuffled: the control.
+        latency_rounds: Timed rounds with and without the mask; 0 for none.
+        upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
+        max_new_tokens: Length of answers; None for the scenario's.
+    """
+
+    seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] = 0
+    limit: Positive | None = 100
+    learn: Positive | None = 400
+    validate: Positive | None = 100
+    surrogate_seeds: Positive = 3
+    method_seeds: Positive = 1
+    rounds: Positive = 1
+    through_steps: Positive | None = None
+    through_lambdas: tuple[Annotated[float, Ge(0)], ...] = ()
+    through_holds: tuple[Annotated[float, Gt(0)], ...] = ()
+    through_phases: tuple[Phase, ...] = ("prefill",)
+    through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
+    lesson_tokens: Positive = 64
+    finalists: Positive = 2
+    random_draws: Count = 3
+    latency_rounds: Count = 5
+    upper_bound: bool = False
+    max_new_tokens: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def lambdas_for(self, scenario: Scenario) -> tuple[float, ...]:
+        """Weights of norm1(S) of the matrices that are learnt through the model."""
+        return self.through_lambdas or ((1e-2,) if scenario.objective == "defend" else (1e-3,))
+
+    def holds_for(self, scenario: Scenario) -> tuple[float, ...]:
+        """Weights of the divergence on what should stay as it is."""
+        return self.through_holds or ((1.0,) if scenario.objective == "defend" else (3.0,))
+
+    def steps_for(self, scenario: Scenario) -> int:
+        """Optimisation steps through the model."""
+        return self.through_steps or (150 if scenario.objective == "defend" else 400)
