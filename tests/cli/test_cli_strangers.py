@@ -311,12 +311,10 @@ def test_no_file_of_a_scenario_is_read_whose_hash_the_manifest_does_not_hold(
 def test_no_steering_is_read_whose_hash_the_manifest_does_not_hold(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pointsman.cli import resume
     from pointsman.jobs.evaluate import inputs
     from pointsman.jobs.evaluate.plan import Evaluate
     from pointsman.jobs.steer import inputs as steering_run
 
-    monkeypatch.setattr(resume, "model_of", lambda *a: None)
     monkeypatch.setattr(steering_run, "ask_again", lambda *a: None)
     monkeypatch.setattr(inputs, "read_steering", lambda *a: pytest.fail("the steering was read"))
     for number, sha256 in enumerate(UNKNOWN):

@@ -58,8 +58,9 @@ def resume(
                 say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
             with reading_manifest(run):
                 plan = plan_of(run, job.plan)
-                options = model_of(run, Anew(model, trust_remote_code))
             question = job.ask_again(run, plan, say_note)
+            with reading_manifest(run):
+                options = model_of(run, Anew(model, trust_remote_code))
             announce(options)
             perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)
