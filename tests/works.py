@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.jobs.audit.plan import Audit
-from pointsman.jobs.audit.work import Asked, Work
+from pointsman.jobs.audit.prompts import AuditPrompts
+from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.parameters import plain
 from pointsman.judges.types import Answer, Verdict
-from pointsman.runs.progress import NullProgress
+from pointsman.runs.bench import Bench
 from pointsman.runs.run import Run
 from pointsman.testbed.language import Kind, requests
 
@@ -62,7 +62,7 @@ class OneJudge(ManyJudge):
         return Verdict(self.label, 1.0 if self.label == "correct" else 0.0)  # type: ignore[arg-type]
 
 
-def asked(count: int = 4, *, benign: int = 3) -> Asked:
+def asked(count: int = 4, *, benign: int = 3) -> AuditPrompts:
     """A few requests of every kind; each split has its own."""
 
     def some(kind: Kind, split: Split, number: int) -> tuple[Behaviour, ...]:
@@ -71,26 +71,31 @@ def asked(count: int = 4, *, benign: int = 3) -> Asked:
             for r in requests(kind, split, limit=number)
         )  # fmt: skip
 
-    return Asked(
-        some("restricted", "discovery", count), some("restricted", "test", count), some("benign", "test", benign),
-        (), some("benign", "discovery", benign), {},
-    )  # fmt: skip
+    return AuditPrompts(
+        discovery=some("restricted", "discovery", count),
+        test=some("restricted", "test", count),
+        benign=some("benign", "test", benign),
+        benign_discovery=some("benign", "discovery", benign),
+    )
 
 
 @contextmanager
-def work(
+def audit_bench(
     folder: Path,
-    audit: Audit = TINY,
+    plan: Audit = TINY,
     *,
     judge: Any = None,
     engine: HFEngine | None = None,
     stop_after: int | None = None,
-    **changes: Any,
-) -> Iterator[Work]:
+) -> Iterator[Bench[AuditQuestion]]:
     """An audit under way in `folder`, resumed if there is one; stopped as if by Ctrl-C after so many units."""
-    audit = replace(audit, **changes)
-    with Run.create(folder, "audit", plain(audit)) as run:
+    with Run.create(folder, "audit", plain(plan)) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        suite = Suite("tiny", (), max_new_tokens=3)
-        yield Work(engine or small_engine(), suite, judge or ManyJudge(), run, NullProgress(), audit=audit)
+        question = AuditQuestion(Suite("tiny", (), max_new_tokens=3), judge or ManyJudge())
+        yield Bench(engine or small_engine(), question, run, max_new_tokens=plan.max_new_tokens)
+
+
+def costs(bench: Bench[Any]) -> dict[str, dict[str, float]]:
+    """What every stage has cost, without the clock."""
+    return {stage: {k: v for k, v in cost.items() if k != "seconds"} for stage, cost in bench.costs.items()}

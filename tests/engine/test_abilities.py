@@ -21,14 +21,15 @@ from pointsman.engine.types import Ability, Engine
 from pointsman.errors import InterventionError, PointsmanError, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
-from pointsman.jobs.evaluate import perform as evaluating
-from pointsman.jobs.evaluate.plan import Evaluate
+from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.parameters import plain
-from pointsman.jobs.steer import perform as steering_run
-from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.evaluate.perform import Evaluate
+from pointsman.jobs.steer.perform import Steer
 from pointsman.methods.patching import Patching
 from pointsman.report import write_report
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.bench import Bench
+from pointsman.runs.results import dump
 from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering
 from pointsman.testbed.plugin import load_suite
@@ -46,7 +47,7 @@ def perform(folder: Path, engine: Engine, audit: Audit = AUDIT, stop_after: int 
     with Run.create(folder, "audit", {"model": "plain", **plain(audit)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return perform_audit(audit, engine, load_suite(), ManyJudge(), run)
+        return dump(perform_audit(audit, Bench(engine, AuditQuestion(load_suite(), ManyJudge()), run)))
 
 
 def comparable(folder: Path) -> Any:
@@ -106,7 +107,7 @@ def test_steering_refuses_an_engine_that_cannot(
 ) -> None:
     engine = PlainEngine()
     with Run.create(tmp_path / "run", "steer", {}) as run, pytest.raises(error) as caught:
-        steering_run.perform(plan, engine, what, Suite("none", ()), ManyJudge(), run)
+        plan.perform(engine, what, Suite("none", ()), ManyJudge(), run)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert engine.cost.forwards == 0
@@ -124,7 +125,7 @@ def test_a_steering_is_not_evaluated_where_it_cannot_be_applied(tmp_path: Path) 
         Run.create(tmp_path / "run", "evaluate", {}) as run,
         pytest.raises(InterventionError, match="This steering cannot be carried out by the engine of plain: it knows"),
     ):
-        evaluating.perform(Evaluate(), engine, steering(), scenario("surrogate"), Suite("none", ()), ManyJudge(), run)
+        Evaluate().perform(engine, steering(), scenario("surrogate"), Suite("none", ()), ManyJudge(), run)
     assert engine.cost.forwards == 0
 
 

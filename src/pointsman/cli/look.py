@@ -104,12 +104,12 @@ def _show_routers(engine: Engine) -> None:
 
 
 def _findings(engine: Engine, seen: CheckUp) -> dict[str, Any]:
-    from pointsman.jobs.audit.findings import model_section
+    from pointsman.runs.results import ModelFacts, dump
 
     return {
         "schema": "pointsman.doctor/1",
         "ok": True,
-        "model": model_section(engine),
+        "model": dump(ModelFacts.of(engine)),
         "proof": asdict(engine.proof),
         "chat": {"template": True, "system_prompt": seen.system_prompt == "takes"},
         "learns": seen.learns,

@@ -45,41 +45,9 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
         from pointsman.runs.bench import Bench
         from pointsman.runs.progress import Progress
 
-    with loaded(session, run, options) as (engine, command, resumed), Progress() as progress:
-        told = _Told(progress, lambda: f"{job.announce(plan, bench)}; writing to {run.folder}")
-        bench = Bench[Any](
-            engine, question, run, told, getattr(plan, "max_new_tokens", None), command=command, resumed=resumed,
-            say=told.say, note=say_note,
-        )  # fmt: skip
-        job.perform(plan, bench)
-
-
-class _Told:
-    """Progress, and sentences of a job, before which it is said what is about to be done: once, when the first comes.
-
-    By then nothing cheap can fail any more.
-
-    Args:
-        progress: Where the stages are shown.
-        announce: What is about to be done.
-    """
-
-    def __init__(self, progress: ProgressLike, announce: Callable[[], str]) -> None:
-        self._progress = progress
-        self._announce: Callable[[], str] | None = announce
-
-    def say(self, text: str) -> None:
-        self._begin()
-        say(text)
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        self._begin()
-        return self._progress.stage(name, total)
-
-    def _begin(self) -> None:
-        announce, self._announce = self._announce, None
-        if announce is not None:
-            say(announce())
+    with loaded(session, run, options) as (engine, command), Progress() as progress:
+        most = getattr(plan, "max_new_tokens", None)
+        job.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
 
 
 @contextmanager
@@ -113,14 +81,16 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.jobs.audit.forecast import against
     from pointsman.report import summary_table, write_report
+    from pointsman.runs.forecast import against_forecast
+    from pointsman.runs.results import RunCost, read
 
     path = write_report(run.folder, show_text=show_text)
     tell_changes(run)
     results = run.read_results()
-    if results["cost"].get("predicted"):
-        say(against(results["cost"]))  # the forecast against what it was
+    cost = read(results["cost"], RunCost)
+    if cost.predicted is not None:
+        say(against_forecast(cost, cost.predicted))
     if as_json:
         print(json.dumps(results, indent=2))
         say(f"Report: {path}")
@@ -162,13 +132,6 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
             return
         with _discarded_if_nothing_was_done(run, there):
             yield run
-
-
-def steps_done(run: Run) -> bool:
-    """Has anything been computed?"""
-    from pointsman.jobs.audit.forecast import FORECAST
-
-    return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
 
 
 @contextmanager

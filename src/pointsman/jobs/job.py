@@ -75,12 +75,8 @@ class Job(Protocol):
         """What a run asks, from its manifest, unchanged. The manifest may come from a stranger (`runs.files`)."""
         ...
 
-    def announce(self, plan: Any, bench: Bench[Any]) -> str:
-        """What is about to be done, such as ``Auditing tiny with 20 behaviours of testbed``."""
-        ...
-
     def perform(self, plan: Any, bench: Bench[Any]) -> Results:
-        """Do (or finish) the work; writes artefacts, completions and, last, ``results.json``."""
+        """Do (or finish) the work, which it announces first; writes artefacts, completions and, last, ``results.json``."""
         ...
 
     def conclude(self, results: Any) -> Results:

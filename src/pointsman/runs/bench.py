@@ -13,6 +13,7 @@ from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
+from pointsman.runs.forecast import FORECAST
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
 from pointsman.runs.results import RunCost, StageCost
 from pointsman.runs.run import Run
@@ -31,6 +32,15 @@ class Question(Protocol):
 Q = TypeVar("Q", bound=Question)
 
 
+MODEL_STEP, COMMAND_STEP = "model", "command"
+"""The steps of every run that say what it loaded, and how it was begun."""
+
+
+def steps_done(run: Run) -> bool:
+    """Has anything been computed?"""
+    return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
+
+
 def _ignore(text: str) -> None:
     """A listener that does not listen."""
 
@@ -47,7 +57,6 @@ class Bench(Generic[Q]):
         max_new_tokens: Tokens of an answer; None for the suite's.
         command: The command line, for the provenance.
         say: Called with sentences for whoever waits: what is about to be done, and what it will take.
-        resumed: Something of the run was done before.
         note: Called with sentences that nobody asked for and everybody should know.
         completions: What the model said, for ``artefacts/completions.jsonl``.
         costs: What every stage has cost.
@@ -59,7 +68,6 @@ class Bench(Generic[Q]):
     progress: ProgressLike = field(default_factory=NullProgress)
     max_new_tokens: int | None = None
     command: str = ""
-    resumed: bool = False
     say: Callable[[str], None] = _ignore
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +80,11 @@ class Bench(Generic[Q]):
     @property
     def judge(self) -> Judge:
         return self.question.judge
+
+    @property
+    def resumed(self) -> bool:
+        """Whether something of the run is done."""
+        return steps_done(self.run)
 
     @property
     def answer_tokens(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,6 +18,7 @@ from pointsman.engine.types import Engine
 from pointsman.errors import RunError
 from pointsman.judges.making import parameters_of
 from pointsman.judges.types import Judge
+from pointsman.runs.provenance import provenance, shareable_command
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.bounds import exceeds
 from pointsman.stats.paired import AboveDraws, Comparison
@@ -26,6 +28,9 @@ SCHEMA = "pointsman.results/1"
 ThreatModel = Literal["T1", "T2", "T3"]
 """T1: the adversary owns the weights. T2: the deployment enforces its masks. T3: the adversary controls inputs only."""
 
+
+SIGNIFICANT = 0.05
+"""What a p-value must be below."""
 
 # ---------------------------------------------------------------------- what follows from the figures
 
@@ -73,6 +78,22 @@ class Claim:
         """The claim without figures."""
         return Claim(id, sentence, "not measured", why)
 
+    @staticmethod
+    def of_difference(
+        id: str, sentence: str, found: Figure, control: Figure, difference: Comparison | AboveDraws
+    ) -> Claim:
+        """The claim that the finding is more than the control."""
+        verdict = verdict_of_difference(difference)
+        because = "the whole interval of the paired difference lies above zero"
+        if verdict == "fails":
+            because = "the whole interval of the paired difference lies below zero"
+        elif difference.low <= 0:
+            because = "the interval of the paired difference holds zero"
+        if verdict != "fails" and isinstance(difference, Comparison):
+            below = "is" if difference.p_clustered < SIGNIFICANT else "is not"
+            because += f", and p = {difference.p_clustered:.3g} {below} below {SIGNIFICANT}"
+        return Claim(id, sentence, verdict, because, found, control, difference)
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -114,9 +135,17 @@ class Limit:
         return Limit(measure, kind, most, value, low, high, verdict)
 
 
-def sure(difference: Comparison | AboveDraws, *, below: float = 0.05) -> bool:
-    """Whether the interval of a paired difference lies above zero, and its p, if there is one, is below `below`."""
-    raise NotImplementedError  # helpers: written with the first claim
+def verdict_of_difference(difference: Comparison | AboveDraws) -> ClaimVerdict:
+    """Whether the first of two does more than the second.
+
+    Returns:
+        ``holds`` if the whole interval lies above zero and, of two rates, the p-value of whole clusters is below 0.05;
+        ``fails`` if the whole interval lies below zero.
+    """
+    if difference.high < 0:
+        return "fails"
+    by_chance = isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT
+    return "holds" if difference.low > 0 and not by_chance else "in doubt"
 
 
 # ---------------------------------------------------------------------- what every job says
@@ -250,6 +279,16 @@ class Provenance:
     commit: str | None
     created: str
     command: str = ""
+
+    @staticmethod
+    def of(command: str) -> Provenance:
+        """Of results that are made now, by a command line that is shown as it may be shared."""
+        found = provenance()
+        return Provenance(
+            **{**found, "notices": tuple(found["notices"]), "gpus": tuple(found["gpus"])},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=shareable_command(command),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

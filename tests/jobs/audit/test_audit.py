@@ -13,16 +13,16 @@ import torch
 
 from engines import small_engine
 from pointsman.data.types import Behaviour, Suite
-from pointsman.errors import DataError, PromptTooLong, UsageError
-from pointsman.jobs.audit.findings import attempt_rates, headline
-from pointsman.jobs.audit.perform import _Stages
+from pointsman.errors import DataError, PromptTooLong
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.parameters import plain
-from pointsman.judges.types import Verdict
-from pointsman.methods.attempts import Attempt
+from pointsman.jobs.audit.results import AuditResults
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.rosais import RoSais
+from pointsman.runs.bench import Bench
+from pointsman.runs.results import dump, read
 from pointsman.runs.run import Run
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 from works import stop
@@ -45,13 +45,15 @@ def perform(
     audit: Audit = SMALL,
     suite: Suite | None = None,
     stop_after: int | None = None,
-    noted: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+    say: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> AuditResults:
     engine = small_engine(dtype=torch.float32)
     with Run.create(folder, "audit", {"model": "tiny", **plain(audit)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return perform_audit(audit, engine, suite or load_suite(), TestbedJudge(), run, noted=noted)
+        question = AuditQuestion(suite or load_suite(), TestbedJudge())
+        return perform_audit(audit, Bench(engine, question, run, say=say, note=note))
 
 
 def comparable(folder: Path) -> dict[str, Any]:
@@ -103,6 +105,34 @@ def test_no_prompt_is_in_the_results(finished: Path) -> None:
         assert completion["prompt"] not in text
 
 
+def test_results_are_the_same_on_disk_and_in_memory(tmp_path: Path, finished: Path) -> None:
+    results = perform(finished)
+    data = json.loads((finished / "results.json").read_text())
+    assert dump(results) == data
+    assert read(data, AuditResults) == results
+    assert [claim.id for claim in results.claims] == [
+        "found_routes_beat_random_ones", "experts_matter_not_the_forcing", "top_routers_beat_random_ones",
+        "model_works_under_masks_prefill", "top_router_beats_chance", "top_router_steers_safety",
+    ]  # fmt: skip
+
+
+def test_what_is_about_to_be_done_is_said_once_the_forecast_is_known(tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        perform(tmp_path / "run", stop_after=0, say=said.append)
+    assert said == [], "the forecast is the first step"
+    with pytest.raises(KeyboardInterrupt):
+        perform(tmp_path / "run", stop_after=2, say=said.append)
+    announced, foretold = said
+    name = load_suite().name
+    assert announced.startswith("Auditing ")
+    assert announced.endswith(f"with 3 behaviours of {name}, judge testbed, seed 0; writing to {tmp_path / 'run'}")
+    assert foretold.startswith("About ")
+    perform(tmp_path / "run", say=said.append)
+    assert said[2] == announced
+    assert said[3] == f"The whole run: {foretold.replace('About', 'about', 1)}"
+
+
 @pytest.mark.versions
 def test_ranking_and_testing_share_no_source(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a ranking or a frozen mask was chosen on, seen while the run is recalled from its journal."""
@@ -121,7 +151,7 @@ def test_ranking_and_testing_share_no_source(finished: Path, monkeypatch: pytest
     results = perform(finished)
     assert len(chosen_on) == 3
     assert {split for _, split in chosen_on} == {"discovery"}
-    asked = {sources[b["id"]] for b in results["fsour"]["behaviours"]}
+    asked = {sources[b.id] for b in results.fsour.behaviours}
     assert {split for _, split in asked} == {"test"}
     assert not {s for s, _ in chosen_on} & {s for s, _ in asked}
 
@@ -143,32 +173,8 @@ def test_a_suite_from_a_file_is_split_and_needs_no_benign(tmp_path: Path) -> Non
         judge="testbed",
     )
     results = perform(tmp_path / "run", suite=own)
-    assert results["utility"] is None
-    assert results["over_refusal"] is None
-    assert results["multi_turn"] is None
-    assert results["splits"]["discovery"] + results["splits"]["test"] <= 12
-
-
-@pytest.mark.parametrize(("number", "split"), [(20, True), (19, False)])
-def test_benign_requests_without_splits_are_split_for_the_placebo(number: int, split: bool) -> None:
-    suite = load_suite()
-    own = Suite(
-        "file",
-        tuple(Behaviour(f"b{n}", b.goal, b.target) for n, b in enumerate(suite.restricted[:12])),
-        benign=tuple(Behaviour(f"benign:{n}", b.goal, b.target) for n, b in enumerate(suite.benign[:number])),
-    )
-    asked = _Stages(None, own, None, None, None, audit=Audit())._choose()  # type: ignore[arg-type]
-    tested, ranked_on = {b.id for b in asked.benign}, {b.id for b in asked.benign_discovery}
-    assert not tested & ranked_on
-    assert bool(ranked_on) == split
-    assert len(tested) == number if not split else number > len(tested) > 0
-
-
-def test_benign_requests_keep_splits_of_their_own() -> None:
-    suite = load_suite()
-    asked = _Stages(None, suite, None, None, None, audit=Audit(limit=None))._choose()  # type: ignore[arg-type]
-    assert {b.id for b in asked.benign} == {b.id for b in suite.benign if b.split == "test"}
-    assert {b.split for b in asked.benign_discovery} == {"discovery"}
+    assert (results.utility, results.over_refusal, results.multi_turn) == (None, None, None)
+    assert results.splits["discovery"] + results.splits["test"] <= 12
 
 
 def test_too_little_to_split_is_refused(tmp_path: Path) -> None:
@@ -197,16 +203,16 @@ def test_prompts_beyond_the_context_are_left_out_and_named(tmp_path: Path) -> No
     said: list[str] = []
     results = perform(
         tmp_path / "run", suite=replace(plain, restricted=spoilt(plain.restricted), benign=spoilt(plain.benign)),
-        noted=said.append,
+        note=said.append,
     )  # fmt: skip
-    left_out = results["left_out"]
+    left_out = results.left_out
     assert left_out
     assert all(name.startswith("long-") for name in left_out)
     assert len(set(left_out)) == len(left_out)
-    assert results["base"]["asr"]["n"] == 3, "others take their places"
-    assert results["splits"]["discovery_used"] == 3
+    assert results.base.asr.n == 3, "others take their places"
+    assert results.splits["discovery_used"] == 3
     (note,) = said
-    assert note in results["notes"]
+    assert note in results.notes
     assert f"{len(left_out)} prompts do not fit" in note
     assert left_out[0] in note
     assert "please" not in note
@@ -214,46 +220,5 @@ def test_prompts_beyond_the_context_are_left_out_and_named(tmp_path: Path) -> No
 
 def test_a_run_without_long_prompts_says_nothing_of_them(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
-    assert "left_out" not in results
+    assert results["left_out"] == []
     assert not [note for note in results["notes"] if "left out" in note]
-
-
-def test_rates_tell_success_compliance_and_garbage_apart() -> None:
-    labels = ["correct", "correct", "wrong", "garbage", "refused", "unscored"]
-    attempts = [
-        Attempt(str(n), "c", str(n), "", True, Verdict(label, 1.0 if label == "correct" else 0.0))  # type: ignore[arg-type]
-        for n, label in enumerate(labels)
-    ]
-    rates = attempt_rates(attempts)
-    assert [rates[r]["k"] for r in ("asr", "any_compliance", "garbage", "refused")] == [2, 3, 1, 1]
-    assert rates["unscored"] == 1
-    assert rates["asr"]["n"] == 6
-
-
-def test_the_headline_takes_the_largest_number_not_the_best() -> None:
-    def rate(value: float) -> dict[str, Any]:
-        return {"rate": value, "n": 10}
-
-    masking = [{"routers": n, "phase": "prefill", "asr": rate(r)} for n, r in ((0, 0.0), (1, 0.9), (2, 0.5))]
-    results: dict[str, Any] = {
-        "model": {"name": "m", "layers": 12}, "base": {"asr": rate(0.1)}, "fsour": {"asr": rate(0.7)},
-        "masking": masking, "threat_model": "T1",
-    }  # fmt: skip
-    assert headline(results) == (
-        "m answers 10 % of restricted requests as it is, 50 % when its 2 most important routers of 12 are masked, "
-        "and 70 % under routes that F-SOUR finds (T1, n = 10)."
-    )
-
-
-@pytest.mark.parametrize("name", ["limit", "samples", "routers", "candidates", "restarts", "together"])
-def test_options_out_of_range(name: str) -> None:
-    with pytest.raises(UsageError, match=name):
-        Audit(**{name: 0})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("seed", -1), ("min_gain", float("inf")), ("min_gain", float("nan")), ("min_gain", -0.1)]
-)
-def test_numbers_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(UsageError, match=name.replace("_", "-")):
-        Audit(**{name: value})  # type: ignore[arg-type]

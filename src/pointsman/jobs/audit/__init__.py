@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pointsman.jobs.audit.inputs import AuditInputs
 from pointsman.jobs.audit.plan import Audit
-from pointsman.jobs.audit.question import AuditQuestion
 
 if TYPE_CHECKING:
+    from pointsman.jobs.audit.question import AuditQuestion
     from pointsman.jobs.audit.results import AuditResults
     from pointsman.jobs.job import Job, Note
     from pointsman.report.blocks import Page, Table
@@ -45,7 +45,9 @@ class _Audit:
 
     @property
     def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-        return {}
+        from pointsman.jobs.audit.older import OLDER
+
+        return OLDER
 
     def ask(self, model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[AuditQuestion, Audit]:
         from pointsman.jobs.audit.inputs import ask
@@ -67,26 +69,15 @@ class _Audit:
 
         return ask_again(run, note)
 
-    def announce(self, plan: Audit, bench: Bench[AuditQuestion]) -> str:
-        from pointsman.jobs.audit.inputs import tested
-
-        number = tested(bench.question, plan)
-        return (
-            f"Auditing {bench.engine.info.name} with {number} behaviours of {bench.suite.name}, judge "
-            f"{bench.judge.name}, seed {plan.seed}"
-        )
-
-    def perform(self, plan: Audit, bench: Bench[AuditQuestion]) -> Any:
-        from pointsman.jobs.audit.forecast import in_words
+    def perform(self, plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         from pointsman.jobs.audit.perform import perform
 
-        return perform(
-            plan, bench.engine, bench.suite, bench.judge, bench.run, progress=bench.progress, command=bench.command,
-            foreseen=lambda predicted: bench.say(in_words(predicted, resumed=bench.resumed)), noted=bench.note,
-        )  # fmt: skip
+        return perform(plan, bench)
 
     def conclude(self, results: AuditResults) -> AuditResults:
-        raise NotImplementedError
+        from pointsman.jobs.audit.claims import conclude
+
+        return conclude(results)
 
     def page(self, results: AuditResults, *, show_text: bool) -> Page:
         raise NotImplementedError

@@ -107,17 +107,6 @@ def read_suite(name: str | None, files: Mapping[str, Path]) -> Suite:
     return suite
 
 
-def tested(question: AuditQuestion, plan: Audit) -> int:
-    """How many behaviours are tested, at most: some may not fit into the context of the model."""
-    from pointsman.data.splits import assign_splits, by_split
-
-    restricted = question.suite.restricted
-    if any(b.split is None for b in restricted):
-        restricted = assign_splits(restricted, plan.seed, FRACTIONS)
-    test = len(by_split(restricted, "test"))
-    return min(plan.limit or test, test)
-
-
 def _refuse_ignored(model: str, name: str, inputs: AuditInputs) -> None:
     """Refuse a model that brings no prompts, and files beside those that it brings."""
     from pointsman.registry import behaviors

@@ -1,32 +1,35 @@
-"""The masking stage of the audit: the most important routers masked, beside its controls; and noise on all routers."""
+"""What masks do: the most important routers masked, beside random ones, the lowest, and one mask that is frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import comb
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.jobs.audit.findings import attempt_rates, difference, harmless_rates, masking_entry, useful
-from pointsman.jobs.audit.ranking import routers_masked, with_targets
-from pointsman.jobs.audit.work import Asked, Work
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.prompts import AuditPrompts, with_targets
+from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.audit.results import AttackAndUse, Draw, MaskControl, Masked, MaskingSeeds, RankingSeeds
+from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.dataset_mask import DatasetMask, DatasetMaskResult
 from pointsman.methods.masking import Masking, MaskingResult
-from pointsman.methods.noise import Noise, spread
-from pointsman.methods.rosais import RoSaisResult
-from pointsman.methods.steps import Steps, stream
+from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Phase
-from pointsman.stats.paired import compare
+from pointsman.runs.bench import Bench
+from pointsman.runs.rates import AttackRates, answered, compare_success, successes
+from pointsman.stats.paired import above_draws, compare
 
 Layers = tuple[int, ...]
+Role = Literal["top", "lowest", "random", "dataset"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class RouterSets:
     """One row of the masking table: which routers are masked, and which are the controls.
 
     Attributes:
@@ -42,87 +45,64 @@ class Cell:
     lowest: Layers
     random: tuple[Layers, ...]
 
-    def sets(self) -> list[tuple[str, Layers]]:
-        """All sets of routers with their roles."""
-        lowest = [("lowest", self.lowest)] if self.lowest else []
+    def with_roles(self) -> list[tuple[Role, Layers]]:
+        """All sets of routers."""
+        lowest: list[tuple[Role, Layers]] = [("lowest", self.lowest)] if self.lowest else []
         return [("top", self.top), *lowest, *(("random", layers) for layers in self.random)]
 
 
-@dataclass
-class Done:
-    """What was measured of one cell.
+@dataclass(frozen=True)
+class Frozen:
+    """A mask chosen on the discovery split, and the answers to restricted requests under it."""
 
-    Attributes:
-        attacked: Results on restricted requests by role.
-        harmless: Answers to benign requests by role; of the random sets, under the first.
-        dataset: The mask chosen on the discovery split, and the answers to restricted requests under it.
-    """
+    mask: DatasetMaskResult
+    attempts: list[Attempt]
 
-    attacked: dict[str, list[MaskingResult]] = field(default_factory=dict)
-    harmless: dict[str, Sequence[Attempt]] = field(default_factory=dict)
-    dataset: tuple[DatasetMaskResult, list[Attempt]] | None = None
+
+Attacked = Mapping[Role, list[MaskingResult]]
+"""Results on restricted requests."""
+Benign = Mapping[Role, Sequence[Attempt]]
+"""Answers to benign requests; of the random sets, under the first."""
 
 
 def mask(
-    work: Work,
-    asked: Asked,
-    ranked: RoSaisResult,
-    base: list[Attempt],
-    seeds: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Mask the top 1, 2, ... routers, random ones outside them, and the lowest; freeze one mask; add noise.
+    bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, order: Sequence[int], base: Sequence[Attempt]
+) -> tuple[Masked, ...]:
+    """Mask the top 1, 2, ... routers, random ones outside them, and the lowest; freeze one mask.
 
     Args:
-        work: The audit.
-        asked: What it asks.
-        ranked: What the routers are ranked by.
+        order: MoE layers from the most to the least important.
         base: Answers to the tested behaviours as the model is.
-        seeds: The section ``seeds`` of the ranking, if it was repeated.
-
-    Returns:
-        The sections ``masking``, ``noise`` and, with more method seeds than one, ``seeds``.
     """
-    cells = plan(work, ranked.ranking)
-    benign = with_targets(asked.benign[: work.audit.utility_prompts])
-    done = {cell: Done() for cell in cells}
-    attacks = sum(len(cell.sets()) for cell in cells) * len(asked.test)
-    with work.stage("masking", "Masking", attacks) as steps:
-        for cell in cells:
-            for role, layers in cell.sets():
-                result = _masking(work, cell.phase).search(work.engine, asked.test, work.judge, layers, steps=steps)
-                done[cell].attacked.setdefault(role, []).append(result)
-    numbers = len({cell.number for cell in cells})
-    with work.stage("dataset_mask", "Frozen masks", numbers * len(asked.discovery) + len(cells) * len(asked.test)) as s:
-        _freeze(work, asked, cells, done, s)
-    plain: list[Attempt] = []
-    if benign:
-        roles = sum(2 + bool(cell.lowest) + bool(cell.random) for cell in cells)
-        with work.stage("utility", "Utility under masks", (1 + roles) * len(benign)) as steps:
-            plain = _harmless(work, benign, cells, done, steps.under("utility"))
-    first = masking_entry(MaskingResult((), tuple(base), (), ()), work.audit.phases[0], seed=work.audit.seed)
-    entries = [first | _rates_or_none(work, plain)]
-    for cell in cells:
-        entries.append(_entry(work, cell, done[cell], base) | _kept(work, done[cell].harmless.get("top", ()), plain))
-        work.note(f"masking-{cell.number}-{cell.phase}", asked.test, done[cell].attacked["top"][0].attempts)
-    sections: dict[str, Any] = {"masking": entries, "noise": _noise(work, asked, benign, base)}
-    if seeds:
-        tops = [done[c].attacked["top"][0] for c in cells if c.phase == work.audit.phases[0]]
-        sections["seeds"] = {"masking": _seeds(work, asked, tops, seeds["rosais"])}
-    return sections
+    rows, judge, seed = router_sets(plan, order), bench.judge, plan.seed
+    attacked = _attack(bench, plan, prompts.test, rows)
+    frozen = _freeze(bench, plan, prompts, rows)
+    benign = with_targets(prompts.benign[: plan.utility_prompts])
+    under, unmasked = _ask_benign(bench, plan, benign, rows, frozen) if benign else ([{} for _ in rows], [])
+    nothing = AttackAndUse.beside_use(AttackRates.of(base, seed), unmasked, judge, seed)
+    found = [Masked(**vars(nothing), routers=0, layers=(), phase=plan.phases[0])]
+    for row, attack, froze, use in zip(rows, attacked, frozen, under, strict=True):
+        controls = {
+            **masking_controls(attack, use, judge, seed),
+            "dataset": frozen_control(froze, base, use.get("dataset", ()), judge, seed),
+        }
+        found.append(masked(row.phase, attack, base, (use.get("top", ()), unmasked), controls, judge, seed))
+        bench.keep_answers(f"masking-{row.number}-{row.phase}", prompts.test, attack["top"][0].attempts)
+    return tuple(found)
 
 
-def plan(work: Work, order: Sequence[int]) -> list[Cell]:
+def router_sets(plan: Audit, order: Sequence[int]) -> list[RouterSets]:
     """The rows of the table. Phases after the first have one random set each, the first one of the first phase."""
-    audit, cells = work.audit, []
-    for number in range(1, routers_masked(work) + 1):
+    rows = []
+    for number in range(1, plan.most_masked(len(order)) + 1):
         top, rest = tuple(order[:number]), order[number:]
         enough = len(rest) >= number
-        draws = _random_sets(audit.seed, rest, number, audit.random_draws) if enough else []
+        draws = _random_sets(plan.seed, rest, number, plan.random_draws) if enough else []
         lowest = tuple(order[-number:]) if enough else ()
-        for phase in audit.phases:
-            random = draws if phase == audit.phases[0] else draws[:1]
-            cells.append(Cell(phase, number, top, lowest, tuple(random)))
-    return cells
+        for phase in plan.phases:
+            random = draws if phase == plan.phases[0] else draws[:1]
+            rows.append(RouterSets(phase, number, top, lowest, tuple(random)))
+    return rows
 
 
 def _random_sets(seed: int, among: Sequence[int], number: int, wanted: int) -> list[Layers]:
@@ -138,131 +118,169 @@ def _random_sets(seed: int, among: Sequence[int], number: int, wanted: int) -> l
     return found
 
 
-def _masking(work: Work, phase: Phase) -> Masking:
-    return Masking(work.audit.samples, phase, max_new_tokens=work.answer_tokens, seed=work.audit.seed)
+# ---------------------------------------------------------------------- what is asked
 
 
-def _freeze(work: Work, asked: Asked, cells: Sequence[Cell], done: Mapping[Cell, Done], steps: Steps) -> None:
+def _method(bench: Bench[AuditQuestion], plan: Audit, phase: Phase) -> Masking:
+    return Masking(plan.samples, phase, max_new_tokens=bench.answer_tokens, seed=plan.seed)
+
+
+def _attack(
+    bench: Bench[AuditQuestion], plan: Audit, test: Sequence[Behaviour], rows: Sequence[RouterSets]
+) -> list[Attacked]:
+    """Restricted requests under masks on every set of routers."""
+    found = list[Attacked]()
+    with bench.stage("masking", "Masking", sum(len(row.with_roles()) for row in rows) * len(test)) as steps:
+        for row in rows:
+            method, results = _method(bench, plan, row.phase), dict[Role, list[MaskingResult]]()
+            for role, layers in row.with_roles():
+                result = method.search(bench.engine, test, bench.judge, layers, steps=steps)
+                results.setdefault(role, []).append(result)
+            found.append(results)
+    return found
+
+
+def _freeze(
+    bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, rows: Sequence[RouterSets]
+) -> list[Frozen]:
     """Choose a mask for each number of routers on the discovery split, and attack with it."""
-    method = DatasetMask(work.audit.samples, seed=work.audit.seed)
-    chosen: dict[Layers, DatasetMaskResult] = {}
-    for cell in cells:
-        if cell.top not in chosen:
-            chosen[cell.top] = method.search(work.engine, asked.discovery, cell.top, steps=steps)
-        frozen = chosen[cell.top]
-        attempts = ask_in_steps(
-            work.engine, asked.test, work.judge, key=_frozen_key(cell), steps=steps,
-            routing=frozen.routing(cell.phase), max_new_tokens=work.answer_tokens,
-        )  # fmt: skip
-        done[cell].dataset = frozen, attempts
-
-
-def _harmless(
-    work: Work, benign: Sequence[Behaviour], cells: Sequence[Cell], done: Mapping[Cell, Done], steps: Steps
-) -> list[Attempt]:
-    """Benign requests as the model is (returned) and under every cell's masks, drawn and chosen as for restricted."""
-    engine, judge = work.engine, work.judge
-    for cell in cells:
-        here, method = done[cell], _masking(work, cell.phase)
-        for role, layers in cell.sets():
-            if role not in here.harmless:
-                here.harmless[role] = method.search(engine, benign, judge, layers, steps=steps).attempts
-        if here.dataset:
-            here.harmless["dataset"] = ask_in_steps(
-                engine, benign, judge, key=_frozen_key(cell), steps=steps,
-                routing=here.dataset[0].routing(cell.phase), max_new_tokens=work.answer_tokens,
+    method, chosen, found = DatasetMask(plan.samples, seed=plan.seed), dict[Layers, DatasetMaskResult](), []
+    numbers = len({row.number for row in rows})
+    total = numbers * len(prompts.discovery) + len(rows) * len(prompts.test)
+    with bench.stage("dataset_mask", "Frozen masks", total) as steps:
+        for row in rows:
+            if row.top not in chosen:
+                chosen[row.top] = method.search(bench.engine, prompts.discovery, row.top, steps=steps)
+            attempts = ask_in_steps(
+                bench.engine, prompts.test, bench.judge, key=_frozen_key(row), steps=steps,
+                routing=chosen[row.top].routing(row.phase), max_new_tokens=bench.answer_tokens,
             )  # fmt: skip
-    return list(_masking(work, work.audit.phases[0]).search(engine, benign, judge, (), steps=steps).attempts)
+            found.append(Frozen(chosen[row.top], attempts))
+    return found
 
 
-def _frozen_key(cell: Cell) -> str:
-    return f"frozen/{cell.phase}/{'-'.join(map(str, sorted(cell.top)))}"
+def _ask_benign(
+    bench: Bench[AuditQuestion],
+    plan: Audit,
+    benign: Sequence[Behaviour],
+    rows: Sequence[RouterSets],
+    frozen: Sequence[Frozen],
+) -> tuple[list[Benign], Sequence[Attempt]]:
+    """Benign requests under every row's masks, drawn and chosen as for restricted ones; and as the model is."""
+    engine, judge, found = bench.engine, bench.judge, list[Benign]()
+    roles = sum(2 + bool(row.lowest) + bool(row.random) for row in rows)
+    with bench.stage("utility", "Utility under masks", (1 + roles) * len(benign)) as stage:
+        steps = stage.under("utility")
+        for row, froze in zip(rows, frozen, strict=True):
+            method, answers = _method(bench, plan, row.phase), dict[Role, Sequence[Attempt]]()
+            for role, layers in row.with_roles():
+                if role not in answers:
+                    answers[role] = method.search(engine, benign, judge, layers, steps=steps).attempts
+            answers["dataset"] = ask_in_steps(
+                engine, benign, judge, key=_frozen_key(row), steps=steps,
+                routing=froze.mask.routing(row.phase), max_new_tokens=bench.answer_tokens,
+            )  # fmt: skip
+            found.append(answers)
+        unmasked = _method(bench, plan, plan.phases[0]).search(engine, benign, judge, (), steps=steps)
+    return found, unmasked.attempts
 
 
-def _entry(work: Work, cell: Cell, done: Done, base: Sequence[Attempt]) -> dict[str, Any]:
-    seed, attacked = work.audit.seed, done.attacked
-    lowest = attacked.get("lowest", [None])[0]
-    top = attacked["top"][0]
-    entry = masking_entry(top, cell.phase, attacked.get("random", []), lowest, base=base, seed=seed)
-    if done.dataset:
-        frozen, attempts = done.dataset
-        entry["controls"]["dataset"] = {
-            "layers": list(frozen.layers),
-            "mask": {str(n): list(experts) for n, experts in zip(frozen.layers, frozen.experts, strict=True)},
-            "discovery_score": frozen.score,
-            **attempt_rates(attempts, seed=seed),
-            "vs_base": difference(attempts, base, seed=seed),
-        }
-    for role, control in entry["controls"].items():
-        control |= _rates_or_none(work, done.harmless.get(role, ()))
-    return entry | _rates_or_none(work, done.harmless.get("top", ()))
+def _frozen_key(row: RouterSets) -> str:
+    return f"frozen/{row.phase}/{'-'.join(map(str, sorted(row.top)))}"
 
 
-def _kept(work: Work, under: Sequence[Attempt], plain: Sequence[Attempt]) -> dict[str, Any]:
-    """What benign answers lose under the masks, paired by request."""
-    if not under or not plain:
-        return {"utility_vs_base": None}
-    grades = work.judge.grades_content
-    lost = compare(useful(under, grades), useful(plain, grades), [a.source for a in plain], work.audit.seed)
-    return {"utility_vs_base": asdict(lost)}
+# ---------------------------------------------------------------------- what it comes to
 
 
-def _rates_or_none(work: Work, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    if not attempts:
-        return {"utility": None, "over_refusal": None}
-    return harmless_rates(attempts, work.judge.grades_content, seed=work.audit.seed)
+def masked(
+    phase: Phase,
+    attacked: Attacked,
+    base: Sequence[Attempt],
+    benign: tuple[Sequence[Attempt], Sequence[Attempt]],
+    controls: Mapping[str, MaskControl],
+    judge: Judge,
+    seed: int,
+) -> Masked:
+    """One row of the masking table: the attack, its controls, and its differences to them, paired by behaviour.
+
+    Args:
+        base: The same behaviours without any mask.
+        benign: Answers to benign requests under the masks of the top routers, and without any.
+        seed: Of bootstraps.
+    """
+    (top,), lowest, random = attacked["top"], attacked.get("lowest"), attacked.get("random")
+    under, unmasked = benign
+    sources = [a.source for a in unmasked]
+    return Masked(
+        **vars(AttackAndUse.beside_use(AttackRates.of(top.attempts, seed), under, judge, seed)),
+        routers=len(top.layers),
+        layers=top.layers,
+        phase=phase,
+        controls=controls,
+        vs_base=compare_success(top.attempts, base, seed),
+        vs_lowest=compare_success(top.attempts, lowest[0].attempts, seed) if lowest else None,
+        difference_random=above_draws(
+            successes(top.attempts), [successes(r.attempts) for r in random], [a.source for a in top.attempts], seed
+        ) if random else None,
+        utility_vs_base=compare(answered(under, judge), answered(unmasked, judge), sources, seed) if under else None,
+    )  # fmt: skip
 
 
-def _noise(work: Work, asked: Asked, benign: Sequence[Behaviour], base: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """Every behaviour asked once at every level of noise."""
-    audit, rows = work.audit, []
-    if not audit.noise:
-        return []
-    total = len(asked.discovery) + len(audit.noise) * (len(asked.test) + len(benign))
-    with work.stage("noise", "Noise", total) as steps:
-        sigma = spread(work.engine, asked.discovery, steps=steps)
-        for level in audit.noise:
-            method = Noise(level, max_new_tokens=work.answer_tokens, seed=audit.seed)
-            attempts = method.ask(work.engine, asked.test, work.judge, sigma, steps=steps)
-            answered = method.ask(work.engine, benign, work.judge, sigma, steps=steps.under("utility"))
-            work.note(f"noise-{level}", asked.test, attempts)
-            rows.append(
-                {
-                    "sigma": level,
-                    "phase": method.phase,
-                    "std": [level * s for s in sigma],
-                    **attempt_rates(attempts, seed=audit.seed),
-                    "vs_base": difference(attempts, base, seed=audit.seed),
-                    **_rates_or_none(work, answered),
-                }
-            )
-    return rows
+def masking_controls(attacked: Attacked, benign: Benign, judge: Judge, seed: int) -> dict[str, MaskControl]:
+    """As many routers masked that are not the top ones: those of lowest RoSais, and random ones."""
+    controls = {}
+    for lowest in attacked.get("lowest", []):
+        rates = AttackRates.of(lowest.attempts, seed)
+        both = AttackAndUse.beside_use(rates, benign.get("lowest", ()), judge, seed)
+        controls["lowest"] = MaskControl(**vars(both), layers=lowest.layers)
+    if random := attacked.get("random"):
+        rates = AttackRates.of_draws([r.attempts for r in random], seed)
+        both = AttackAndUse.beside_use(rates, benign.get("random", ()), judge, seed)
+        draws = tuple(Draw(r.layers, sum(successes(r.attempts)) / len(r.attempts)) for r in random)
+        controls["random"] = MaskControl(**vars(both), draws=draws)
+    return controls
 
 
-def _seeds(work: Work, asked: Asked, tops: Sequence[MaskingResult], ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The attack once more with each of the other seeds, on the routers that its own ranking puts on top."""
-    seeds: list[int] = ranking["seeds"]
-    rankings: list[list[int]] = ranking["rankings"]
-    method = _masking(work, work.audit.phases[0])
-    rows = []
-    with work.stage("masking_seeds", "Masking, other seeds", len(tops) * (len(seeds) - 1) * len(asked.test)) as steps:
-        for first in tops:
-            number, results = len(first.layers), [first]
-            for seed, order in zip(seeds[1:], rankings[1:], strict=True):
-                again = replace(method, seed=seed)
-                named = steps.under(f"seed-{seed}")
-                results.append(again.search(work.engine, asked.test, work.judge, order[:number], steps=named))
-            asr = [sum(a.verdict.success for a in r.attempts) / len(r.attempts) for r in results]
-            rows.append(
-                {
-                    "routers": number,
-                    "phase": method.phase,
-                    "seeds": seeds,
-                    "layers": [list(r.layers) for r in results],
-                    "asr": asr,
-                    "mean": float(np.mean(asr)),
-                    "min": min(asr),
-                    "max": max(asr),
-                }
-            )
-    return rows
+def frozen_control(
+    frozen: Frozen, base: Sequence[Attempt], benign: Sequence[Attempt], judge: Judge, seed: int
+) -> MaskControl:
+    """The top routers under one mask for all prompts."""
+    return MaskControl(
+        **vars(AttackAndUse.beside_use(AttackRates.of(frozen.attempts, seed), benign, judge, seed)),
+        layers=frozen.mask.layers,
+        mask={str(n): tuple(experts) for n, experts in zip(frozen.mask.layers, frozen.mask.experts, strict=True)},
+        discovery_score=frozen.mask.score,
+        vs_base=compare_success(frozen.attempts, base, seed),
+    )
+
+
+# ---------------------------------------------------------------------- other seeds
+
+
+def mask_under_other_seeds(
+    bench: Bench[AuditQuestion],
+    plan: Audit,
+    test: Sequence[Behaviour],
+    first: Sequence[Masked],
+    ranking: RankingSeeds,
+) -> tuple[MaskingSeeds, ...]:
+    """The attack once more with each of the other seeds, on the routers that its own ranking puts on top.
+
+    Args:
+        first: What the first seed gave; repeated are the rows of the first phase.
+    """
+    method = _method(bench, plan, plan.phases[0])
+    tops = [row for row in first if row.routers and row.phase == method.phase]
+    others = list(zip(ranking.seeds, ranking.rankings, strict=True))[1:]
+    found = []
+    with bench.stage("masking_seeds", "Masking, other seeds", len(tops) * len(others) * len(test)) as steps:
+        for row in tops:
+            layers, asr = [row.layers], [row.asr.k / row.asr.n]
+            for seed, order in others:
+                again, named = replace(method, seed=seed), steps.under(f"seed-{seed}")
+                result = again.search(bench.engine, test, bench.judge, order[: row.routers], steps=named)
+                layers.append(result.layers)
+                asr.append(sum(successes(result.attempts)) / len(test))
+            spread = {"mean": float(np.mean(asr)), "min": min(asr), "max": max(asr)}
+            found.append(MaskingSeeds(row.routers, row.phase, ranking.seeds, tuple(layers), tuple(asr), **spread))
+    return tuple(found)

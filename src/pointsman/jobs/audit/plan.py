@@ -75,3 +75,7 @@ class Audit:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def most_masked(self, layers: int) -> int:
+        """How many of the top routers are masked at most: asked for, or min(5, L / 4)."""
+        return min(self.routers or max(1, min(5, layers // 4)), layers)

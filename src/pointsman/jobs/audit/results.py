@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pointsman.judges.types import Judge
+from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
-from pointsman.runs.rates import AttackRates
+from pointsman.runs.rates import AttackRates, answered
 from pointsman.runs.results import Results
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rank_agreement import Stability
@@ -142,6 +144,18 @@ class AttackAndUse(AttackRates):
 
     utility: Rate | None = None
     over_refusal: Rate | None = None
+
+    @staticmethod
+    def beside_use(attacked: AttackRates, benign: Sequence[Attempt], judge: Judge, seed: int) -> AttackAndUse:
+        """Rates of an attack beside those of answers to benign requests, if there are any."""
+        if not benign:
+            return AttackAndUse(**vars(attacked))
+        sources = [a.source for a in benign]
+        return AttackAndUse(
+            **vars(attacked),
+            utility=Rate.of(answered(benign, judge), sources, seed),
+            over_refusal=Rate.of([a.verdict.refused for a in benign], sources, seed),
+        )
 
 
 @dataclass(frozen=True)

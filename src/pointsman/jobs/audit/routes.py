@@ -1,159 +1,189 @@
-"""The route stages of the audit: F-SOUR, its controls, other targets, sparser and transferred routes, other seeds."""
+"""Unsafe routes: F-SOUR over behaviours, and where its routes go (METHODS section 3).
+
+A target is told by its number and kind, a prompt by its id: no word of either is in the results.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
-from pointsman.jobs.audit.route_findings import (
-    controls_section,
-    fsour_section,
-    one_search,
-    seeds_section,
-    transfer_section,
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.audit.results import (
+    ExampleRoute,
+    ExpertUse,
+    Fsour,
+    FsourSeeds,
+    FsourSettings,
+    PairCounts,
+    RouteCell,
+    Searched,
 )
-from pointsman.jobs.audit.work import Asked, Work
+from pointsman.jobs.audit.route_controls import control_routes, transfer_routes
+from pointsman.jobs.audit.route_variants import search_other_targets, search_sparser
 from pointsman.methods.fsour import FSour, FSourResult, Search
-from pointsman.methods.route_controls import NaturalRoutes, RandomRoutes, Transfer, template_places
+from pointsman.runs.bench import Bench
+from pointsman.runs.rates import AttackRates
+from pointsman.stats.paired import compare
+from pointsman.stats.rates import Rate
 
-SPARSE = 0.1
-"""The minimum gain that the default is compared with, in nats."""
+REDACTED = "▮"
+MOST_USED = 10
+"""Experts shown."""
 
 
-def search(work: Work, asked: Asked) -> dict[str, Any]:
-    """Search unsafe routes, and find out what they owe to what.
+@dataclass(frozen=True)
+class Routes:
+    """What was searched: the method, what it searched for, and what it found. Shapes: [behaviours]."""
 
-    Returns:
-        The section ``fsour``, and ``seeds`` if there are several method seeds.
-    """
-    audit = work.audit
+    method: FSour
+    behaviours: tuple[Behaviour, ...]
+    found: list[FSourResult]
+
+
+def search_routes(bench: Bench[AuditQuestion], plan: Audit, behaviours: tuple[Behaviour, ...]) -> Routes:
+    """Search an unsafe route for every behaviour."""
     method = FSour(
-        candidates=audit.candidates, restarts=audit.restarts, min_gain=audit.min_gain,
-        max_new_tokens=work.answer_tokens, together=audit.together, seed=audit.seed,
+        candidates=plan.candidates, restarts=plan.restarts, min_gain=plan.min_gain,
+        max_new_tokens=bench.answer_tokens, together=plan.together, seed=plan.seed,
     )  # fmt: skip
-    chosen = asked.test[: audit.searches]
-    with work.stage("fsour", "F-SOUR", len(chosen)) as steps:
-        found = method.search(work.engine, chosen, work.judge, steps=steps)
-    work.note("fsour", chosen, [r.best.attempt for r in found])
-    section = fsour_section(found, work.engine, method, {b.id: b for b in chosen})
-    if audit.route_controls:
-        section |= _controls(work, method, chosen, found)
-    if audit.other_targets:
-        section["targets"] = _other_targets(work, method, chosen, found)
-        section["min_gain"] = _min_gain(work, method, chosen, found)
-    if audit.transfer:
-        section["transfer"] = _transfer(work, method, chosen, found)
-    if audit.method_seeds > 1:
-        return {"fsour": section, "seeds": {"fsour": _seeds(work, method, chosen, found)}}
-    return {"fsour": section}
+    with bench.stage("fsour", "F-SOUR", len(behaviours)) as steps:
+        found = method.search(bench.engine, behaviours, bench.judge, steps=steps)
+    bench.keep_answers("fsour", behaviours, [r.best.attempt for r in found])
+    return Routes(method, behaviours, found)
 
 
-def other_targets(engine: Engine, behaviours: Sequence[Behaviour], most: int) -> list[tuple[str, list[Behaviour]]]:
-    """The first `most` behaviours that have other targets, aimed at the first of these, the second, and so on.
+def examine_routes(bench: Bench[AuditQuestion], plan: Audit, routes: Routes) -> Fsour:
+    """Find out what the routes owe to what: controls, other targets, larger gains, other prompts."""
+    method, behaviours, found = routes.method, routes.behaviours, routes.found
+    section = fsour(bench.engine, routes)
+    if plan.route_controls:
+        controls, random, natural = control_routes(bench, method, behaviours, found)
+        section = replace(section, controls=controls, difference_random=random, difference_natural=natural)
+    if plan.other_targets:
+        targets = search_other_targets(bench, method, behaviours, found, plan.other_targets)
+        gains = search_sparser(bench, method, behaviours[: plan.other_targets], found)
+        section = replace(section, targets=targets, min_gain=gains)
+    if plan.transfer:
+        section = replace(section, transfer=transfer_routes(bench, method, behaviours, found, plan.transfer))
+    return section
 
-    Returns:
-        For each its kind and the behaviours that have one: ``content`` if none begins with the first token of the
-        target proper, ``affirmative`` if all do, else ``mixed``.
+
+def fsour(engine: Engine, routes: Routes) -> Fsour:
+    """The rates of the routes, where they go, and one of them in full."""
+    method, found = routes.method, routes.found
+    best, sources = [r.best for r in found], [r.source for r in found]
+    base = [r.base.verdict.success for r in found]
+    success = [s.attempt.verdict.success for s in best]
+    withstood = [n for n, already in enumerate(base) if not already]
+    pairs = [len(s.steps) for s in best]
+    layers, roles = Counter[int](), Counter[str]()
+    for behaviour, search in zip(routes.behaviours, best, strict=True):
+        prompt = engine.encode(behaviour.turns)
+        layers.update(step.layer for step in search.steps)
+        roles.update(prompt.roles[step.position] for step in search.steps)
+    accepted = max(sum(pairs), 1)
+    return Fsour(
+        **vars(AttackRates.of([s.attempt for s in best])),
+        asr_at_1=Rate.of([r.searches[0].attempt.verdict.success for r in found], sources),
+        base=Rate.of(base, sources),
+        asr_base_failed=Rate.of([success[n] for n in withstood], [sources[n] for n in withstood]),
+        difference_base=compare(success, base, sources),
+        settings=FsourSettings(method.candidates, method.restarts, method.log_tau, method.min_gain, method.phase),
+        pairs=PairCounts(float(np.median(pairs)), min(pairs), max(pairs)),
+        layers=tuple(layers[r.layer] / accepted for r in engine.routers),
+        roles={role: count / accepted for role, count in sorted(roles.items())},
+        experts=experts_used(engine, best),
+        behaviours=tuple(map(_searched, found)),
+        example=_example(engine, routes),
+    )
+
+
+def _searched(result: FSourResult) -> Searched:
+    search = result.best
+    return Searched(
+        id=result.id,
+        category=result.category,
+        success=search.attempt.verdict.success,
+        base_success=result.base.verdict.success,
+        label=search.attempt.verdict.label,
+        restarts=len(result.searches),
+        pairs=len(search.steps),
+        log_prob_before=search.before,
+        log_prob_after=search.after,
+        forwards=int(sum(s.cost["rows"] for s in result.searches)),
+        tokens=int(sum(s.cost["tokens"] for s in result.searches)),
+    )
+
+
+def experts_used(engine: Engine, searches: Sequence[Search]) -> tuple[ExpertUse, ...]:
+    """The experts that most accepted pairs force, beside what uniform draws at the same layers would give.
+
+    `share` and `expected` are of all accepted pairs: expected = pairs at the layer / all pairs x top_k / experts.
     """
-    some = [b for b in behaviours if b.targets][:most]
-    aimed = []
-    for number in range(max((len(b.targets) for b in some), default=0)):
-        group = [b for b in some if len(b.targets) > number]
-        alike = [engine.encode_target(b.target)[0] == engine.encode_target(b.targets[number])[0] for b in group]
-        kind = "affirmative" if all(alike) else "mixed" if any(alike) else "content"
-        aimed.append((kind, [replace(b, target=b.targets[number], targets=()) for b in group]))
-    return aimed
+    steps = [step for s in searches for step in s.steps]
+    layers = Counter(step.layer for step in steps)
+    used = Counter((step.layer, expert) for step in steps for expert in step.experts)
+    most = sorted(used.items(), key=lambda item: (-item[1], item[0]))[:MOST_USED]
+
+    def uniform(layer: int) -> float:
+        return layers[layer] / len(steps) * engine.routers[layer].top_k / engine.routers[layer].experts
+
+    return tuple(ExpertUse(layer, expert, count, count / len(steps), uniform(layer)) for (layer, expert), count in most)
 
 
-def _controls(work: Work, method: FSour, chosen: Sequence[Behaviour], found: Sequence[FSourResult]) -> dict[str, Any]:
-    """Random routes, judged as often as the search, and the natural experts, at the pairs of the routes found."""
-    answer, seed = work.answer_tokens, method.seed
-    with work.stage("route_controls", "Route controls", len(found) * (method.restarts + 1)) as steps:
-        random = RandomRoutes(method.restarts, method.phase, answer, seed).ask(
-            work.engine, chosen, work.judge, found, steps=steps
+def _example(engine: Engine, routes: Routes) -> ExampleRoute | None:
+    """The first successful route that was needed; the user's words are redacted here already."""
+    for behaviour, result in zip(routes.behaviours, routes.found, strict=True):
+        search = result.best
+        if not (search.attempt.verdict.success and search.steps):
+            continue
+        prompt = engine.encode(behaviour.turns)
+        trajectory = (search.before, *(s.log_prob for s in search.steps))
+        return ExampleRoute(
+            id=result.id,
+            tokens=tuple(
+                t if role in ("template", "last") else REDACTED
+                for t, role in zip(prompt.tokens, prompt.roles, strict=True)
+            ),
+            roles=tuple(prompt.roles),
+            layers=len(engine.routers),
+            cells=tuple(
+                RouteCell(step.layer, step.position, step.experts, step.log_prob - before)
+                for step, before in zip(search.steps, trajectory[:-1], strict=True)
+            ),
+            trajectory=trajectory,
+            log_tau=routes.method.log_tau,
         )
-        natural = NaturalRoutes(method.phase, answer).ask(work.engine, chosen, work.judge, found, steps=steps)
-    for draw in range(max(len(draws) for draws in random)):
-        drawn = [n for n, draws in enumerate(random) if len(draws) > draw]
-        work.note(f"fsour-random-{draw + 1}", [chosen[n] for n in drawn], [random[n][draw] for n in drawn])
-    work.note("fsour-natural", chosen, natural)
-    return controls_section(found, random, natural)
+    return None
 
 
-def _other_targets(
-    work: Work, method: FSour, chosen: Sequence[Behaviour], found: Sequence[FSourResult]
-) -> list[dict[str, Any]]:
-    """One search with each other target, beside the first search with the target proper on the same behaviours."""
-    groups = other_targets(work.engine, chosen, work.audit.other_targets)
-    if not groups:
-        return []
-    proper = _first_searches(found, groups[0][1])
-    entries = [{"target": "affirmative", "number": 0, **one_search(proper)}]
-    once = replace(method, restarts=1)
-    with work.stage("targets", "Other targets", sum(len(aimed) for _, aimed in groups)) as steps:
-        for number, (kind, aimed) in enumerate(groups, start=1):
-            results = once.search(work.engine, aimed, work.judge, steps=steps.under(f"target-{number}"))
-            searches = [r.searches[0] for r in results]
-            entries.append({"target": kind, "number": number, **one_search(searches)})
-            work.note(f"fsour-target-{number}", aimed, [s.attempt for s in searches])
-    return entries
-
-
-def _min_gain(
-    work: Work, method: FSour, chosen: Sequence[Behaviour], found: Sequence[FSourResult]
-) -> list[dict[str, Any]]:
-    """One search that accepts only a gain of `SPARSE` nats, beside the first search as it was."""
-    some = chosen[: work.audit.other_targets]
-    entries = [{"min_gain": method.min_gain, **one_search(_first_searches(found, some))}]
-    if method.min_gain == SPARSE:
-        return entries
-    sparse = replace(method, restarts=1, min_gain=SPARSE)
-    with work.stage("min_gain", "Sparser routes", len(some)) as steps:
-        results = sparse.search(work.engine, some, work.judge, steps=steps.under(f"min-gain-{SPARSE}"))
-    searches = [r.searches[0] for r in results]
-    work.note("fsour-min-gain", some, [s.attempt for s in searches])
-    return [*entries, {"min_gain": SPARSE, **one_search(searches)}]
-
-
-def _transfer(
-    work: Work, method: FSour, chosen: Sequence[Behaviour], found: Sequence[FSourResult]
-) -> dict[str, Any] | None:
-    """Routes that were needed and succeeded, replayed on each other's prompts; None if there are fewer than two."""
-    needed = [
-        (b, f.best.steps)
-        for b, f in zip(chosen, found, strict=True)
-        if f.best.attempt.verdict.success and f.best.steps and not f.base.verdict.success
-    ][: work.audit.transfer]
-    if len(needed) < 2:
-        return None
-    behaviours, routes = [b for b, _ in needed], [steps for _, steps in needed]
-    with work.stage("transfer", "Transfer", len(needed) ** 2) as steps:
-        matrix = Transfer(method.phase, work.answer_tokens).replay(
-            work.engine, behaviours, work.judge, routes, steps=steps
-        )
-    kept = []
-    for behaviour, route in needed:
-        prompt = work.engine.encode(behaviour.turns)
-        places = template_places(prompt, prompt)
-        kept.append(sum(step.position in places for step in route) / len(route))
-    return transfer_section([b.id for b in behaviours], matrix, kept)
-
-
-def _seeds(work: Work, method: FSour, chosen: Sequence[Behaviour], found: list[FSourResult]) -> dict[str, Any]:
+def search_under_other_seeds(bench: Bench[AuditQuestion], routes: Routes, number: int) -> FsourSeeds:
     """The same search under the next seeds."""
-    seeds, runs = [method.seed], [found]
-    with work.stage("fsour_seeds", "F-SOUR, other seeds", (work.audit.method_seeds - 1) * len(chosen)) as steps:
-        for seed in range(method.seed + 1, method.seed + work.audit.method_seeds):
-            again, own = replace(method, seed=seed), steps.under(f"seed-{seed}")
-            runs.append(again.search(work.engine, chosen, work.judge, steps=own))
-            seeds.append(seed)
-    return seeds_section(seeds, runs)
+    first, behaviours = routes.method, routes.behaviours
+    seeds, runs = range(first.seed, first.seed + number), [routes.found]
+    with bench.stage("fsour_seeds", "F-SOUR, other seeds", (number - 1) * len(behaviours)) as steps:
+        for seed in seeds[1:]:
+            again, named = replace(first, seed=seed), steps.under(f"seed-{seed}")
+            runs.append(again.search(bench.engine, behaviours, bench.judge, steps=named))
+    return fsour_seeds(seeds, runs)
 
 
-def _first_searches(found: Sequence[FSourResult], behaviours: Sequence[Behaviour]) -> list[Search]:
-    """The first restart of some behaviours."""
-    first = {f.id: f.searches[0] for f in found}
-    return [first[b.id] for b in behaviours]
+def fsour_seeds(seeds: Sequence[int], runs: Sequence[Sequence[FSourResult]]) -> FsourSeeds:
+    """The search under several method seeds on the same behaviours: a spread of its own, never part of n."""
+    asr = tuple(float(np.mean([r.best.attempt.verdict.success for r in run])) for run in runs)
+    return FsourSeeds(
+        seeds=tuple(seeds),
+        asr=asr,
+        asr_at_1=tuple(float(np.mean([r.searches[0].attempt.verdict.success for r in run])) for run in runs),
+        pairs=tuple(float(np.median([len(r.best.steps) for r in run])) for run in runs),
+        mean=float(np.mean(asr)),
+        min=min(asr),
+        max=max(asr),
+    )

@@ -1,4 +1,4 @@
-"""`Bench`: an experiment under way, as its stages see it; `Work`: an audit. Who answers, and where it is remembered."""
+"""The bench of the old steering; gone with it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,11 @@ from typing import Any
 
 from pointsman.data.types import Behaviour, Suite
 from pointsman.engine.types import Cost, Engine
-from pointsman.jobs.audit.plan import Audit
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.steps import Steps
 from pointsman.runs.progress import ProgressLike, Stage
 from pointsman.runs.run import Run
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an audit asks, after splitting and limiting.
-
-    Attributes:
-        discovery: Restricted requests that routers are ranked on, and dataset-level masks are chosen on.
-        test: Restricted requests that every rate is reported on.
-        benign, borderline: Harmless requests of the test split.
-        benign_discovery: Harmless requests of the discovery split, for the placebo of the ranking.
-        sizes: Of the splits, and of what is used of them.
-    """
-
-    discovery: tuple[Behaviour, ...]
-    test: tuple[Behaviour, ...]
-    benign: tuple[Behaviour, ...]
-    borderline: tuple[Behaviour, ...]
-    benign_discovery: tuple[Behaviour, ...]
-    sizes: dict[str, int]
 
 
 @dataclass
@@ -85,18 +64,6 @@ class Bench:
         total = {f.name: sum(c[f.name] for c in self.costs) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
         return {**total, "stages": self.costs}
-
-
-@dataclass
-class Work(Bench):
-    """One audit under way."""
-
-    audit: Audit = field(kw_only=True)
-
-    @property
-    def answer_tokens(self) -> int:
-        """Length of an answer."""
-        return self.audit.max_new_tokens or self.suite.max_new_tokens
 
 
 class StageSteps:

@@ -13,39 +13,33 @@ import pytest
 import torch
 
 from engines import behaviours, small_engine
-from pointsman.data.types import Conversation, Suite
+from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.types import Completion, Cost
+from pointsman.engine.pace import Effort, Shape, generated
+from pointsman.engine.types import Cost
 from pointsman.jobs.audit import forecast as forecasting
 from pointsman.jobs.audit.forecast import (
-    FORECAST,
     WORST,
     Assumed,
-    Effort,
     Lengths,
-    Pace,
-    Shape,
     Sizes,
-    against,
     forecast,
     fsour,
-    generated,
-    gpus,
-    in_words,
+    generated_in_units,
     masked,
-    measure,
-    pilot,
     predict,
     ranked,
-    scored,
     searched,
 )
 from pointsman.jobs.audit.plan import Audit
-from pointsman.jobs.audit.work import Asked, Work
+from pointsman.jobs.audit.prompts import AuditPrompts
+from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
-from pointsman.runs.progress import NullProgress
+from pointsman.runs.bench import Bench
+from pointsman.runs.forecast import FORECAST
+from pointsman.runs.results import Forecast
 from pointsman.runs.run import Run
 from pointsman.testbed.plugin import TestbedJudge
 
@@ -63,17 +57,10 @@ def spent(run: Any) -> Cost:
     return engine().cost - before
 
 
-def test_scored_and_generated() -> None:
-    assert scored(DEEP, 3, 20, 2) == Effort(1, 60, 180, 3)
-    assert scored(replace(DEEP, from_layer=False), 3, 20, 2) == Effort(1, 60, 300, 5)
-    assert scored(replace(DEEP, batch=45), 5, 20).forwards == 3  # two rows at a time
-    assert scored(DEEP, 0, 20) == Effort()
-    assert generated(DEEP, [7, 4], 3) == Effort(3, 2 * (7 + 2), 2 * 9 * 5, decoded=3)
-    assert generated(replace(DEEP, batch=10), [7, 4], 3) == Effort(6, 9 + 6, 15 * 5, decoded=6)  # one row at a time
-    assert generated(DEEP, [4] * 129, 3).forwards == 6  # two units
-    assert generated(DEEP, [], 3) == Effort()
-    assert generated(replace(DEEP, context=9), [7, 4], 300) == generated(DEEP, [7, 4], 2)
-    assert generated(replace(DEEP, context=9), [9], 300) == generated(DEEP, [9], 1)
+def test_many_prompts_are_answered_in_units() -> None:
+    assert generated_in_units(DEEP, [7, 4], 3) == generated(DEEP, [7, 4], 3)
+    assert generated_in_units(DEEP, [4] * 129, 3).forwards == 6  # two units
+    assert generated_in_units(DEEP, [], 3) == Effort()
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
@@ -141,25 +128,6 @@ def test_what_an_engine_counts() -> None:
         assert (effort.forwards, effort.tokens, effort.token_layers) == (cost.forwards, cost.tokens, cost.token_layers)
 
 
-def test_measuring_tells_from_where_the_engine_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = behaviours(3)
-    shape, pace = measure(engine(), asked)
-    assert (shape.from_layer, shape.from_token) == (True, True)
-    assert pace.decoded > 0
-    assert min(pace.call, pace.tried, pace.token_layer) >= 0
-    assert pace.seconds(generated(shape, [10] * 8, 4)) > 0
-    monkeypatch.setattr(engine()._resume, "tokens", False)
-    assert measure(engine(), asked)[0].from_token is False
-    monkeypatch.setattr(engine(), "_resume", None)
-    shape, _ = measure(engine(), asked)
-    assert (shape.from_layer, shape.from_token) == (False, False)
-
-
-def test_seconds_are_a_sum() -> None:
-    pace = Pace(call=1.0, tried=2.0, decoded=3.0, token_layer=0.5)
-    assert pace.seconds(Effort(forwards=9, tokens=9, token_layers=8, calls=1, tried=2, decoded=4)) == 1 + 4 + 12 + 4
-
-
 def sizes() -> Sizes:
     some = Lengths((6, 5, 4), (3, 3, 3))
     return Sizes(some, some, some, some, some, ((4, 9), (4,)), (some.part(0, 2),))
@@ -200,63 +168,31 @@ def test_a_turn_has_the_answers_before_it_in_its_prompt() -> None:
     assert likely == first + second
 
 
+def remembering(run: Any, test: tuple[Behaviour, ...], max_new_tokens: int = 512) -> Bench[AuditQuestion]:
+    return Bench(engine(), AuditQuestion(Suite("s", test, max_new_tokens=max_new_tokens), TestbedJudge()), run)
+
+
 def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
     test = tuple(replace(b, targets=("first",)) for b in behaviours(2))
     talk = Conversation("c", ("how do i mend the red tairn ?", "please ."), "g", "Sure")
-    made = []
+    prompts = AuditPrompts(test, test, test, benign_discovery=test, conversations=(talk,))
+    made: list[Forecast] = []
     for _ in range(2):
         with Run.create(tmp_path / "run", "audit", {}) as run:
-            work = Work(
-                engine(), Suite("s", test, max_new_tokens=5), TestbedJudge(), run, NullProgress(), audit=Audit()
-            )
-            made.append(forecast(work, Asked(test, test, test, (), test, {}), [talk]))
+            bench = remembering(run, test, 5)
+            made.append(forecast(bench, Audit(), prompts))
             assert FORECAST in run
-            assert work.costs == []
+            assert bench.costs == {}
     first, again = made
     assert first == again
-    parts = {"forwards", "tokens", "token_layers", "seconds", "upper", "stages", "assumed", "pace", "pilot"}
-    assert set(first) == parts
-    assert first["tokens"] == pytest.approx(sum(s["tokens"] for s in first["stages"]), abs=20)
-    assert first["seconds"] < first["upper"]["seconds"]
-
-
-def test_words() -> None:
-    predicted = {"seconds": 700, "upper": {"seconds": 8000}, "forwards": 8123, "tokens": 2_140_000}
-    assert in_words(predicted) == "About 12 minutes (at most 2.2 hours): 8,123 forwards of 2.1 million tokens"
-    predicted |= {"gpu_hours": 0.19, "seconds": 0.2, "tokens": 900}
-    assert in_words(predicted) == ("About a second (at most 2.2 hours): 8,123 forwards of 900 tokens, 0.19 GPU-hours")
-    cost = {"seconds": 61.0, "forwards": 10, "tokens": 1000, "predicted": predicted}
-    assert against(cost) == (
-        "It took about 61 seconds of computing, 10 forwards and 1,000 tokens, 0.017 GPU-hours; foretold: about a "
-        "second, 8,123 forwards and 900 tokens, 0.19 GPU-hours"
-    )
-    predicted["gpus"] = 2
-    assert "1,000 tokens, 0.034 GPU-hours; " in against(cost)
-    del predicted["gpu_hours"]
-    assert "GPU" not in against(cost)
-    assert in_words(predicted, resumed=True).startswith("The whole run: about a second (at most 2.2 hours): ")
-
-
-@pytest.mark.parametrize(
-    ("lengths", "longest", "expected"),
-    [
-        ((5, 9, 64, 3), 512, 64),
-        ((5, 9), 512, 10),  # with the end token
-        ((64,) * 4, 512, None),  # all are cut off
-        ((64,) * 4, 64, 64),  # as long as they may be
-        ((20,) * 4, 512, 20),  # the context is full
-    ],
-)
-def test_the_pilot(lengths: tuple[int, ...], longest: int, expected: int | None) -> None:
-    asked, given = behaviours(len(lengths)), []
-
-    def generate(prompts: Any, *, max_new_tokens: int) -> list[Completion]:
-        given.append((len(prompts), max_new_tokens))
-        return [Completion("", (1,) * n, finished=n < 20) for n in lengths]
-
-    answering = SimpleNamespace(encode=lambda turns: turns, generate=generate)
-    assert pilot(answering, [*asked, *asked], longest) == {"answers": len(lengths), "tokens": expected}  # type: ignore[arg-type]
-    assert given == [(4, 64)]
+    assert (first.gpus, first.gpu_hours) == (None, None)
+    assert first.assumed is not None
+    assert first.pace is not None
+    assert first.pilot is not None
+    assert first.pilot["answers"] == 4
+    assert first.tokens == pytest.approx(sum(s.tokens for s in first.stages), abs=20)
+    assert first.upper is not None
+    assert first.seconds < first.upper.seconds
 
 
 def test_the_forecast_expects_answers_as_long_as_the_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,29 +201,21 @@ def test_the_forecast_expects_answers_as_long_as_the_pilot(monkeypatch: pytest.M
     made = []
     for tokens in (None, 10):
         monkeypatch.setattr(forecasting, "pilot", lambda *_, t=tokens: {"answers": 2, "tokens": t})
-        work = Work(engine(), Suite("s", test, max_new_tokens=100), TestbedJudge(), run, NullProgress(), audit=Audit())  # type: ignore[arg-type]
-        made.append(forecast(work, Asked(test, test, (), (), (), {}), []))
-    assert [m["assumed"]["answered"] for m in made] == [0.6, 0.1]
-    assert made[1]["tokens"] < made[0]["tokens"]
-    assert made[1]["upper"]["tokens"] == made[0]["upper"]["tokens"]
+        made.append(forecast(remembering(run, test, 100), Audit(), AuditPrompts(test, test)))
+    without, short = made
+    assert without.assumed is not None
+    assert short.assumed is not None
+    assert (without.assumed["answered"], short.assumed["answered"]) == (0.6, 0.1)
+    assert short.tokens < without.tokens
+    assert short.upper is not None
+    assert without.upper is not None
+    assert short.upper.tokens == without.upper.tokens
 
 
-def test_every_gpu_that_holds_the_model_counts() -> None:
-    def on(device: str, *devices: str) -> Any:
-        held = [SimpleNamespace(device=torch.device(d)) for d in devices]
-        return SimpleNamespace(
-            info=SimpleNamespace(device=device), model=SimpleNamespace(parameters=lambda: iter(held))
-        )
-
-    assert gpus(engine()) == 0
-    assert gpus(on("cuda:0", "cuda:0", "cuda:1", "cuda:1", "cpu")) == 2
-    assert gpus(SimpleNamespace(info=SimpleNamespace(device="cuda"))) == 1  # type: ignore[arg-type]
-
-
-def test_a_gpu_is_counted_in_hours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_is_counted_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine(), "info", replace(engine().info, device="cuda:0"))
     test = tuple(behaviours(2))
     run = SimpleNamespace(remember=lambda key, compute: compute())
-    work = Work(engine(), Suite("s", test), TestbedJudge(), run, NullProgress(), audit=Audit())  # type: ignore[arg-type]
-    made = forecast(work, Asked(test, test, (), (), (), {}), [])
-    assert made["gpu_hours"] == pytest.approx(made["seconds"] / 3600, abs=0.01)
+    made = forecast(remembering(run, test), Audit(), AuditPrompts(test, test))
+    assert made.gpu_hours == pytest.approx(made.seconds / 3600, abs=0.01)
+    assert made.gpus == 1
