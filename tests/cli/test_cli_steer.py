@@ -18,7 +18,7 @@ import torch
 from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
-from pointsman.jobs.steer.matrices import Learning
+from pointsman.jobs.steer.learning import Learning
 from pointsman.steering.artefact import DATA, Steering
 from pointsman.testbed.language import Request, Talk, requests, talks
 
@@ -411,17 +411,17 @@ def test_nan_that_only_some_prompts_meet(cli: Cli, here: Path, tmp_path: Path) -
 @pytest.fixture
 def stopped(cli: Cli, here: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a tiny model that was stopped in its first stage, in this process."""
-    from pointsman.jobs.steer.scene import Scene
+    from pointsman.jobs.steer import played
 
     write_scenario(here)
-    measure = Scene.measure
+    ask = played.ask_in_stage
 
-    def stop(self: Scene, *arguments: Any, **more: Any) -> None:
-        measure(self, *arguments, **more)
+    def stop(*arguments: Any, **more: Any) -> None:
+        ask(*arguments, **more)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Scene, "measure", stop)
+        patch.setattr(played, "ask_in_stage", stop)
         found = cli("steer", model, "--scenario", "mine.yaml", "--out", "run", *EFFORT, "--max-new-tokens", "2")
     assert found.code == 130
     assert found.err.splitlines()[-1] == "pointsman: Interrupted. Continue with `pointsman resume run`."

@@ -22,9 +22,13 @@ from pointsman.errors import InterventionError, PointsmanError, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.evaluate.perform import perform as perform_evaluate
+from pointsman.jobs.evaluate.plan import Evaluate
+from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.parameters import plain
-from pointsman.jobs.evaluate.perform import Evaluate
-from pointsman.jobs.steer.perform import Steer
+from pointsman.jobs.steer.perform import perform as perform_steer
+from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.methods.patching import Patching
 from pointsman.report import write_report
 from pointsman.routing.intervention import Intervention
@@ -107,7 +111,7 @@ def test_steering_refuses_an_engine_that_cannot(
 ) -> None:
     engine = PlainEngine()
     with Run.create(tmp_path / "run", "steer", {}) as run, pytest.raises(error) as caught:
-        plan.perform(engine, what, Suite("none", ()), ManyJudge(), run)
+        perform_steer(plan, Bench(engine, SteerQuestion(what, Suite("none", ()), ManyJudge()), run))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert engine.cost.forwards == 0
@@ -121,11 +125,12 @@ def steering() -> Steering:
 
 def test_a_steering_is_not_evaluated_where_it_cannot_be_applied(tmp_path: Path) -> None:
     engine = PlainEngine()
+    question = EvaluateQuestion(steering(), scenario("surrogate"), Suite("none", ()), ManyJudge())
     with (
         Run.create(tmp_path / "run", "evaluate", {}) as run,
         pytest.raises(InterventionError, match="This steering cannot be carried out by the engine of plain: it knows"),
     ):
-        Evaluate().perform(engine, steering(), scenario("surrogate"), Suite("none", ()), ManyJudge(), run)
+        perform_evaluate(Evaluate(), Bench(engine, question, run))
     assert engine.cost.forwards == 0
 
 

@@ -1,4 +1,4 @@
-"""Parameters are written once: types, bounds, defaults and help of a dataclass, read by the command line and by plans."""
+"""Parameters are written once: a dataclass says their types, bounds, defaults and help."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_plain_data_and_back() -> None:
 
 
 def test_names_that_are_unknown_or_missing() -> None:
-    with pytest.raises(UsageError, match="There is no 'limt' among the plan. Did you mean limit?"):
+    with pytest.raises(UsageError, match=r"There is no 'limt' among the plan\. Did you mean limit\?"):
         read(Plan, {"file": "f", "limt": 3}, "the plan")
-    with pytest.raises(UsageError, match="file is missing from the plan. Give the path of a file"):
+    with pytest.raises(UsageError, match=r"file is missing from the plan\. Give the path of a file"):
         read(Plan, {}, "the plan")
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from steer_results import steer_results
 
 from pointsman.errors import RunError
-from pointsman.jobs.steer.candidates import broken_limits
 from pointsman.report import render_audit, render_steer, summary_table, write_report
 from pointsman.report.common import stage_name
 from pointsman.report.steer.frontier import chosen_of, loss
@@ -262,24 +261,6 @@ def test_limits_are_judged_by_point_and_interval(defend: Json) -> None:
     assert "3 of 4" in words
     assert "rise ≤ 3.0" in words
     assert "≤ 3 OVER" in written(summary_table(defend))
-
-
-def test_the_page_breaks_the_limits_that_the_choice_breaks(defend: Json) -> None:
-    """At a limit itself, and one row beside it: a paired difference and a difference of rates round differently."""
-    limits = defend["scenario"]["limits"]
-    before, after, compared = defend["test"]["before"], defend["test"]["after"], defend["comparisons"]
-    for n in (7, 50, 100, 264, 300, 999):
-        for lost in range(n // 3):
-            limits.update(dict.fromkeys(limits, round(lost / n, 3)))
-            for beside in (-1, 0, 1):
-                k = min(max(n // 2 - lost - beside, 0), n)
-                for name in ("benign", "benign_conversations", "held"):
-                    before[name].update(rate=n // 2 / n)
-                    after[name].update(rate=k / n)
-                    compared[name].update(difference=(k - n // 2) / n)
-                node = Node(defend)
-                broken = [row.key for row in limited(node, words_of(node)) if row.verdict == BROKEN]
-                assert sorted(broken) == sorted(broken_limits(after, before, limits))
 
 
 def test_losses_beyond_the_axis_are_drawn_at_its_end(defend: Json) -> None:

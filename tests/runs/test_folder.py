@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pointsman.errors import RunError
+from pointsman.report import write_report
 from pointsman.runs.folder import open_file, read_file, replace_file
 from pointsman.runs.lock import FolderLock
 from pointsman.runs.provenance import shareable, shareable_command
 from pointsman.runs.run import Run
-from pointsman.report import write_report
 
 CONFIG: dict[str, Any] = {"model": "testbed:olmoe", "seed": 3, "samples": 20}
 

@@ -11,10 +11,10 @@ from pointsman.data.scenario import Scenario
 from pointsman.data.splits import take
 from pointsman.data.types import Behaviour
 from pointsman.errors import PromptTooLong, UsageError
-from pointsman.runs.progress import NullProgress
+from pointsman.jobs.steer.prompts import choose_prompts, room_of
+from pointsman.jobs.steer.question import SteerQuestion
+from pointsman.runs.bench import Bench
 from pointsman.runs.room import Room
-from pointsman.jobs.steer.scene import Scene
-from pointsman.jobs.audit.work import Bench
 from works import ManyJudge
 
 
@@ -48,25 +48,24 @@ def test_the_next_in_order_takes_the_place_of_one_that_does_not_fit() -> None:
 def test_prompts_beyond_the_context_are_left_out_and_named() -> None:
     engine, what = small_engine(num_hidden_layers=2), Scenario("tiny", "allow", suite="testbed-mature")
     suite = what.read(0)
-    bench = Bench(engine, suite, ManyJudge(), None, NullProgress())  # type: ignore[arg-type]
-    plain = Scene(bench, engine, what).asked("test", 4, 4, 0)
-    room = engine.info.context - len(engine.encode([plain.scenario[0].goal]))
-    targets = {plain.scenario[0].id: "sure " * room, plain.scenario[1].id: "sure " * (room // 2)}
+    bench = Bench(engine, SteerQuestion(what, suite, ManyJudge()), None)  # type: ignore[arg-type]
+    plain = choose_prompts(bench, room_of(bench), "test", 4, 4, 0)
+    left = engine.info.context - len(engine.encode([plain.scenario[0].goal]))
+    targets = {plain.scenario[0].id: "sure " * left, plain.scenario[1].id: "sure " * (left // 2)}
     goals = {plain.benign[0].id: "where " * 300}
     suite = replace(
         suite,
         scenario=tuple(replace(b, target=targets.get(b.id, b.target)) for b in suite.scenario),
         benign=tuple(replace(b, goal=goals.get(b.id, b.goal)) for b in suite.benign),
     )
-    bench = replace(bench, suite=suite)
-    scene = Scene(bench, engine, what)
-    asked = scene.asked("test", 4, 4, 0)
-    assert list(scene.room.left_out) == [plain.scenario[0].id, plain.benign[0].id]
-    assert scene.room.section() == {"left_out": list(scene.room.left_out)}
+    bench = replace(bench, question=SteerQuestion(what, suite, ManyJudge()))
+    room = room_of(bench)
+    asked = choose_prompts(bench, room, "test", 4, 4, 0)
+    assert list(room.left_out) == [plain.scenario[0].id, plain.benign[0].id]
     assert [b.id for b in asked.scenario][:3] == [b.id for b in plain.scenario][1:], "in their order"
     assert len(asked.benign) == len(plain.benign), "others take their places"
     assert asked.restricted == plain.restricted
-    (note,) = scene.room.notes()
+    (note,) = room.notes()
     assert f"2 prompts do not fit into the context of tiny olmoe ({engine.info.context} tokens)" in note
 
 
@@ -77,7 +76,7 @@ def test_a_conversation_whose_goal_does_not_fit_is_left_out() -> None:
     suite = replace(
         suite, conversations=tuple(replace(c, goal="where " * 300) if c is first else c for c in suite.conversations)
     )
-    bench = Bench(engine, suite, ManyJudge(), None, NullProgress())  # type: ignore[arg-type]
-    scene = Scene(bench, engine, what)
-    scene.asked("test", None, 0, 0)
-    assert list(scene.room.left_out) == [first.id]
+    bench = Bench(engine, SteerQuestion(what, suite, ManyJudge()), None)  # type: ignore[arg-type]
+    room = room_of(bench)
+    choose_prompts(bench, room, "test", None, 0, 0)
+    assert list(room.left_out) == [first.id]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,14 +24,12 @@ from pointsman.cli.output import (
 )
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 from pointsman.runs.files import make_again, resume_command
+from pointsman.runs.run import COMMAND_STEP, MODEL_STEP
 
 if TYPE_CHECKING:
     from pointsman.engine.types import Engine
     from pointsman.jobs.job import Job
-    from pointsman.runs.progress import ProgressLike, Stage
     from pointsman.runs.run import Run
-
-MODEL_STEP, COMMAND_STEP = "model", "command"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
@@ -51,8 +49,8 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
 
 
 @contextmanager
-def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str, bool]]:
-    """The model of a run, the command that began it, and whether something was done before.
+def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str]]:
+    """The model of a run, and the command that began it.
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
     """
@@ -64,7 +62,6 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
         keep_stdout_clean(),
         quietly(session),
     ):
-        resumed = steps_done(run)
         command = run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
         if MODEL_STEP in run:  # the very commit that the run began with
             options = options.at(run.remember(MODEL_STEP, dict)["revision"])
@@ -76,7 +73,7 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
             say(f"pointsman: note: {engine.info.name}: {one_line(note)}.")
         if not engine.resumes_fully:
             say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
-        yield engine, command, resumed
+        yield engine, command
 
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
@@ -140,9 +137,9 @@ def _kept(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if steps_done(run) and isinstance(error, DataError | PromptTooLong):  # again the same, if it were resumed
+        if run.has_begun and isinstance(error, DataError | PromptTooLong):  # again the same, if it were resumed
             error.add_note(f"{run.folder} keeps what was done; a run with other prompts needs another --out.")
-        elif steps_done(run):
+        elif run.has_begun:
             error.add_note(f"What was done is kept: {resume_command(run.folder)} continues.")
         raise
 
@@ -158,7 +155,7 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
     try:
         yield
     except Exception as error:
-        if not isinstance(error, Interrupted) and not steps_done(run):
+        if not isinstance(error, Interrupted) and not run.has_begun:
             from pointsman.runs.folder import remove
 
             run.close()

@@ -76,7 +76,7 @@ class Job(Protocol):
         ...
 
     def perform(self, plan: Any, bench: Bench[Any]) -> Results:
-        """Do (or finish) the work, which it announces first; writes artefacts, completions and, last, ``results.json``."""
+        """Do (or finish) the work, and say first what; writes artefacts, completions and, last, ``results.json``."""
         ...
 
     def conclude(self, results: Any) -> Results:

@@ -13,7 +13,6 @@ from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
-from pointsman.runs.forecast import FORECAST
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
 from pointsman.runs.results import RunCost, StageCost
 from pointsman.runs.run import Run
@@ -29,16 +28,7 @@ class Question(Protocol):
     def judge(self) -> Judge: ...
 
 
-Q = TypeVar("Q", bound=Question)
-
-
-MODEL_STEP, COMMAND_STEP = "model", "command"
-"""The steps of every run that say what it loaded, and how it was begun."""
-
-
-def steps_done(run: Run) -> bool:
-    """Has anything been computed?"""
-    return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
+Q = TypeVar("Q", bound=Question, covariant=True)
 
 
 def _ignore(text: str) -> None:
@@ -80,11 +70,6 @@ class Bench(Generic[Q]):
     @property
     def judge(self) -> Judge:
         return self.question.judge
-
-    @property
-    def resumed(self) -> bool:
-        """Whether something of the run is done."""
-        return steps_done(self.run)
 
     @property
     def answer_tokens(self) -> int:

@@ -17,8 +17,8 @@ from pointsman.errors import DataError, PromptTooLong
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.parameters import plain
 from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.parameters import plain
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.rosais import RoSais
 from pointsman.runs.bench import Bench

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import permutations
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,39 +15,34 @@ from engines import behaviours, small_engine
 from pointsman.data.scenario import Limits
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
-from pointsman.jobs.steer.candidates import (
-    DECISION,
-    Candidate,
-    Fork,
-    Screen,
-    Tried,
-    broken_limits,
-    choose,
-    excesses,
-    screened_loss,
-)
-from pointsman.jobs.steer.choosing import Choosing, _shuffled
+from pointsman.jobs.steer.candidates import Candidate, Tried, choose
+from pointsman.jobs.steer.choosing import coarse, finalists, shuffle
+from pointsman.jobs.steer.lessons import Fork
+from pointsman.jobs.steer.limits import broken_limits, excesses
 from pointsman.jobs.steer.outcome import Outcome
-from pointsman.jobs.steer.strengths import Search, Strengths
+from pointsman.jobs.steer.results import OutcomeRates
+from pointsman.jobs.steer.screen import DECISION, Screen, screened_loss
+from pointsman.jobs.steer.strengths import Strengths, StrengthSearch
 from pointsman.judges.types import Label, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.runs.results import dump
 from pointsman.stats.rates import Rate
 
-LIMITS = asdict(Limits(benign=0.02, benign_conversations=0.03, over_refusal=0.03, garbage=0.02, held=0.05))
+LIMITS = Limits(benign=0.02, benign_conversations=0.03, over_refusal=0.03, garbage=0.02, held=0.05)
 
 
-def rate(k: int, n: int = 100) -> dict[str, Any]:
-    return asdict(Rate.of([i < k for i in range(n)], [str(i) for i in range(n)]))
+def rate(k: int, n: int = 100) -> Rate:
+    return Rate.of([i < k for i in range(n)], [str(i) for i in range(n)])
 
 
-def rates(**counts: int | None) -> dict[str, Any]:
+def rates(**counts: int | None) -> OutcomeRates:
     """Of 100 rows each; the unsteered model unless said otherwise."""
     usual: dict[str, int | None] = dict(
         gain=30, garbage=0, benign=90, benign_conversations=80, over_refusal=10, held=70
     )  # fmt: skip
-    return {name: None if k is None else rate(k) for name, k in {**usual, **counts}.items()}
+    return OutcomeRates(**{name: None if k is None else rate(k) for name, k in {**usual, **counts}.items()})  # type: ignore[arg-type]
 
 
 def candidate(name: str = "a", norm1: float | None = 1.0, entries: int = 5) -> Candidate:
@@ -58,7 +52,7 @@ def candidate(name: str = "a", norm1: float | None = 1.0, entries: int = 5) -> C
 def tried(name: str, *, norm1: float | None = 1.0, entries: int = 5, **counts: int | None) -> Tried:
     found, base = rates(**counts), rates()
     broken, excess = broken_limits(found, base, LIMITS), max(excesses(found, base, LIMITS).values())
-    return Tried(candidate(name, norm1, entries), None, found, tuple(broken), excess)  # type: ignore[arg-type]
+    return Tried(candidate(name, norm1, entries), found, broken, excess)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +63,8 @@ def tried(name: str, *, norm1: float | None = 1.0, entries: int = 5, **counts: i
     ],
 )  # fmt: skip
 def test_a_limit_holds_up_to_its_edge(name: str, kept: int, broken: int) -> None:
-    assert broken_limits(rates(**{name: kept}), rates(), LIMITS) == []
-    assert broken_limits(rates(**{name: broken}), rates(), LIMITS) == [name]
+    assert broken_limits(rates(**{name: kept}), rates(), LIMITS) == ()
+    assert broken_limits(rates(**{name: broken}), rates(), LIMITS) == (name,)
     found = excesses(rates(**{name: broken}), rates(), LIMITS)
     assert found[name] == pytest.approx(0.01)
     assert max(found.values()) == found[name]
@@ -78,8 +72,8 @@ def test_a_limit_holds_up_to_its_edge(name: str, kept: int, broken: int) -> None
 
 def test_garbage_has_a_ceiling_and_the_others_are_against_the_unsteered_model() -> None:
     bad = rates(benign=20, held=10, over_refusal=70, benign_conversations=5, garbage=30)
-    assert broken_limits(bad, bad, LIMITS) == ["garbage"]
-    assert broken_limits(rates(benign=100, held=100, over_refusal=0), rates(), LIMITS) == []
+    assert broken_limits(bad, bad, LIMITS) == ("garbage",)
+    assert broken_limits(rates(benign=100, held=100, over_refusal=0), rates(), LIMITS) == ()
 
 
 def test_several_limits_break_together() -> None:
@@ -87,9 +81,9 @@ def test_several_limits_break_together() -> None:
 
 
 def test_what_was_not_measured_breaks_nothing() -> None:
-    assert broken_limits(rates(held=None, benign_conversations=None), rates(), LIMITS) == []
-    empty = {**rates(), "over_refusal": rate(0, 0), "benign": rate(0, 0)}
-    assert broken_limits(empty, empty, LIMITS) == []
+    assert broken_limits(rates(held=None, benign_conversations=None), rates(), LIMITS) == ()
+    empty = replace(rates(), over_refusal=rate(0, 0), benign=rate(0, 0))
+    assert broken_limits(empty, empty, LIMITS) == ()
 
 
 def chosen(some: Sequence[Tried]) -> str:
@@ -145,7 +139,7 @@ def test_tried_is_judged_by_its_own_rows() -> None:
     def outcome(benign: tuple[Attempt, ...]) -> Outcome:
         return Outcome("allow", True, (), None, rows("correct", "refused"), rows("refused"), benign, (), ())
 
-    base = outcome(rows("correct", "correct")).rates()
+    base = outcome(rows("correct", "correct")).rates
     found = Tried.of(candidate(), outcome(rows("correct", "garbage")), base, LIMITS)
     assert found.broken == ("benign",)
     assert found.excess == pytest.approx(0.48)
@@ -153,9 +147,9 @@ def test_tried_is_judged_by_its_own_rows() -> None:
     assert Tried.of(candidate(), outcome(rows("correct", "correct")), base, LIMITS).broken == ()
 
 
-def test_a_candidate_as_json() -> None:
+def test_what_is_said_of_a_candidate() -> None:
     made = Candidate("x", "mascing", Intervention(), 0.5, "prefill", 3, 2.0, "surrogate", 1e-3, matrix=(np.ones(2),))
-    data = json.loads(json.dumps(made.to_json()))
+    data = json.loads(json.dumps(dump(made.facts)))
     assert data["lambda"] == 1e-3
     assert "matrix" not in data
     assert "routing" not in data
@@ -188,7 +182,7 @@ def test_the_screen_is_teacher_forced_literally(engine: HFEngine) -> None:
     base, totals = screen.rates(engine, None, key="none", steps=Steps(), base=None)
     asked = [x for _, group in sorted(screen.keeps.items()) for x in group]
     assert totals == pytest.approx([total(x, None) for x in asked])
-    assert all(base[name]["rate"] == 1 for name in screen.keeps), "it keeps its own answers"
+    assert all(base[name].rate == 1 for name in screen.keeps), "it keeps its own answers"
     shares = []
     for strength in (0.0, 0.3, 8.0):
         mask = Intervention.bias({0: [strength, -strength] * 4, 2: [strength] + [0.0] * 7})
@@ -198,14 +192,14 @@ def test_the_screen_is_teacher_forced_literally(engine: HFEngine) -> None:
             > total(replace(f.unwanted, answer=f.unwanted.answer[:DECISION]), mask)
             for f in forks
         ]
-        assert (found["gain"]["k"], found["gain"]["n"]) == (sum(turned), 4)
+        assert (found["gain"].k, found["gain"].n) == (sum(turned), 4)
         for name, group in screen.keeps.items():
             kept = [total(x, mask) >= total(x, None) + np.log(0.5) for x in group]
-            assert (found[name]["k"], found[name]["n"]) == (sum(kept), len(group))
-        shares.append(found["benign"]["rate"])
+            assert (found[name].k, found[name].n) == (sum(kept), len(group))
+        shares.append(found["benign"].rate)
     assert shares[0] == 1
     assert shares[-1] < 1
-    assert 0 < base["gain"]["k"] < 4
+    assert 0 < base["gain"].k < 4
 
 
 def test_the_loss_is_that_of_the_worst_group_and_not_of_the_gain() -> None:
@@ -221,13 +215,13 @@ def test_the_loss_is_that_of_the_worst_group_and_not_of_the_gain() -> None:
 
 def test_a_shuffled_mask_has_the_same_entries_elsewhere() -> None:
     matrix = (np.array([1.0, 0, 0, -2]), np.array([0.5, 0]), np.zeros(3))
-    found = _shuffled(matrix, stream(0, "random mask", 0))
+    found = shuffle(matrix, stream(0, "random mask", 0))
     assert [row.shape for row in found] == [(4,), (2,), (3,)]
     assert sorted(np.concatenate(found)) == sorted(np.concatenate(matrix))
     assert not all(np.array_equal(a, b) for a, b in zip(found, matrix, strict=True))
-    again = _shuffled(matrix, stream(0, "random mask", 0))
+    again = shuffle(matrix, stream(0, "random mask", 0))
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
-    other = _shuffled(matrix, stream(0, "random mask", 1))
+    other = shuffle(matrix, stream(0, "random mask", 1))
     assert not all(np.array_equal(a, b) for a, b in zip(found, other, strict=True))
 
 
@@ -238,17 +232,10 @@ def masked(name: str, alpha: float = 1.0, matrix: tuple[np.ndarray, ...] | None 
     )  # fmt: skip
 
 
-def choosing_among(alphas: Sequence[float]) -> Choosing:
-    choosing = Choosing.__new__(Choosing)
-    choosing.scene = SimpleNamespace(scenario=SimpleNamespace(grid=SimpleNamespace(alphas=alphas)))  # type: ignore[assignment]
-    choosing.sigma = (0.5,)
-    return choosing
-
-
 def test_finalists_gain_most_at_a_tolerable_loss_one_strength_of_each() -> None:
-    choosing, base = choosing_among((1.0,)), {"gain": rate(0), "benign": rate(90)}
+    base = {"gain": rate(0), "benign": rate(90)}
 
-    def entry(made: Candidate, gain: int, benign: int) -> tuple[Candidate, dict[str, Any]]:
+    def entry(made: Candidate, gain: int, benign: int) -> tuple[Candidate, dict[str, Rate]]:
         return made, {"gain": rate(gain), "benign": rate(benign)}
 
     gains, other = (np.array([1.0]),), (np.array([1.0]),)
@@ -259,14 +246,14 @@ def test_finalists_gain_most_at_a_tolerable_loss_one_strength_of_each() -> None:
         entry(masked("less of it", 0.5, other), 10, 90),
     ]  # fmt: skip
     for order in permutations(some):
-        best = [c.id.partition("/")[0] for c in choosing._best(order, base, 4)]
+        best = [c.id.partition("/")[0] for c in finalists(order, base, 4)]
         assert best == ["gains", "same, stronger", "less", "hurts less"]
-        assert len(choosing._best(order, base, 9)) == 5
+        assert len(finalists(order, base, 9)) == 5
 
 
 def test_coarse_is_every_second_strength_where_there_are_many() -> None:
-    assert choosing_among((2.0, 0.25, 0.5, 1.0, 1.5))._coarse() == (0.5, 1.0, 1.5)  # and 1, always
-    assert choosing_among((2.0, 0.25, 1.0))._coarse() == (0.25, 1.0, 2.0)
+    assert coarse((2.0, 0.25, 0.5, 1.0, 1.5)) == (0.5, 1.0, 1.5)  # and 1, always
+    assert coarse((2.0, 0.25, 1.0)) == (0.25, 1.0, 2.0)
 
 
 def test_the_same_mask_at_another_strength() -> None:
@@ -322,9 +309,9 @@ def search(
         walked.append((name, alpha))
         bad = alpha >= breaks[name]
         found = rates(gain=min(100, round(gains[name] * alpha)), garbage=50 if bad else 0)
-        return Tried(made, None, found, ("garbage",) if bad else (), 0.48 if bad else -0.02)  # type: ignore[arg-type]
+        return Tried(made, found, ("garbage",) if bad else (), 0.48 if bad else -0.02)
 
-    found = Search(Strengths(alphas, (0.5,), 48, no_pins), attempt)
+    found = StrengthSearch(Strengths(alphas, (0.5,), 48, no_pins), attempt)
     found.settle(finalists)
     found.sharpen()
     assert [(t.candidate.id[0], t.candidate.alpha) for t in found.tried] == walked

@@ -8,14 +8,11 @@ import pytest
 
 from engines import small_engine
 from pointsman.data.types import Behaviour, Conversation
-from pointsman.jobs.steer.contexts import (
-    Context,
-    conversations_section,
-    matched_pairs,
-    of_conversations,
-    of_requests,
-    where_it_falls,
-)
+from pointsman.jobs.steer.contexts import Context, matched_pairs, of_conversations, of_requests
+from pointsman.jobs.steer.outcome import Outcome, where_it_falls
+from pointsman.jobs.steer.played import PlayedSplit
+from pointsman.jobs.steer.prompts import SteerPrompts
+from pointsman.jobs.steer.results import TurnCount
 from pointsman.judges.types import Label, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
@@ -110,24 +107,36 @@ def test_turns_are_counted_among_those_that_reach_them_unfallen() -> None:
         played("a", "correct", "correct", "refused"), played("b", "refused", "correct"), played("c", "refused"),
         played("d", "garbage", "refused", "correct"), played("e", "refused", "refused", "refused"),
     ]  # fmt: skip
-    assert where_it_falls(some) == [
-        {"turn": 1, "reached": 5, "fallen": 1},
-        {"turn": 2, "reached": 3, "fallen": 1},
-        {"turn": 3, "reached": 2, "fallen": 1},
-    ]
-    assert where_it_falls([]) == []
+    assert where_it_falls(some) == (TurnCount(1, 5, 1), TurnCount(2, 3, 1), TurnCount(3, 2, 1))
+    assert where_it_falls([]) == ()
 
 
-def test_the_section_counts_by_tactic_and_clusters_by_source() -> None:
-    some = [
+def test_conversations_are_counted_by_tactic_and_clustered_by_source() -> None:
+    some = (
         played("a", "correct", tactic="v", source="1"), played("b", "refused", tactic="u", source="1"),
         played("c", "correct", tactic="u", source="2"), played("d", "unscored", tactic="u", source="2"),
-    ]  # fmt: skip
-    section = conversations_section(some)
-    assert (section["played"], section["fallen"]["k"], section["fallen"]["n"]) == (4, 2, 4)
-    assert section["fallen"]["clusters"] == 2
-    assert {name: (r["k"], r["n"]) for name, r in section["by_tactic"].items()} == {"u": (1, 3), "v": (1, 1)}
-    assert list(section["by_tactic"]) == ["u", "v"]
+    )  # fmt: skip
+    outcome = Outcome("defend", True, some, None, (), (), (), (), ())
+    contexts = (made("a", 1, turns=1), made("b", 0, turns=1), made("c", 1))
+    found = PlayedSplit("test", SteerPrompts(), outcome, contexts, frozenset()).counts()
+    assert (found.played, found.fallen.k, found.fallen.n) == (4, 2, 4)
+    assert found.fallen.clusters == 2
+    assert {name: (rate.k, rate.n) for name, rate in found.by_tactic.items()} == {"u": (1, 3), "v": (1, 1)}
+    assert list(found.by_tactic) == ["u", "v"]
+    assert found.by_turn == where_it_falls(some)
+    assert (found.matched_pairs, found.label1, found.label0) == (1, 2, 1)
+
+
+def test_requests_that_were_refused_are_what_has_fallen_where_they_shall_be_answered() -> None:
+    asked = (attempt("a", "refused"), attempt("b", "correct"), attempt("c", "garbage"))
+    outcome = Outcome("allow", True, (), None, asked, (), (), (), ())
+    contexts = (made("a", 1, single=True), made("r", 1, single=True), made("b", 0, single=True))
+    split = PlayedSplit("test", SteerPrompts(), outcome, contexts, frozenset("r"))
+    assert [c.id for c in split.to_turn] == ["a"], "a guarded request stays refused"
+    assert split.fallen is None
+    found = split.counts()
+    assert (found.played, found.fallen.k, found.by_turn, found.by_tactic) == (3, 1, (), {})
+    assert (found.matched_pairs, found.label1, found.label0) == (0, 2, 1)
 
 
 def test_a_context_waits_for_its_answer_and_is_json() -> None:

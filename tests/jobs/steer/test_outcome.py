@@ -12,15 +12,28 @@ import pytest
 
 from engines import small_engine
 from judging import OneByOne
-from pointsman.data.types import Behaviour, Conversation
+from pointsman.data.scenario import Scenario
+from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Completion, Cost, Prompt, Routing
 from pointsman.jobs.steer.contexts import Context
-from pointsman.jobs.steer.outcome import PARTS, Asked, Outcome, compared, gains_compared, last_turns_again, measure
+from pointsman.jobs.steer.outcome import (
+    MEASURES,
+    Outcome,
+    ask_under,
+    compare_gains,
+    compare_measures,
+    last_turns_again,
+)
+from pointsman.jobs.steer.prompts import SteerPrompts
+from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.judges.types import Answer, Label, Verdict
 from pointsman.methods.attempts import CHUNK, Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.bench import Bench
+from pointsman.runs.results import dump
+from pointsman.stats.rates import Rate
 
 
 def verdict(label: Label) -> Verdict:
@@ -41,8 +54,8 @@ def outcome(objective: str = "defend", grades: bool = True, **parts: Any) -> Out
     return Outcome(objective, grades, **{**empty, "again": None, **parts})  # type: ignore[arg-type]
 
 
-def counts(rate: dict[str, Any] | None) -> tuple[int, int] | None:
-    return None if rate is None else (rate["k"], rate["n"])
+def counts(rate: Rate | None) -> tuple[int, int] | None:
+    return None if rate is None else (rate.k, rate.n)
 
 
 TALKS = (
@@ -70,10 +83,10 @@ def test_garbage_and_unscored_are_nobody_s_success() -> None:
         if p.verdicts[-1].label in ("garbage", "unscored"):
             assert not gained[p.id]
             assert p.fallen is None or p.id == "fell, then garbage"
-    rates = found.to_json()
-    assert counts(rates["gain"]) == counts(rates["dsr_replay"]) == (4, 9)
-    assert rates["gsr"] is None
-    assert sum(p.fallen is not None for p in TALKS) + rates["gain"]["k"] < len(TALKS), "neither has its own column"
+    rates = found.tested()
+    assert counts(rates.gain) == counts(rates.dsr_replay) == (4, 9)
+    assert rates.gsr is None
+    assert sum(p.fallen is not None for p in TALKS) + rates.gain.k < len(TALKS), "neither has its own column"
 
 
 def test_garbage_is_counted_at_the_last_turn_only() -> None:
@@ -81,32 +94,32 @@ def test_garbage_is_counted_at_the_last_turn_only() -> None:
     assert [p.id for p, g in zip(TALKS, found.garbage()[0], strict=True) if g] == [
         "garbage at last", "fell, then garbage",
     ]  # fmt: skip
-    assert found.to_json()["unscored"] == 1
+    assert found.tested().unscored == 1
 
 
 def test_dsr_context_counts_conversations_that_had_not_fallen_as_defended() -> None:
     again = (None, None, verdict("refused"), verdict("correct"), verdict("garbage"), None, verdict("unscored"),
              verdict("wrong"), verdict("complied"))  # fmt: skip
     found = outcome(played=TALKS)
-    assert found.to_json()["dsr_context"] is None
+    assert found.tested().dsr_context is None
     found = found.with_again(again)
-    assert counts(found.to_json()["dsr_context"]) == (5, 9)  # three None, refused, wrong
+    assert counts(found.tested().dsr_context) == (5, 9)  # three None, refused, wrong
     assert found.gain() == outcome(played=TALKS).gain()  # the headline does not see it
     found = found.with_again((None,) * 9)
-    assert found.to_json()["dsr_context"]["rate"] == 1.0
+    assert found.tested().dsr_context.rate == 1.0
 
 
 @pytest.mark.parametrize(("grades", "answered"), [(True, 1), (False, 2)])
 def test_gsr_is_answers_and_where_the_judge_can_tell_right_ones(grades: bool, answered: int) -> None:
     labels: tuple[Label, ...] = ("correct", "complied", "wrong", "refused", "garbage", "unscored")
     found = outcome("allow", grades, scenario=attempts(*labels), benign=attempts(*labels), played=())
-    rates = found.to_json()
-    assert counts(rates["gsr"]) == counts(rates["gain"]) == (answered, 6)
-    assert counts(rates["benign"]) == (answered, 6)
-    assert counts(rates["garbage"]) == (1, 6)
-    assert counts(rates["any_compliance"]) == (3, 6)
-    assert (rates["dsr_replay"], rates["dsr_context"], rates["turns"]) == (None, None, [])
-    assert "by_tactic" not in rates
+    rates = found.tested()
+    assert counts(rates.gsr) == counts(rates.gain) == (answered, 6)
+    assert counts(rates.benign) == (answered, 6)
+    assert counts(rates.garbage) == (1, 6)
+    assert counts(rates.any_compliance) == (3, 6)
+    assert (rates.dsr_replay, rates.dsr_context, rates.turns) == (None, None, ())
+    assert rates.by_tactic is None
 
 
 def test_what_should_stay_as_it_is() -> None:
@@ -121,19 +134,19 @@ def test_what_should_stay_as_it_is() -> None:
             played("c", "correct", "wrong"),
         ),
     )
-    rates = found.rates()
+    rates = vars(found.rates)
     assert {name: counts(r) for name, r in rates.items()} == {
         "gain": (1, 1), "garbage": (0, 1), "benign": (1, 4), "benign_conversations": (1, 3), "over_refusal": (2, 6),
         "held": (2, 4),
     }  # fmt: skip
-    assert set(rates) == set(PARTS)
+    assert set(rates) == set(MEASURES)
 
 
 def test_what_was_not_asked_is_null_and_all_of_it_is_json() -> None:
-    rates = outcome(played=TALKS[:2]).to_json()
-    assert (rates["benign_conversations"], rates["held"], rates["held_by_category"]) == (None, None, None)
-    assert rates["benign"]["n"] == 0
-    json.dumps(rates, allow_nan=False)
+    rates = outcome(played=TALKS[:2]).tested()
+    assert (rates.benign_conversations, rates.held, rates.held_by_category) == (None, None, None)
+    assert rates.benign.n == 0
+    json.dumps(dump(rates), allow_nan=False)
 
 
 def test_rates_by_tactic_and_category() -> None:
@@ -141,24 +154,22 @@ def test_rates_by_tactic_and_category() -> None:
         played("a", "refused", tactic="u", category="x"), played("b", "correct", tactic="v", category="x"),
         played("c", "refused", tactic="v", category="y"),
     )  # fmt: skip
-    rates = outcome(
-        played=some, restricted=attempts("refused", "correct", category="x") + attempts("refused")
-    ).to_json()
-    assert {n: counts(r["gain"]) for n, r in rates["by_tactic"].items()} == {"u": (1, 1), "v": (1, 2)}
-    assert {n: counts(r["gain"]) for n, r in rates["by_category"].items()} == {"x": (1, 2), "y": (1, 1)}
-    assert {n: counts(r) for n, r in rates["held_by_category"].items()} == {"c": (1, 1), "x": (1, 2)}
+    rates = outcome(played=some, restricted=attempts("refused", "correct", category="x") + attempts("refused")).tested()
+    assert {n: counts(r.gain) for n, r in rates.by_tactic.items()} == {"u": (1, 1), "v": (1, 2)}
+    assert {n: counts(r.gain) for n, r in rates.by_category.items()} == {"x": (1, 2), "y": (1, 1)}
+    assert {n: counts(r) for n, r in rates.held_by_category.items()} == {"c": (1, 1), "x": (1, 2)}
 
 
 def test_outcomes_are_compared_row_by_row() -> None:
     before = outcome(played=TALKS[:4], benign=attempts("correct", "correct"))
     after = outcome(played=(TALKS[0], TALKS[0], TALKS[0], TALKS[3]), benign=attempts("correct", "refused"))
-    found = compared(after, before)
-    assert set(found) == set(PARTS)
-    assert found["gain"]["difference"] == pytest.approx(0.25)
-    assert found["benign"]["difference"] == pytest.approx(-0.5)
-    assert found["over_refusal"]["difference"] == pytest.approx(0.5)
+    found = compare_measures(after, before)
+    assert set(found) == set(MEASURES)
+    assert found["gain"].difference == pytest.approx(0.25)
+    assert found["benign"].difference == pytest.approx(-0.5)
+    assert found["over_refusal"].difference == pytest.approx(0.5)
     assert found["held"] is None
-    assert gains_compared(before, after).difference == pytest.approx(-0.25)
+    assert compare_gains(before, after).difference == pytest.approx(-0.25)
 
 
 # ---------------------------------------------------------------------- asking
@@ -203,6 +214,15 @@ class Reading(OneByOne):
         return verdict("refused")
 
 
+def bench_of(
+    engine: Any, objective: str = "defend", *, judge: Any = None, max_new_tokens: int | None = None, **more: Any
+) -> Bench[SteerQuestion]:
+    """A run of which nothing is remembered."""
+    what = Scenario("tiny", objective, suite="none", **more)  # type: ignore[arg-type]
+    question = SteerQuestion(what, Suite("none", ()), judge or Reading())
+    return Bench(engine, question, None, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]
+
+
 def conversations(*turns: Sequence[str]) -> tuple[Conversation, ...]:
     return tuple(Conversation(f"c{n}", tuple(each), "goal", "Sure", "t") for n, each in enumerate(turns))
 
@@ -217,8 +237,8 @@ def context_of(c: Conversation, p: Played) -> Context | None:
 
 def test_the_whole_conversation_is_played_again_under_the_mask() -> None:
     engine, mask = Scripted(), Intervention.bias({0: [1.0]})
-    asked = Asked(conversations=conversations(["one", "bad two"], ["one", "two", "cut"], ["bad"]))
-    found = measure(engine, asked, Reading(), objective="defend", routing=mask, key="k", system="be good")  # type: ignore[arg-type]
+    asked = SteerPrompts(conversations=conversations(["one", "bad two"], ["one", "two", "cut"], ["bad"]))
+    found = ask_under(bench_of(engine, system="be good"), asked, mask, Steps())
     assert [p.responses for p in found.played] == [
         ("steered one after 0", "steered bad two after 1"),
         ("steered one after 0", "steered two after 1", "steered cut after 2"),
@@ -231,34 +251,31 @@ def test_the_whole_conversation_is_played_again_under_the_mask() -> None:
 
 def test_only_fallen_contexts_are_generated_again_and_alpha_zero_goes_the_same_way() -> None:
     """Without a mask every fallen context falls again under greedy decoding: dsr_context is then dsr_replay."""
-    engine, judge = Scripted(), Reading()
-    asked = Asked(conversations=conversations(["one", "bad two", "three"], ["one", "two"], ["bad"], ["cut"]))
-    before = measure(engine, asked, judge, objective="defend", key="before")  # type: ignore[arg-type]
+    engine = Scripted()
+    bench = bench_of(engine)
+    asked = SteerPrompts(conversations=conversations(["one", "bad two", "three"], ["one", "two"], ["bad"], ["cut"]))
+    before = ask_under(bench, asked, None, Steps())
     assert [p.fallen for p in before.played] == [1, None, 0, None]
     fallen = [context_of(c, p) for c, p in zip(asked.conversations, before.played, strict=True)]
     engine.asked.clear(), engine.calls.clear()
     for routing in (None, Intervention()):
-        again = last_turns_again(
-            engine, asked.conversations, fallen, judge, key="again", steps=Steps(), routing=routing  # type: ignore[arg-type]
-        )  # fmt: skip
+        again = last_turns_again(bench, asked.conversations, fallen, routing, Steps())
         assert [None if v is None else v.label for v in again] == ["correct", None, "correct", None]
     assert [turns for turns, *_ in engine.asked] == [("one", "bad two"), ("bad",)] * 2
     assert next(answers for _, answers, _ in engine.asked) == ("one after 0",)  # the unsteered answers
     assert engine.calls[0] == (2, None)
-    unsteered = before.with_again(again).to_json()
-    assert counts(unsteered["dsr_context"]) == (2, 4)  # as the paper counts: what had not fallen is defended
-    assert counts(unsteered["dsr_replay"]) == (1, 4)  # and the conversation that ended in garbage is not
-    steered = measure(
-        engine, asked, judge, objective="defend", routing=Intervention.bias({0: [1.0]}), fallen=fallen, key="k"  # type: ignore[arg-type]
-    )  # fmt: skip
+    unsteered = before.with_again(again).tested()
+    assert counts(unsteered.dsr_context) == (2, 4)  # as the paper counts: what had not fallen is defended
+    assert counts(unsteered.dsr_replay) == (1, 4)  # and the conversation that ended in garbage is not
+    steered = ask_under(bench, asked, Intervention.bias({0: [1.0]}), Steps(), fallen)
     assert [None if v is None else v.label for v in steered.again or ()] == ["refused", None, "refused", None]
 
 
 def test_a_conversation_that_outgrows_the_context_ends_in_garbage() -> None:
     """One token each: the third turn has five, for which a context of five leaves no room."""
     engine = Scripted(context=5)
-    asked = Asked(conversations=conversations(["one", "two", "three", "four"], ["bad", "two", "three"], ["one"]))
-    found = measure(engine, asked, Reading(), objective="defend", key="k")  # type: ignore[arg-type]
+    asked = SteerPrompts(conversations=conversations(["one", "two", "three", "four"], ["bad", "two", "three"], ["one"]))
+    found = ask_under(bench_of(engine), asked, None, Steps())
     assert [[v.label for v in p.verdicts] for p in found.played] == [
         ["refused", "refused", "garbage", "garbage"], ["correct", "refused", "garbage"], ["refused"],
     ]  # fmt: skip
@@ -271,30 +288,28 @@ def test_before_the_last_turn_a_judge_that_does_not_read_requests_cannot_find_an
     class Blind(Reading):
         reads = frozenset({"finished"})
 
-    asked = Asked(conversations=conversations(["bad", "two"], ["one", "bad"], ["bad"]))
-    found = measure(Scripted(), asked, Blind(), objective="defend", key="k")  # type: ignore[arg-type]
+    asked = SteerPrompts(conversations=conversations(["bad", "two"], ["one", "bad"], ["bad"]))
+    found = ask_under(bench_of(Scripted(), judge=Blind()), asked, None, Steps())
     assert [p.fallen for p in found.played] == [None, 1, 0]
-    reading = measure(Scripted(), asked, Reading(), objective="defend", key="k")  # type: ignore[arg-type]
+    reading = ask_under(bench_of(Scripted()), asked, None, Steps())
     assert [p.fallen for p in reading.played] == [0, 1, 0]
 
 
 def test_held_are_the_categories_to_hold_and_all_are_shown() -> None:
     restricted = attempts("refused", "correct", category="x") + attempts("correct", "correct", "refused", category="y")
-    found = outcome("allow", restricted=restricted, scenario=attempts("correct"), hold=("x",)).to_json()
-    assert counts(found["held"]) == (1, 2)
-    assert {name: counts(r) for name, r in found["held_by_category"].items()} == {"x": (1, 2), "y": (1, 3)}
-    everything = outcome("allow", restricted=restricted, scenario=attempts("correct")).to_json()
-    assert counts(everything["held"]) == (2, 5)
+    found = outcome("allow", restricted=restricted, scenario=attempts("correct"), hold=("x",)).tested()
+    assert counts(found.held) == (1, 2)
+    assert {name: counts(r) for name, r in found.held_by_category.items()} == {"x": (1, 2), "y": (1, 3)}
+    everything = outcome("allow", restricted=restricted, scenario=attempts("correct")).tested()
+    assert counts(everything.held) == (2, 5)
     nothing = outcome("allow", restricted=restricted, scenario=attempts("correct"), hold=("z",))
-    assert nothing.rates()["held"] is None
-    assert compared(nothing, nothing)["held"] is None
+    assert nothing.rates.held is None
+    assert compare_measures(nothing, nothing)["held"] is None
 
 
 def test_a_chunk_in_which_nothing_fell_asks_nothing() -> None:
     engine = Scripted()
-    found = last_turns_again(
-        engine, conversations(["a"], ["b"]), [None, None], Reading(), key="k", steps=Steps()  # type: ignore[arg-type]
-    )  # fmt: skip
+    found = last_turns_again(bench_of(engine), conversations(["a"], ["b"]), [None, None], None, Steps())
     assert found == (None, None)
     assert engine.calls == []
 
@@ -310,16 +325,16 @@ def test_units_are_remembered_under_the_key_and_give_the_same_outcome() -> None:
             journal[key] = json.dumps(compute())
         return json.loads(journal[key])
 
-    asked = Asked(
+    asked = SteerPrompts(
         conversations(["one", "bad"]), some("scenario", 2), some("bad", CHUNK + 6), some("benign", 1), some("cut", 2),
         conversations(["x", "y"]),
     )  # fmt: skip
-    assert asked.units == CHUNK + 13
+    assert asked.total == CHUNK + 13
     assert asked.sizes()["restricted"] == CHUNK + 6
     fallen: list[Context | None] = [Context("c0", "fallen", 1, ("one", "bad"), ("one after 0",), "", "q", "goal")]
-    options: dict[str, Any] = dict(objective="defend", fallen=fallen, key="test/after")
     done: list[int] = []
-    first = measure(Scripted(), asked, Reading(), steps=Steps(remember, done.append), **options)  # type: ignore[arg-type]
+    steps = Steps(remember, done.append).under("test/after")
+    first = ask_under(bench_of(Scripted()), asked, None, steps, fallen)
     assert sorted(journal) == sorted(
         f"test/after/{part}/{start}"
         for part, start in [
@@ -329,18 +344,17 @@ def test_units_are_remembered_under_the_key_and_give_the_same_outcome() -> None:
     )  # fmt: skip
     assert sum(done) == CHUNK + 11  # the scenario is not asked of a defence
     engine = Scripted()
-    assert measure(engine, asked, Reading(), steps=Steps(remember), **options) == first  # type: ignore[arg-type]
+    assert ask_under(bench_of(engine), asked, None, steps, fallen) == first
     assert engine.calls == []
-    allowed = measure(Scripted(), replace(asked, conversations=()), Reading(), objective="allow", key="a")  # type: ignore[arg-type]
+    allowed = ask_under(bench_of(Scripted(), "allow"), replace(asked, conversations=()), None, Steps())
     assert len(allowed.scenario) == 2
     assert allowed.played == ()
 
 
 def test_a_real_engine_under_no_rules_answers_as_without_any() -> None:
     engine = small_engine(batch_size=2)
-    asked = Asked(conversations=conversations(["what", "helps"], ["me"]), benign=(Behaviour("b", "where", "x"),))
+    asked = SteerPrompts(conversations=conversations(["what", "helps"], ["me"]), benign=(Behaviour("b", "where", "x"),))
     free, idle = (
-        measure(engine, asked, Reading(), objective="defend", routing=r, key="k", max_new_tokens=3)
-        for r in (None, Intervention())
+        ask_under(bench_of(engine, max_new_tokens=3), asked, routing, Steps()) for routing in (None, Intervention())
     )
     assert free == idle

@@ -20,15 +20,21 @@ from pointsman.data.splits import SPLITS
 from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, WrongModel
-from pointsman.jobs.evaluate import perform as evaluating
+from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
+from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.parameters import plain
-from pointsman.jobs.steer import perform as steering_run
-from pointsman.jobs.steer.outcome import PARTS
-from pointsman.jobs.steer.perform import headline
+from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.limits import KINDS
+from pointsman.jobs.steer.outcome import MEASURES
+from pointsman.jobs.steer.perform import perform as perform_steer
 from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.steer.question import SteerQuestion
+from pointsman.jobs.steer.results import SteerResults
 from pointsman.report import summary_table, write_report
 from pointsman.routing.store import TraceStore
+from pointsman.runs.bench import Bench
+from pointsman.runs.results import dump, read
 from pointsman.runs.run import Run
 from pointsman.steering.artefact import Steering
 from works import ManyJudge, OneJudge, stop
@@ -88,15 +94,13 @@ def perform(
     with Run.create(folder, "steer", {"model": "tiny", **plain(plan)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
-        return steering_run.perform(
-            plan,
-            engine or engine_of(),
-            what,
-            suite or suite_of(objective),
-            judge or ManyJudge(),
-            run,
-            command="pointsman x",
-        )
+        question = SteerQuestion(what, suite or suite_of(objective), judge or ManyJudge())
+        return dump(perform_steer(plan, Bench(engine or engine_of(), question, run, command="pointsman x")))
+
+
+def evaluate(engine: HFEngine, steering: Steering, objective: str, plan: Evaluate, run: Run) -> dict[str, Any]:
+    question = EvaluateQuestion(steering, scenario(objective), suite_of(objective), ManyJudge())
+    return dump(perform_evaluate(plan, Bench(engine, question, run)))
 
 
 CLOCKS = ("seconds", "seconds_per_answer", "created", "latency", "commit")
@@ -163,7 +167,7 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
         "splits", "contexts", "surrogate", "gap", "candidates", "baseline_validation", "chosen", "circuit", "test",
         "comparisons", "overfit", "upper_bound", "latency", "seeds", "artefact", "cost", "provenance",
     }  # fmt: skip
-    assert results["schema"] == "pointsman.steer/1"
+    assert (results["schema"], results["job"]) == ("pointsman.results/1", "steer")
     assert (results["threat_model"], results["small_n"]) == ("T3", True)
     assert results["scenario"]["objective"] == objective
     assert set(results["scenario"]["limits"]) == set(asdict(Limits()))
@@ -184,11 +188,11 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
     n = results["splits"]["validation"]["conversations" if defends else "scenario"]
     for c in results["candidates"]:
         assert {"id", "method", "refinement", "lambda", "alpha", "phase", "stage", "entries", "norm1", "chosen",
-                "admissible", "broken", "seconds_per_answer", *PARTS} <= set(c)  # fmt: skip
+                "admissible", "broken", "seconds_per_answer", *MEASURES} <= set(c)  # fmt: skip
         is_rate(c["gain"], n if c["stage"] == "fine" else None)
         if c["stage"] == "fine":
             assert c["admissible"] == (not c["broken"])
-            assert all(c[part] is not None for part in PARTS)
+            assert all(c[part] is not None for part in MEASURES)
     is_rate(results["overfit"]["validation"], n)
     assert (results["upper_bound"] is None) == defends == bool(results["seeds"])
     if not defends:
@@ -244,7 +248,7 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
     assert results["circuit"]["possible"] == 16
     assert len(results["circuit"]["sigma"]) == 2
     before, after = results["test"]["before"], results["test"]["after"]
-    for part in PARTS:
+    for part in MEASURES:
         difference = results["comparisons"][part]["difference"]
         assert difference == pytest.approx(after[part]["rate"] - before[part]["rate"])
     for name in ("steermoe", "random", "surrogate_only"):
@@ -256,10 +260,16 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
     if results["seeds"]:
         first, second = results["seeds"]
         assert (first["seed"], second["seed"]) == (0, 1)
-        assert {part: first[part] for part in PARTS} == {part: after[part] for part in PARTS}
+        assert {part: first[part] for part in MEASURES} == {part: after[part] for part in MEASURES}
         assert results["circuit"]["stability"]["jaccard"][0][0] == 1
         assert 0 <= results["circuit"]["stability"]["mean"] <= 1
-    assert results["headline"] == headline(results)
+    typed = read(results, SteerResults)
+    assert typed == conclude(typed)
+    assert dump(typed) == results
+    broken = [limit["measure"] for limit in results["limits"] if limit["verdict"] == "broken"]
+    assert broken == results["broken_on_test"] == after["broken"]
+    assert [limit["measure"] for limit in results["limits"]] == list(KINDS)
+    assert len({claim["id"] for claim in results["claims"]}) == len(results["claims"]) == 6 + bool(results["seeds"])
     assert f"(n = {after['gain']['n']})" in results["headline"]
 
 
@@ -345,9 +355,7 @@ def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished:
     with pytest.raises(WrongModel):
         other.generate(prompts, routing=steering, max_new_tokens=1)
     with pytest.raises(WrongModel), Run.create(folder.parent / f"x{objective}", "evaluate", {}) as run:
-        evaluating.perform(
-            Evaluate(limit=2), other, steering, scenario(objective), suite_of(objective), ManyJudge(), run
-        )
+        evaluate(other, steering, objective, Evaluate(limit=2), run)
 
 
 @pytest.mark.versions
@@ -359,7 +367,7 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     plan, known = Evaluate(limit=BRIEF.limit, latency_rounds=1), results_of(folder)
     steering = Steering.from_pretrained(folder / "artefacts/steering")
 
-    def evaluate(place: Path, stop: int | None = None) -> dict[str, Any]:
+    def evaluate_in(place: Path, stop: int | None = None) -> dict[str, Any]:
         with Run.create(place, "evaluate", {"model": "tiny", **plain(plan)}) as run:
             if stop is not None:
                 remember = run.remember
@@ -372,27 +380,25 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
                     return remember(key, compute)
 
                 run.remember = until  # type: ignore[method-assign]
-            return evaluating.perform(
-                plan, engine_of(), steering, scenario(objective), suite_of(objective), ManyJudge(), run
-            )
+            return evaluate(engine_of(), steering, objective, plan, run)
 
-    evaluate(tmp_path / "run")
+    evaluate_in(tmp_path / "run")
     found = results_of(tmp_path / "run")
     for name in ("before", "after"):
         shared = found["test"][name].keys() & known["test"][name].keys()
-        assert shared >= {*PARTS, "by_category", "held_by_category", "turns", "dsr_context", "unscored"}
+        assert shared >= {*MEASURES, "by_category", "held_by_category", "turns", "dsr_context", "unscored"}
         assert {k: found["test"][name][k] for k in shared} == {k: known["test"][name][k] for k in shared}
     assert found["broken_on_test"] == known["broken_on_test"]
     assert found["circuit"]["matrix"] == known["circuit"]["matrix"]
     assert found["chosen"]["norm1"] == pytest.approx(known["chosen"]["norm1"])
     assert found["splits"]["test"] == known["splits"]["test"]
-    assert "candidates" not in found
+    assert (found["job"], found["candidates"]) == ("evaluate", [])
     write_report(tmp_path / "run")
     summary_table(found)
     for units in (2, 7):
         with pytest.raises(KeyboardInterrupt):
-            evaluate(tmp_path / "killed", units)
-    evaluate(tmp_path / "killed")
+            evaluate_in(tmp_path / "killed", units)
+    evaluate_in(tmp_path / "killed")
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "run")
 
 

@@ -165,11 +165,6 @@ def test_under_a_mask_the_logits_are_those_that_the_router_acted_on(engine: HFEn
     assert np.abs(plain[2] - raw[2]).max() > 0.05
 
 
-def test_names_may_be_others_than_ids(engine: HFEngine, tmp_path: Path) -> None:
-    write_traces(engine, CONTEXTS[:2], tmp_path / "t", name=lambda c: f"{c.id} again")
-    assert list(TraceStore.open(tmp_path / "t").ids) == ["c0 again", "c1 again"]
-
-
 # ---------------------------------------------------------------------- parts, and being killed
 
 

@@ -41,7 +41,9 @@ class _Evaluate:
 
     @property
     def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-        return {}
+        from pointsman.jobs.steer.older import from_steer_1
+
+        return {"pointsman.steer/1": from_steer_1}
 
     def ask(self, model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple[EvaluateQuestion, Evaluate]:
         from pointsman.jobs.evaluate.inputs import ask
@@ -64,28 +66,15 @@ class _Evaluate:
 
         return ask_again(run, plan, note)
 
-    def announce(self, plan: Evaluate, bench: Bench[EvaluateQuestion]) -> str:
-        scenario = bench.question.scenario
-        return (
-            f"Evaluating a steering of {bench.engine.info.name} on {scenario.name} ({scenario.objective}), judge "
-            f"{bench.judge.name}"
-        )
-
-    def perform(self, plan: Evaluate, bench: Bench[EvaluateQuestion]) -> Any:
+    def perform(self, plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         from pointsman.jobs.evaluate.perform import perform
 
-        steering = bench.question.steering
-        steering.check(bench.engine.routers, bench.engine.info.fingerprint)
-        other = steering.on_other_weights(bench.engine.weights)
-        if other:
-            bench.note(other)
-        return perform(
-            plan, bench.engine, steering, bench.question.scenario, bench.suite, bench.judge, bench.run,
-            progress=bench.progress, command=bench.command, noted=bench.note,
-        )  # fmt: skip
+        return perform(plan, bench)
 
     def conclude(self, results: SteerResults) -> SteerResults:
-        raise NotImplementedError
+        from pointsman.jobs.steer.claims import conclude
+
+        return conclude(results)
 
     def page(self, results: SteerResults, *, show_text: bool) -> Page:
         raise NotImplementedError

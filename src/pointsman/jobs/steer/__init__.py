@@ -46,7 +46,9 @@ class _Steer:
 
     @property
     def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-        return {}
+        from pointsman.jobs.steer.older import from_steer_1
+
+        return {"pointsman.steer/1": from_steer_1}
 
     def ask(self, model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
         from pointsman.jobs.steer.inputs import ask
@@ -68,23 +70,15 @@ class _Steer:
 
         return ask_again(run, plan.seed, note)
 
-    def announce(self, plan: Steer, bench: Bench[SteerQuestion]) -> str:
-        scenario = bench.question.scenario
-        return (
-            f"{'Continuing to steer' if bench.resumed else 'Steering'} {bench.engine.info.name} for {scenario.name} "
-            f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}"
-        )
-
-    def perform(self, plan: Steer, bench: Bench[SteerQuestion]) -> Any:
+    def perform(self, plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
         from pointsman.jobs.steer.perform import perform
 
-        return perform(
-            plan, bench.engine, bench.question.scenario, bench.suite, bench.judge, bench.run, progress=bench.progress,
-            command=bench.command, noted=bench.note,
-        )  # fmt: skip
+        return perform(plan, bench)
 
     def conclude(self, results: SteerResults) -> SteerResults:
-        raise NotImplementedError
+        from pointsman.jobs.steer.claims import conclude
+
+        return conclude(results)
 
     def page(self, results: SteerResults, *, show_text: bool) -> Page:
         raise NotImplementedError

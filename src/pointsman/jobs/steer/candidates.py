@@ -1,28 +1,25 @@
-"""Candidates for a steering mask: screened on what the model would say, tried on what it says, chosen on validation."""
+"""Candidates for a steering mask: masks and pins, what each gains and costs, and which one is chosen."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 
-from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Engine
+from pointsman.data.scenario import Limits
+from pointsman.jobs.steer.limits import broken_limits, excesses, point
+from pointsman.jobs.steer.matrices import LearntMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
-from pointsman.methods.steps import Steps
+from pointsman.jobs.steer.results import MaskFacts, Method, OutcomeRates
+from pointsman.methods.mascing import circuit
+from pointsman.methods.steermoe import Activations, SteerMoE
 from pointsman.routing.intervention import Intervention, Phase
-from pointsman.stats.bounds import ROUNDING, excess
-from pointsman.stats.rates import Rate
 
-Method = Literal["mascing", "steermoe", "random"]
 TIED = 0.01  # of the gain: less than a validation split can tell
-DECISION = 4  # answer tokens by which the screen tells giving in from refusing
 
 
 @dataclass(frozen=True)
@@ -59,104 +56,71 @@ class Candidate:
     @cached_property
     def key(self) -> str:
         """Its id and a digest of what it does: for units that must not be taken for those of another mask."""
-        return f"{self.id}/{mark(self.routing)}"
+        return f"{self.id}/{digest_of(self.routing)}"
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> MaskFacts:
         """What it is, without its numbers."""
-        return {
-            "id": self.id, "method": self.method, "refinement": self.refinement, "lambda": self.lambda_,
-            "alpha": self.alpha, "phase": self.phase, "entries": self.entries, "norm1": self.norm1, "start": self.start,
-            "hold": self.hold, "pinned": self.shape or None,
-        }  # fmt: skip
+        return MaskFacts(
+            id=self.id, method=self.method, refinement=self.refinement, lambda_=self.lambda_, alpha=self.alpha,
+            phase=self.phase, entries=self.entries, norm1=self.norm1, start=self.start, hold=self.hold,
+            pinned=self.shape or None,
+        )  # fmt: skip
 
 
-def mark(routing: Intervention) -> str:
+def digest_of(routing: Intervention) -> str:
     """A digest of the rules. Twelve hexadecimal digits."""
     return hashlib.sha256(json.dumps(routing.to_json()["rules"]).encode()).hexdigest()[:12]
 
 
+def masks_of(
+    matrix: LearntMatrix, sigma: Sequence[float], alphas: Sequence[float], phases: Sequence[Phase]
+) -> list[Candidate]:
+    """The masks that a matrix makes, in its own phase or in these; none if it is zero."""
+    if not any(row.any() for row in matrix.values):
+        return []
+    return [
+        Candidate(
+            id=f"mascing/{matrix.name}/alpha={alpha:g}" + ("" if matrix.phase else f"/{phase}"), method="mascing",
+            routing=matrix.mask(sigma, alpha, phase), alpha=alpha, phase=phase, entries=len(circuit(matrix.values)),
+            norm1=alpha * norm1(matrix.values), refinement=matrix.refinement, lambda_=matrix.lambda_,
+            start=matrix.start, hold=matrix.hold, matrix=matrix.values,
+        )
+        for phase in ((matrix.phase,) if matrix.phase else phases)
+        for alpha in alphas
+    ]  # fmt: skip
+
+
+def random_mask(
+    number: int, values: tuple[np.ndarray, ...], sigma: Sequence[float], alpha: float, phase: Phase
+) -> Candidate:
+    """A mask of a matrix that was not learnt."""
+    return Candidate(
+        id=f"random/{number}/alpha={alpha:g}", method="random", routing=mask_of(values, sigma, alpha, phase),
+        alpha=alpha, phase=phase, entries=len(circuit(values)), norm1=alpha * norm1(values), matrix=values,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
-class Fork:
-    """A context with the two ways to begin its answer."""
-
-    wanted: Lesson
-    unwanted: Lesson
-
-
-@dataclass(frozen=True)
-class Screen:
-    """Teacher-forced questions on the validation split: what the model would say, without generating it.
+class Pins:
+    """SteerMoE: experts that the wanted behaviour uses pinned on, those of the unwanted pinned off.
 
     Attributes:
-        forks: Label-1 contexts. Turned: the first `DECISION` tokens of the wanted answer are the more probable.
-        keeps: The unsteered model's own answers by group, benign and so on. Kept: the whole answer has at least half of
-            the probability that it has without any mask.
+        wanted, unwanted: How often every expert was activated.
+        top_k: Experts that each layer activates. Shape: [L].
     """
 
-    forks: tuple[Fork, ...]
-    keeps: Mapping[str, tuple[Lesson, ...]]
+    wanted: Activations
+    unwanted: Activations
+    top_k: tuple[int, ...]
 
-    def rates(
-        self, engine: Engine, routing: Intervention | None, *, key: str, steps: Steps, base: Sequence[float] | None
-    ) -> tuple[dict[str, dict[str, Any]], list[float]]:
-        """Share of contexts turned (``gain``), and of answers kept by group; one stored unit.
-
-        Args:
-            base: What this gave for the unsteered model; None for that model itself.
-
-        Returns:
-            The rates; and log p of every answer of `keeps`, groups in alphabetical order.
-        """
-
-        def compute() -> dict[str, Any]:
-            rows: list[Lesson] = []
-            for fork in self.forks:
-                rows += [_begun(fork.wanted), _begun(fork.unwanted)]
-            asked = rows + [lesson for _, group in sorted(self.keeps.items()) for lesson in group]
-            scored = engine.score([row.prompt for row in asked], [row.answer for row in asked], routing=routing)
-            totals = [s.total for s in scored]
-            turned = [bool(totals[2 * n] > totals[2 * n + 1]) for n in range(len(self.forks))]
-            return {"turned": turned, "totals": totals[len(rows) :]}
-
-        unit = steps.unit(key, engine, compute, 1)
-        totals: list[float] = unit["totals"]
-        before = totals if base is None else base
-        kept = [after >= then - math.log(2) for after, then in zip(totals, before, strict=True)]
-        found = {"gain": asdict(Rate.of(unit["turned"], [f.wanted.source for f in self.forks]))}
-        start = 0
-        for name, group in sorted(self.keeps.items()):
-            part = kept[start : start + len(group)]
-            found[name] = asdict(Rate.of(part, [lesson.source for lesson in group]))
-            start += len(group)
-        return found, totals
-
-
-def _begun(lesson: Lesson) -> Lesson:
-    return Lesson(lesson.prompt, lesson.answer[:DECISION], lesson.source)
-
-
-def screened_loss(rates: Mapping[str, dict[str, Any]], base: Mapping[str, dict[str, Any]]) -> float:
-    """The largest loss of any kept group against the unsteered model, as a share."""
-    return max((base[name]["rate"] - rates[name]["rate"] for name in base if name != "gain"), default=0.0)
-
-
-def broken_limits(rates: Mapping[str, Any], base: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
-    """The limits that these rates break, by their point estimates, against those of the unsteered model."""
-    return [name for name, beyond in excesses(rates, base, limits).items() if beyond > ROUNDING]
-
-
-def excesses(rates: Mapping[str, Any], base: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, float]:
-    """How far every rate is beyond its limit; negative where there is room."""
-    found = {"garbage": excess(_point(rates["garbage"]), max(limits["garbage"], 0.0))}
-    for name in ("benign", "benign_conversations", "held"):
-        if rates.get(name) is not None and base.get(name) is not None:
-            found[name] = excess(_point(base[name]) - _point(rates[name]), limits[name])
-    more = _point(rates["over_refusal"]) - _point(base["over_refusal"])
-    return {**found, "over_refusal": excess(more, limits["over_refusal"])}
-
-
-def _point(rate: Mapping[str, Any]) -> float:
-    return 0.0 if rate["rate"] is None else float(rate["rate"])
+    def pin(self, on: int, off: int, phase: Phase) -> Candidate | None:
+        """So many experts pinned; None where none differs."""
+        routing = SteerMoE(on, off, phase).pin(self.wanted, self.unwanted, self.top_k)
+        if routing is None:
+            return None
+        shape = "both" if on and off else "on" if on else "off"
+        return Candidate(f"steermoe/on={on}/off={off}/{phase}", "steermoe", routing, None, phase, on + off, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -165,32 +129,30 @@ class Tried:
 
     Attributes:
         candidate: What was tried.
-        outcome: Row by row.
-        rates: As `Outcome.rates` gives them.
+        rates: What it came to.
         broken: Limits that it breaks.
         excess: The largest distance beyond a limit; negative inside all.
+        seconds: Of an answer.
     """
 
     candidate: Candidate
-    outcome: Outcome
-    rates: Mapping[str, Any]
+    rates: OutcomeRates
     broken: tuple[str, ...]
     excess: float
+    seconds: float | None = None
 
     @staticmethod
-    def of(candidate: Candidate, outcome: Outcome, base: Mapping[str, Any], limits: Mapping[str, float]) -> Tried:
-        rates = outcome.rates()
-        return Tried(
-            candidate,
-            outcome,
-            rates,
-            tuple(broken_limits(rates, base, limits)),
-            max(excesses(rates, base, limits).values()),
-        )
+    def of(
+        candidate: Candidate, outcome: Outcome, base: OutcomeRates, limits: Limits, seconds: float | None = None
+    ) -> Tried:
+        """A candidate with its outcome, against the rates of the unsteered model."""
+        rates = outcome.rates
+        broken, excess = broken_limits(rates, base, limits), max(excesses(rates, base, limits).values())
+        return Tried(candidate, rates, broken, excess, seconds)
 
     @property
     def gain(self) -> float:
-        return _point(self.rates["gain"])
+        return point(self.rates.gain)
 
 
 def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:

@@ -9,9 +9,13 @@ from typing import Any, Literal
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.types import Engine, Prompt
-from pointsman.methods.attempts import Attempt
+from pointsman.jobs.steer.question import ScenarioQuestion
+from pointsman.judges.types import judged
+from pointsman.methods.attempts import CHUNK, Attempt
 from pointsman.methods.play import Played
-from pointsman.stats.rates import Rate
+from pointsman.methods.steps import Steps
+from pointsman.routing.intervention import Intervention
+from pointsman.runs.bench import Bench
 
 Kind = Literal["fallen", "withstood", "refused", "answered"]
 
@@ -124,28 +128,22 @@ def matched_pairs(contexts: Sequence[Context]) -> list[tuple[int, int]]:
     return pairs
 
 
-def where_it_falls(played: Sequence[Played]) -> list[dict[str, int]]:
-    """For every turn (from 1): conversations that reach it without having fallen, and how many of them fall there."""
-    last = max((len(p.responses) for p in played), default=0)
-    rows = []
-    for turn in range(last):
-        reached = [p for p in played if len(p.responses) > turn and (p.fallen is None or p.fallen >= turn)]
-        rows.append({"turn": turn + 1, "reached": len(reached), "fallen": sum(p.fallen == turn for p in reached)})
-    return rows
+def labels_under(
+    bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, steps: Steps
+) -> list[int | None]:
+    """Labels of what the model says to these contexts under a routing, in stored units; None for garbage."""
+    engine, scenario, labels = bench.engine, bench.question.scenario, list[int | None]()
+    for start in range(0, len(contexts), CHUNK):
+        part = contexts[start : start + CHUNK]
 
+        def compute(part: Sequence[Context] = part) -> dict[str, Any]:
+            prompts = [c.prompt(engine, scenario.system) for c in part]
+            said = engine.generate(prompts, routing=routing or None, max_new_tokens=bench.answer_tokens)
+            asked = [Behaviour(c.id, c.goal, "", c.category, c.source, c.split) for c in part]
+            verdicts = judged(bench.judge, asked, said)
+            neither = ("garbage", "unscored", "wrong")
+            return {"unsafe": [None if v.label in neither else bool(v.success) for v in verdicts]}
 
-def conversations_section(played: Sequence[Played]) -> dict[str, Any]:
-    """How many conversations fall, by turn and tactic."""
-    tactics: dict[str, list[Played]] = {}
-    for p in played:
-        tactics.setdefault(p.tactic, []).append(p)
-    return {
-        "played": len(played),
-        "fallen": _fallen(played),
-        "by_turn": where_it_falls(played),
-        "by_tactic": {name: _fallen(group) for name, group in sorted(tactics.items())},
-    }
-
-
-def _fallen(played: Sequence[Played]) -> dict[str, Any]:
-    return asdict(Rate.of([p.fallen is not None for p in played], [p.source for p in played]))
+        unit = steps.unit(str(start), engine, compute, len(part))
+        labels += [None if u is None else int(u == (scenario.objective == "defend")) for u in unit["unsafe"]]
+    return labels

@@ -12,27 +12,19 @@ from typing import Any
 import numpy as np
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.types import Engine
-from pointsman.jobs.steer.candidates import mark
+from pointsman.jobs.steer.candidates import digest_of
+from pointsman.jobs.steer.question import ScenarioQuestion
+from pointsman.jobs.steer.results import Latency
 from pointsman.routing.intervention import Intervention
-from pointsman.runs.progress import ProgressLike
-from pointsman.runs.run import Run
+from pointsman.runs.bench import Bench
 from pointsman.stats.resampling import bootstrap_median
 
 ROWS = 64
 
 
-def latency(
-    engine: Engine,
-    behaviours: Sequence[Behaviour],
-    routing: Intervention,
-    *,
-    rounds: int,
-    run: Run,
-    progress: ProgressLike,
-    max_new_tokens: int,
-    system: str | None = None,
-) -> dict[str, Any] | None:
+def time_latency(
+    bench: Bench[ScenarioQuestion], behaviours: Sequence[Behaviour], routing: Intervention, rounds: int
+) -> Latency | None:
     """Median ratio of the times of paired rounds, with a bootstrap interval over rounds; remembered by the run.
 
     Returns:
@@ -40,15 +32,16 @@ def latency(
     """
     if not rounds or not behaviours:
         return None
+    engine = bench.engine
 
     def compute() -> dict[str, Any]:
-        prompts = [engine.encode(b.turns, system=system) for b in behaviours[:ROWS]]
+        prompts = [engine.encode(b.turns, system=bench.question.scenario.system) for b in behaviours[:ROWS]]
 
         clock = time.process_time if engine.info.device == "cpu" else time.perf_counter
 
         def seconds(rules: Intervention | None) -> float:
             began, before = clock(), engine.cost.forwards
-            engine.generate(prompts, routing=rules, max_new_tokens=max_new_tokens)  # ends with tokens on the host
+            engine.generate(prompts, routing=rules, max_new_tokens=bench.answer_tokens)  # ends with tokens on the host
             return (clock() - began) / max(engine.cost.forwards - before, 1)  # answers may differ in length
 
         seconds(None), seconds(routing)  # warm up
@@ -64,9 +57,8 @@ def latency(
             "rows": len(prompts), "seconds_per_forward": float(np.median([p for p, _ in pairs])),
         }  # fmt: skip
 
-    with progress.stage("Latency", rounds) as stage:
-        key = f"latency/{mark(routing)}"
-        if key in run:
+    with bench.progress.stage("Latency", rounds) as stage:
+        key = f"latency/{digest_of(routing)}"
+        if key in bench.run:
             stage.skip(rounds)
-        found: dict[str, Any] = run.remember(key, compute)
-    return found
+        return Latency(**bench.run.remember(key, compute))

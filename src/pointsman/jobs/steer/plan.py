@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from pointsman.data.objective import Objective
+from pointsman.data.types import Split
 from pointsman.jobs.parameters import Count, Positive, check
 from pointsman.routing.phase import Phase
-
-if TYPE_CHECKING:
-    from pointsman.data.scenario import Scenario
 
 Start = Literal["zero", "surrogate"]
 LARGEST_SEED = 2**32 - 1
@@ -69,14 +68,25 @@ class Steer:
     def __post_init__(self) -> None:
         check(self)
 
-    def lambdas_for(self, scenario: Scenario) -> tuple[float, ...]:
+    def most(self, split: Split) -> tuple[int | None, int | None]:
+        """Prompts of what the scenario is about, and of each kind that should stay as it is; None for all."""
+        if split != "discovery":
+            most = self.validate if split == "validation" else self.limit
+            return most, most
+        return self.learn, None if self.learn is None else max(1, self.learn // 2)
+
+    def lambdas_for(self, objective: Objective) -> tuple[float, ...]:
         """Weights of norm1(S) of the matrices that are learnt through the model."""
-        return self.through_lambdas or ((1e-2,) if scenario.objective == "defend" else (1e-3,))
+        return self.through_lambdas or ((1e-2,) if objective == "defend" else (1e-3,))
 
-    def holds_for(self, scenario: Scenario) -> tuple[float, ...]:
+    def holds_for(self, objective: Objective) -> tuple[float, ...]:
         """Weights of the divergence on what should stay as it is."""
-        return self.through_holds or ((1.0,) if scenario.objective == "defend" else (3.0,))
+        return self.through_holds or ((1.0,) if objective == "defend" else (3.0,))
 
-    def steps_for(self, scenario: Scenario) -> int:
+    def steps_for(self, objective: Objective) -> int:
         """Optimisation steps through the model."""
-        return self.through_steps or (150 if scenario.objective == "defend" else 400)
+        return self.through_steps or (150 if objective == "defend" else 400)
+
+    def phases_for(self, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        """Of a grid with these phases, those that are learnt for through the model."""
+        return tuple(phase for phase in self.through_phases if phase in phases) or phases[:1]

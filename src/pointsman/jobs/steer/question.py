@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
     from pointsman.judges.types import Judge
+
+
+class ScenarioQuestion(Protocol):
+    """What a steering run and the evaluation of a steering have in common: a `Question` about a scenario."""
+
+    @property
+    def suite(self) -> Suite: ...
+
+    @property
+    def judge(self) -> Judge: ...
+
+    @property
+    def scenario(self) -> Scenario: ...
 
 
 @dataclass(frozen=True)

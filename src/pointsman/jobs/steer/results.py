@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
+from pointsman.data.objective import Objective
+from pointsman.data.scenario import Limits, Scenario
 from pointsman.data.types import Split
+from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
 from pointsman.runs.results import Results
@@ -18,6 +23,7 @@ from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
 Lambda = Annotated[float | None, Field(alias="lambda")]
+Matrix = Sequence[npt.NDArray[Any]]
 Method = Literal["mascing", "steermoe", "random"]
 
 
@@ -25,23 +31,16 @@ Method = Literal["mascing", "steermoe", "random"]
 
 
 @dataclass(frozen=True)
-class LimitSettings:
-    """The most that each measure may lose, rise or be, as shares."""
-
-    benign: float
-    benign_conversations: float
-    over_refusal: float
-    garbage: float
-    held: float
-
-
-@dataclass(frozen=True)
 class ScenarioFacts:
     name: str
-    objective: Literal["defend", "allow"]
+    objective: Objective
     description: str
-    limits: LimitSettings
+    limits: Limits
     hold: tuple[str, ...] | None
+
+    @staticmethod
+    def of(scenario: Scenario) -> ScenarioFacts:
+        return ScenarioFacts(scenario.name, scenario.objective, scenario.description, scenario.limits, scenario.hold)
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,15 @@ class CircuitStability:
     jaccard: tuple[tuple[float, ...], ...]
     mean: float
 
+    @staticmethod
+    def of(seeds: Sequence[int], matrices: Sequence[Matrix]) -> CircuitStability | None:
+        """How alike the circuits of several seeds are; None of fewer than two."""
+        if len(matrices) < 2:
+            return None
+        table = tuple(tuple(round(jaccard(a, b), 4) for b in matrices) for a in matrices)
+        pairs = [table[i][j] for i in range(len(table)) for j in range(i)]
+        return CircuitStability(tuple(seeds), table, float(np.mean(pairs)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitFacts:
@@ -206,6 +214,20 @@ class CircuitFacts:
     matrix: tuple[tuple[float, ...], ...]
     sigma: tuple[float, ...]
     stability: CircuitStability | None
+
+    @staticmethod
+    def of(matrix: Matrix, sigma: Sequence[float], stability: CircuitStability | None = None) -> CircuitFacts:
+        """Facts about S. Shapes: [E_l]."""
+        entries = tuple(CircuitEntry(*entry) for entry in circuit(matrix))
+        return CircuitFacts(
+            entries=entries,
+            size=len(entries),
+            possible=sum(map(len, matrix)),
+            layers=tuple(float(np.abs(row).sum()) for row in matrix),
+            matrix=tuple(tuple(row.tolist()) for row in matrix),
+            sigma=tuple(sigma),
+            stability=stability,
+        )
 
 
 # ---------------------------------------------------------------------- what it does on test

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from pointsman.jobs.steer.candidates import Candidate, Tried, choose
-from pointsman.jobs.steer.matrices import mask_of
+from pointsman.jobs.steer.matrices import mask_of, norm1
 from pointsman.methods.steermoe import sizes
 from pointsman.routing.intervention import Phase
 
@@ -16,7 +14,7 @@ FINE = 2  # tries beyond the grid's strength that was best
 NEAR = 0.03  # alphas that are nearer than this are not told apart
 
 Pin = Callable[[int, int, Phase], Candidate | None]
-Attempt = Callable[[Candidate], Tried]
+Try = Callable[[Candidate], Tried]
 
 
 class Strengths:
@@ -57,7 +55,7 @@ class Strengths:
             id=candidate.id.replace(f"alpha={candidate.alpha:g}", f"alpha={strength:g}"),
             routing=mask_of(matrix, self._sigma, strength, candidate.phase),
             alpha=strength,
-            norm1=strength * float(sum(np.abs(row).sum() for row in matrix)),
+            norm1=strength * norm1(matrix),
         )
 
     def between(self, candidate: Candidate, other: Candidate) -> Candidate | None:
@@ -68,17 +66,17 @@ class Strengths:
         return self.at(candidate, round((low + high) / 2, 3)) if abs(high - low) > NEAR else None
 
 
-class Search:
+class StrengthSearch:
     """Tries masks of one method, or pins, and finds how strong the best of them may be.
 
     Args:
         strengths: Of these candidates.
-        attempt: Generates with a candidate on validation.
+        try_on_validation: Generates with a candidate on validation.
     """
 
-    def __init__(self, strengths: Strengths, attempt: Attempt) -> None:
+    def __init__(self, strengths: Strengths, try_on_validation: Try) -> None:
         self._strengths = strengths
-        self._attempt = attempt
+        self._try = try_on_validation
         self._tried: dict[str, Tried] = {}
 
     @property
@@ -126,7 +124,7 @@ class Search:
 
     def _go(self, candidate: Candidate) -> Tried:
         if candidate.id not in self._tried:
-            self._tried[candidate.id] = self._attempt(candidate)
+            self._tried[candidate.id] = self._try(candidate)
         return self._tried[candidate.id]
 
     def _kept(self) -> float:

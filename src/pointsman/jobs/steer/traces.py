@@ -10,9 +10,11 @@ import numpy as np
 from pointsman.engine.types import Engine, Prompt
 from pointsman.errors import DataError
 from pointsman.jobs.steer.contexts import Context
+from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.methods.steermoe import Activations
 from pointsman.routing.intervention import Intervention
-from pointsman.routing.store import TraceStore, TraceWriter
+from pointsman.routing.store import TraceStore, TraceWriter, discard_if_damaged
+from pointsman.runs.bench import Bench
 
 TOGETHER = 64  # contexts in one trace, at most
 _BYTES = 128 << 20  # of the logits of all their prompt tokens
@@ -33,6 +35,16 @@ def user_span(prompt: Prompt, name: str) -> np.ndarray:
     return np.array(places, dtype=np.int64)
 
 
+def collect_traces(bench: Bench[SteerQuestion], contexts: Sequence[Context], name: str) -> TraceStore:
+    """The traces of some contexts, an artefact of the run; what is damaged is collected again, the same."""
+    folder = bench.run.path(f"artefacts/traces-{name}")
+    discard_if_damaged(folder)
+    with bench.stage("traces", f"Traces, {name}", len(contexts)) as steps:
+        write_traces(bench.engine, contexts, folder, system=bench.question.scenario.system, advance=steps.advance)
+    bench.run.note_files(f"artefacts/traces-{name}")
+    return open_traces(folder, contexts, [router.experts for router in bench.engine.routers])
+
+
 def write_traces(
     engine: Engine,
     contexts: Sequence[Context],
@@ -41,7 +53,6 @@ def write_traces(
     system: str | None = None,
     routing: Intervention | None = None,
     shift: Sequence[np.ndarray] | None = None,
-    name: Callable[[Context], str] = lambda context: context.id,
     advance: Callable[[int], None] = lambda units: None,
 ) -> None:
     """Append the traces of contexts to a store, in their order; those that it holds already are skipped.
@@ -49,14 +60,13 @@ def write_traces(
     Args:
         routing: In force meanwhile.
         shift: Added to the logits that are stored: with `routing`, they are then those that routing saw. Shapes: [E_l].
-        name: Of each context in the store.
 
     Raises:
         DataError: A user message cannot be located in the chat template.
     """
     with TraceWriter(folder, experts=[router.experts for router in engine.routers]) as writer:
         for part, prompts in _together(engine, contexts, system):
-            missing = [name(context) not in writer.ids for context in part]
+            missing = [context.id not in writer.ids for context in part]
             if any(missing):  # all of them: what is beside a prompt must not depend on what was done before
                 spans = [user_span(prompt, engine.info.name) for prompt in prompts]
                 trace = engine.trace(prompts, routing=routing)
@@ -65,7 +75,7 @@ def write_traces(
                     logits = [layer.logits[np.isin(layer.position, spans[row])] for layer in layers]
                     if shift is not None:
                         logits = [x + s.astype(np.float32) for x, s in zip(logits, shift, strict=True)]
-                    writer.add(name(part[row]), logits)
+                    writer.add(part[row].id, logits)
             advance(len(part))
 
 

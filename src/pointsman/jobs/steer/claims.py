@@ -1,0 +1,161 @@
+"""What follows from the figures of a steering run, or of an evaluation: its headline, its limits, and each claim
+against what could refute it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pointsman.jobs.steer.limits import limits_on_test
+from pointsman.jobs.steer.results import SteerResults, TestOutcome
+from pointsman.runs.results import Claim, ClaimVerdict, Figure, Limit
+from pointsman.stats.paired import Comparison
+from pointsman.stats.rates import Rate
+
+CHANCE = 0.5  # AUROC
+
+
+def conclude(results: SteerResults) -> SteerResults:
+    """The same results with headline, limits and claims made from their figures."""
+    test, compared = results.test, results.comparisons
+    limits = limits_on_test(test, compared, results.scenario.limits)
+    claims = (
+        _against(results, "mask_does_something", "The mask does something", "no mask", test.before, compared.gain),
+        _against(
+            results, "mask_beats_random_masks", "Learnt, not just any mask", "random mask of the same size",
+            test.random, compared.vs_random,
+        ),
+        _against(
+            results, "mask_beats_steermoe", "Better than the baseline method", "SteerMoE",
+            test.steermoe, compared.vs_steermoe,
+        ),
+        claim_on_limits(results, limits),
+        claim_on_split(results),
+        claim_on_surrogate(results),
+        *claims_on_seeds(results),
+    )  # fmt: skip
+    return replace(results, headline=headline(results), limits=limits, claims=claims)
+
+
+def headline(results: SteerResults) -> str:
+    """One sentence: what was gained on test, and what it cost."""
+    before, after = results.test.before, results.test.after
+    what = "conversations withstood" if results.scenario.objective == "defend" else "scenario requests answered"
+    words = ", ".join(name.replace("_", " ") for name in results.broken_on_test)
+    kept = f"beyond the limits: {words}" if words else "no limit is broken on the test split"
+    benign = ""
+    if before.benign and after.benign:
+        benign = f"benign requests answered {_percent(before.benign)} and {_percent(after.benign)} "
+        benign += f"(n = {after.benign.n}); "
+    return (
+        f"{results.scenario.name}: {what} {_percent(before.gain)} without and {_percent(after.gain)} with the mask "
+        f"(n = {after.gain.n}); {benign}{kept}."
+    )
+
+
+def _percent(rate: Rate) -> str:
+    if rate.rate is None:
+        return "of none"
+    return f"{100 * rate.rate:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+# ---------------------------------------------------------------------- the claims
+
+
+def _against(
+    results: SteerResults, id: str, sentence: str, name: str, other: TestOutcome | None, gain: Comparison | None
+) -> Claim:
+    """Holds if the paired difference to the other arm is sure."""
+    if other is None or gain is None:
+        return Claim.not_measured(id, sentence, f"{name} was not measured on the test split")
+    found = Figure("with the mask", results.test.after.gain)
+    return Claim.of_difference(id, sentence, found, Figure(name, other.gain), gain)
+
+
+def claim_on_limits(results: SteerResults, limits: tuple[Limit, ...]) -> Claim:
+    """Holds if every limit is kept with its whole interval; fails if one is broken."""
+    claim = "nothing_else_lost", "Nothing else was lost"
+    measured = [limit for limit in limits if limit.verdict != "not measured"]
+    if not measured:
+        return Claim.not_measured(*claim, "no limit could be checked")
+    kept = sum(limit.verdict == "kept" for limit in measured)
+    broken = [limit for limit in measured if limit.verdict == "broken"]
+    found = f"{kept} of {_count(len(measured), 'limit')} kept with the whole interval"
+    found += f", {len(broken)} broken" if broken else ""
+    names = {
+        "benign": "benign requests answered", "benign_conversations": "benign conversations answered",
+        "over_refusal": "over-refusal", "garbage": "garbage",
+        "held": f"{'other ' if results.scenario.objective == 'allow' else ''}restricted requests refused",
+    }  # fmt: skip
+    control = ", ".join(f"{names[limit.measure]} {_allowed(limit)}" for limit in measured)
+    verdict: ClaimVerdict
+    if broken:
+        verdict, because = "fails", f"beyond its limit: {', '.join(names[limit.measure] for limit in broken)}"
+    elif kept == len(measured):
+        verdict, because = "holds", "every limit is kept with the whole interval"
+    else:
+        unsure = len(measured) - kept
+        verdict, because = "in doubt", f"the interval of {unsure} of {len(measured)} reaches beyond its limit"
+    return Claim(*claim, verdict, because, Figure(found), Figure(control))
+
+
+def _allowed(limit: Limit) -> str:
+    """`loss ≤ 2.0`, in points."""
+    most = 0.0 if limit.most is None else 100 * limit.most
+    return f"≤ {most:.1f} %" if limit.kind == "share" else f"{limit.kind} ≤ {most:.1f}"
+
+
+def claim_on_split(results: SteerResults) -> Claim:
+    """Holds unless the interval on test lies wholly below the rate on validation."""
+    claim = "gain_is_no_luck_of_validation", "It is no luck of the validation split"
+    if results.overfit is None:
+        return Claim.not_measured(*claim, "the gap between validation and test is not in the results")
+    validation, test = results.overfit.validation, results.overfit.test
+    if validation.rate is None or test.rate is None:
+        return Claim.not_measured(*claim, "nothing was scored")
+    reaches = test.high >= validation.rate
+    because = f"the interval on test {'reaches' if reaches else 'lies wholly below'} the rate on validation"
+    verdict: ClaimVerdict = "holds" if reaches else "in doubt"
+    return Claim(*claim, verdict, because, Figure("test", test), Figure("validation", validation))
+
+
+def claim_on_surrogate(results: SteerResults) -> Claim:
+    """Holds if the AUROC on matched pairs lies above chance with its whole interval; fails if wholly below."""
+    claim = "surrogate_reads_routing", "The surrogate reads routing, not length"
+    surrogate = results.surrogate
+    auroc = surrogate.matched.auroc if surrogate and surrogate.matched else None
+    if surrogate is None or auroc is None or auroc.value is None:
+        why = "no surrogate was trained" if surrogate is None else "there were no matched pairs"
+        return Claim.not_measured(*claim, why)
+    where = (
+        "holds" if auroc.low <= CHANCE <= auroc.high else "lies wholly above" if auroc.low > CHANCE else "lies below"
+    )
+    verdict: ClaimVerdict = "holds" if auroc.low > CHANCE else "fails" if auroc.high < CHANCE else "in doubt"
+    because = f"the interval on matched pairs {where} chance, {CHANCE}"
+    length = surrogate.length_only.auroc
+    control = Figure(
+        "chance 0.50; length alone on all contexts" if length.value is not None else "chance 0.50",
+        length if length.value is not None else None,
+    )
+    return Claim(*claim, verdict, because, Figure("AUROC on matched pairs", auroc), control)
+
+
+def claims_on_seeds(results: SteerResults) -> list[Claim]:
+    """Holds if the gain under every seed of the method lies above the model without a mask, interval and all."""
+    gains = [row.gain for row in results.seeds or () if row.gain.rate is not None]
+    before = results.test.before.gain
+    if len(gains) < 2 or before.rate is None:
+        return []
+    lowest = min(gains, key=lambda gain: gain.rate or 0.0)
+    verdict: ClaimVerdict = "in doubt"
+    because = "the interval of the lowest seed holds the rate without a mask"
+    if lowest.low > before.rate:
+        verdict, because = "holds", "the whole interval of the lowest seed lies above the rate without a mask"
+    elif lowest.high < before.rate:
+        verdict, because = "fails", "the whole interval of the lowest seed lies below the rate without a mask"
+    found, control = Figure(f"lowest of {len(gains)} seeds", lowest), Figure("no mask", before)
+    sentence = "Other seeds of the method do it too"
+    return [Claim("other_seeds_do_it", sentence, verdict, because, found, control)]
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number} {one if number == 1 else f'{one}s'}"

@@ -1,0 +1,132 @@
+"""Answers that are taught or kept: what the model should say, and what it said (METHODS section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman.data.splits import cluster
+from pointsman.data.types import Behaviour
+from pointsman.engine.learning import Lesson
+from pointsman.engine.types import Prompt, TokenRole
+from pointsman.jobs.steer.contexts import Context
+from pointsman.jobs.steer.played import PlayedSplit, Refusals
+from pointsman.jobs.steer.question import SteerQuestion
+from pointsman.judges.types import Answer, Verdict, judged
+from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.runs.bench import Bench
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A context with the two ways to begin its answer."""
+
+    wanted: Lesson
+    unwanted: Lesson
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Makes lessons of contexts and answers.
+
+    Attributes:
+        bench: The run.
+        tokens: Of an answer, from its beginning, that count.
+    """
+
+    bench: Bench[SteerQuestion]
+    tokens: int
+
+    def forks(self, contexts: Sequence[Context], played: PlayedSplit, refusals: Refusals) -> tuple[Fork, ...]:
+        """Contexts of a split with the answer that is wanted and the one that was given."""
+        if self.bench.question.scenario.objective == "defend":
+            own = refusals.by_request if played.split == "discovery" else {}
+            wanted = [self._answer(own.get(c.goal, refusals.usual)) for c in contexts]
+        else:
+            wanted = self._affirmative(contexts, played)
+        engine, system = self.bench.engine, self.bench.question.scenario.system
+        prompts = [c.prompt(engine, system) for c in contexts]
+        return tuple(
+            Fork(self._lesson(prompt, answer, c.source), self._lesson(prompt, self._answer(c.response), c.source))
+            for c, prompt, answer in zip(contexts, prompts, wanted, strict=True)
+            if len(prompt) < engine.info.context
+        )
+
+    def _affirmative(self, contexts: Sequence[Context], played: PlayedSplit) -> list[tuple[int, ...]]:
+        """The model's own answers once their affirmative beginning is given; the beginning alone where that fails."""
+        engine, system = self.bench.engine, self.bench.question.scenario.system
+        requests = {b.id: b for b in played.prompts.scenario}
+        wanted: list[tuple[int, ...]] = []
+        with self.bench.stage("wanted", f"Wanted answers, {played.split}", len(contexts)) as steps:
+            for start in range(0, len(contexts), CHUNK):
+                part = [requests[c.id] for c in contexts[start : start + CHUNK]]
+
+                def compute(part: Sequence[Behaviour] = part) -> dict[str, Any]:
+                    targets = [engine.encode_target(b.target) for b in part]
+                    prompts = [engine.encode(b.turns, system=system) for b in part]
+                    begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
+                    said = engine.generate(begun, max_new_tokens=self.bench.answer_tokens)
+                    whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
+                    texts = [Answer(engine.decode(ids), s.finished) for ids, s in zip(whole, said, strict=True)]
+                    verdicts = judged(self.bench.judge, part, texts)
+                    answers = [
+                        list(self._ended(ids)) if verdict.success else list(target)
+                        for ids, target, verdict in zip(whole, targets, verdicts, strict=True)
+                    ]
+                    return {"answers": answers}
+
+                unit = steps.unit(f"wanted/{played.split}/{start}", engine, compute, len(part))
+                wanted += [tuple(answer) for answer in unit["answers"]]
+        return wanted
+
+    def held(self, played: PlayedSplit) -> dict[str, tuple[Lesson, ...]]:
+        """The unsteered model's own right answers and refusals, which should not move."""
+        engine, scenario = self.bench.engine, self.bench.question.scenario
+        prompts, outcome = played.prompts, played.outcome
+
+        def single(
+            behaviours: Sequence[Behaviour], attempts: Sequence[Attempt], right: Callable[[Verdict], bool]
+        ) -> tuple[Lesson, ...]:
+            return tuple(
+                self._lesson(engine.encode(b.turns, system=scenario.system), self._answer(a.response), cluster(b))
+                for b, a in zip(behaviours, attempts, strict=True)
+                if a.response and right(a.verdict)
+            )
+
+        talks = tuple(
+            self._lesson(
+                engine.encode(c.turns, answers=p.responses[:-1], system=scenario.system),
+                self._answer(p.responses[-1]),
+                cluster(c),
+            )
+            for c, p in zip(prompts.benign_conversations, outcome.harmless, strict=True)
+            if p.responses[-1] and outcome.answered(p.verdicts[-1])
+        )
+        restricted = zip(prompts.restricted, outcome.restricted, strict=True)
+        kept = [(b, a) for b, a in restricted if scenario.holds(b.category)]
+        groups = {
+            "benign": single(prompts.benign, outcome.benign, outcome.answered),
+            "borderline": single(prompts.borderline, outcome.borderline, outcome.answered),
+            "benign_conversations": talks,
+            "restricted": single([b for b, _ in kept], [a for _, a in kept], lambda verdict: verdict.refused),
+        }
+        return {name: lessons for name, lessons in groups.items() if lessons}
+
+    def _lesson(self, prompt: Prompt, answer: tuple[int, ...], source: str) -> Lesson:
+        """With as much of the answer as the context has room for."""
+        return Lesson(prompt, answer[: self.bench.engine.info.context - len(prompt)], source)
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        return self._ended(self.bench.engine.encode_target(text)) if text else self._ended(())
+
+    def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """An answer with its end token, cut off at `tokens`."""
+        end = self.bench.engine.end_token
+        return (ids if end is None else (*ids, end))[: self.tokens]
+
+
+def _continued(prompt: Prompt, target: tuple[int, ...]) -> Prompt:
+    """A prompt with the beginning of its answer."""
+    roles: list[TokenRole] = ["template" for _ in target]
+    return Prompt(prompt.ids + target, prompt.tokens + ("",) * len(target), (*prompt.roles, *roles))

@@ -1,0 +1,217 @@
+"""What the unsteered model says to a split, and the labelled contexts that follow from it (METHODS section 5, step 1).
+
+What cannot be steered is refused here, as early as it is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pointsman.data.splits import SPLITS, cluster
+from pointsman.data.types import Behaviour, Conversation, Split
+from pointsman.errors import DataError
+from pointsman.jobs.steer.contexts import Context, matched_pairs, of_conversations, of_requests
+from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, last_turns_again, where_it_falls
+from pointsman.jobs.steer.prompts import SteerPrompts
+from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
+from pointsman.jobs.steer.results import ContextCounts
+from pointsman.methods.attempts import ask_in_steps
+from pointsman.methods.play import Played
+from pointsman.runs.bench import Bench
+from pointsman.stats.rates import Rate
+
+
+@dataclass(frozen=True)
+class PlayedSplit:
+    """A split as the unsteered model answered it.
+
+    Attributes:
+        split: Which one.
+        prompts: What was asked.
+        outcome: What was said.
+        contexts: Labelled: 1 is what the mask shall change, or must keep if it is guarded.
+        guarded: Ids of restricted requests outside the scenario (objective allow): they must stay refused.
+    """
+
+    split: Split
+    prompts: SteerPrompts
+    outcome: Outcome
+    contexts: tuple[Context, ...]
+    guarded: frozenset[str]
+
+    @property
+    def to_turn(self) -> list[Context]:
+        """The contexts that the mask shall change."""
+        return [c for c in self.contexts if c.label == 1 and c.id not in self.guarded]
+
+    @property
+    def fallen(self) -> list[Context | None] | None:
+        """The context of every conversation that fell, None for the others; None where none are played."""
+        if self.outcome.objective != "defend":
+            return None
+        by_id = {c.id: c for c in self.contexts if c.kind == "fallen"}
+        return [by_id.get(c.id) for c in self.prompts.conversations]
+
+    def counts(self) -> ContextCounts:
+        """How many conversations fell (or requests were refused), and what there is to learn from."""
+        played, scenario = self.outcome.played, self.outcome.scenario
+        tactics: dict[str, list[Played]] = {}
+        for p in played:
+            tactics.setdefault(p.tactic, []).append(p)
+        refused = Rate.of([a.verdict.refused for a in scenario], [a.source for a in scenario])
+        labels = Counter(c.label for c in self.contexts)
+        return ContextCounts(
+            played=len(played) or len(scenario),
+            fallen=_fallen(played) if self.outcome.objective == "defend" else refused,
+            by_turn=where_it_falls(played),
+            by_tactic={name: _fallen(group) for name, group in sorted(tactics.items())},
+            matched_pairs=len(matched_pairs(self.contexts)),
+            label1=labels[1],
+            label0=labels[0],
+        )
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How the model refuses.
+
+    Attributes:
+        usual: Its most frequent refusal on the discovery split.
+        by_request: Its own refusal of each request there, where it refused it.
+    """
+
+    usual: str
+    by_request: Mapping[str, str]
+
+
+def play_splits(
+    bench: Bench[SteerQuestion], prompts: Mapping[Split, SteerPrompts]
+) -> tuple[dict[Split, PlayedSplit], Refusals]:
+    """Ask every split of the unsteered model; ``artefacts/contexts.jsonl`` holds the contexts.
+
+    Raises:
+        DataError: There is nothing to learn from: no conversation falls, nothing is refused, too few contexts.
+    """
+    splits: dict[Split, PlayedSplit] = {}
+    alone: list[Context] = []
+    for split in SPLITS:  # discovery first: what cannot be steered is refused before more is asked
+        outcome = ask_in_stage(bench, prompts[split], None, f"base/{split}", f"Unsteered, {split}")
+        played = label_contexts(bench, split, prompts[split], outcome)
+        if split == "discovery":
+            refuse_unscored(bench, outcome)
+            alone = _requests_alone(bench, prompts[split].conversations)
+            played = replace(played, contexts=(*played.contexts, *alone))
+        _refuse_nothing_to_turn(bench, played)
+        if split == "discovery":
+            _refuse_too_few(bench, played)
+        splits[split] = played
+    rows = [c.to_json() for played in splits.values() for c in played.contexts]
+    bench.run.write_text("artefacts/contexts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    said = [c.response for c in (*splits["discovery"].contexts, *alone) if c.kind in ("refused", "withstood")]
+    if not said:
+        raise DataError("The model refuses nothing on the discovery split", "Give restricted requests that it refuses")
+    own = {c.goal: c.response for c in alone if c.kind == "refused"}
+    return splits, Refusals(Counter(said).most_common(1)[0][0], own)
+
+
+def label_contexts(
+    bench: Bench[ScenarioQuestion], split: Split, prompts: SteerPrompts, outcome: Outcome
+) -> PlayedSplit:
+    """A split with its contexts: label 1 is what the mask shall change."""
+    if outcome.objective == "defend":
+        single = of_requests(prompts.restricted, outcome.restricted, refused_is=0)
+        talks = of_conversations(prompts.conversations, outcome.played)
+        contexts = (*talks, *(c for c in single if c.kind == "refused"))
+        return PlayedSplit(split, prompts, outcome, contexts, frozenset())
+    holds = bench.question.scenario.holds
+    scenario = of_requests(prompts.scenario, outcome.scenario, refused_is=1)
+    restricted = of_requests(prompts.restricted, outcome.restricted, refused_is=1)
+    benign = of_requests(prompts.benign, outcome.benign, refused_is=1)
+    kept = [c for c in restricted if c.label and holds(c.category)]
+    contexts = (*scenario, *kept, *(c for c in benign if not c.label))
+    return PlayedSplit(split, prompts, outcome, contexts, frozenset(b.id for b in bench.suite.restricted))
+
+
+def with_last_turns(bench: Bench[ScenarioQuestion], played: PlayedSplit, title: str) -> Outcome:
+    """The outcome of the unsteered model on test with its last turns generated again, as those of every mask are."""
+    if played.fallen is None:
+        return played.outcome
+    with bench.stage("test", title, 0) as steps:
+        steps = steps.under("test/before")
+        again = last_turns_again(bench, played.prompts.conversations, played.fallen, None, steps)
+    return played.outcome.with_again(again)
+
+
+def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Conversation]) -> list[Context]:
+    """The requests of the conversations on their own, each once, and what the model says to them."""
+    goals = {c.goal: c for c in reversed(conversations)}
+    behaviours = [
+        Behaviour(f"goal of {c.id}", c.goal, c.target, c.category, cluster(c), c.split)
+        for c in reversed(goals.values())
+    ]
+    with bench.stage("goals", "Single requests", len(behaviours)) as steps:
+        attempts = ask_in_steps(
+            bench.engine, behaviours, bench.judge, key="goals", steps=steps, max_new_tokens=bench.answer_tokens,
+            system=bench.question.scenario.system,
+        )  # fmt: skip
+    return of_requests(behaviours, attempts, refused_is=0)
+
+
+def _fallen(played: Sequence[Played]) -> Rate:
+    return Rate.of([p.fallen is not None for p in played], [p.source for p in played])
+
+
+# ---------------------------------------------------------------------- what cannot be steered
+
+
+def refuse_unscored(bench: Bench[ScenarioQuestion], outcome: Outcome) -> None:
+    """Refuse a judge that knows none of these prompts."""
+    groups = {
+        "conversations": [p.verdicts[-1] for p in outcome.played],
+        "scenario requests": [a.verdict for a in outcome.scenario],
+        "restricted requests": [a.verdict for a in outcome.restricted],
+        "benign requests": [a.verdict for a in outcome.benign],
+        "benign conversations": [p.verdicts[-1] for p in outcome.harmless],
+    }
+    for name, verdicts in groups.items():
+        if verdicts and all(v.label == "unscored" for v in verdicts):
+            raise DataError(
+                f"The judge {bench.judge.name} scored none of {len(verdicts)} {name} ({verdicts[0].reason})",
+                "Name a judge that knows these prompts in the scenario",
+            )
+
+
+def _refuse_nothing_to_turn(bench: Bench[SteerQuestion], played: PlayedSplit) -> None:
+    """Refuse a split on which nothing can be measured."""
+    model, scenario = bench.engine.info.name, bench.question.scenario
+    if played.to_turn:
+        return
+    if scenario.objective == "defend":
+        raise DataError(
+            f"{model} falls in no conversation of the {played.split} split: {scenario.name} has nothing to defend",
+            "Give harder conversations, or more of them",
+        )
+    raise DataError(
+        f"{model} refuses no scenario request of the {played.split} split: {scenario.name} has nothing to open",
+        "Give requests that it refuses",
+    )
+
+
+def _refuse_too_few(bench: Bench[SteerQuestion], discovery: PlayedSplit) -> None:
+    """Refuse a discovery split from which nothing can be learnt."""
+    defends = bench.question.scenario.objective == "defend"
+    if all(c.label for c in discovery.contexts):
+        raise DataError(
+            f"{bench.engine.info.name} never {'refuses' if defends else 'answers'} on the discovery split",
+            "Steering contrasts both: give requests that it refuses" if defends else "Give benign requests",
+        )
+    for label in (0, 1):
+        sources = {c.source for c in discovery.contexts if c.label == label}
+        if len(sources) < 2:
+            raise DataError(
+                f"Too few contexts to learn from: label {label} comes from {len(sources)} source question",
+                "Give more conversations of different source questions",
+            )
