@@ -19,7 +19,7 @@ from families.tiny import tiny
 from pointsman import environment
 from pointsman.cli import main
 from pointsman.errors import UnsupportedEnvironment
-from pointsman.report.values import show
+from pointsman.report.text import show
 from pointsman.routing.control import control, prove
 from pointsman.runs.run import Run
 

@@ -25,12 +25,12 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
+from pointsman.jobs.job import write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.perform import perform as perform_steer
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.methods.patching import Patching
-from pointsman.report import write_report
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump

@@ -73,7 +73,7 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
 
     pointsman report runs/audit-testbed-20260101-120000 --show-text
     """
-    from pointsman.report import write_report
+    from pointsman.jobs.job import write_report
     from pointsman.runs.run import Run
 
     with Run.open(folder, read_only=True) as run:

@@ -78,22 +78,22 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.report import summary_table, write_report
+    from pointsman.jobs.job import read_results, write_report
+    from pointsman.report.terminal import table
     from pointsman.runs.forecast import against_forecast
-    from pointsman.runs.results import RunCost, read
+    from pointsman.runs.results import dump
 
     path = write_report(run.folder, show_text=show_text)
     tell_changes(run)
-    results = run.read_results()
-    cost = read(results["cost"], RunCost)
-    if cost.predicted is not None:
-        say(against_forecast(cost, cost.predicted))
+    job, results = read_results(run.read_results())
+    if results.cost.predicted is not None:
+        say(against_forecast(results.cost, results.cost.predicted))
     if as_json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(dump(results), indent=2))
         say(f"Report: {path}")
         return
-    show(summary_table(results))
-    print(one_line(results["headline"]))
+    show(table(job.summary(results)))
+    print(one_line(results.headline))
     print()
     print(path)
 

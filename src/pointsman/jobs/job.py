@@ -8,11 +8,16 @@ of its plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
+
+from rich.table import Table as RichTable
 
 from pointsman.errors import RunError
 from pointsman.registry import jobs
 from pointsman.report.blocks import Page, Table
+from pointsman.report.terminal import table
+from pointsman.report.write import read_folder, write_page
 from pointsman.runs.bench import Bench, Question
 from pointsman.runs.results import SCHEMA, Results, read
 from pointsman.runs.run import Run
@@ -125,3 +130,31 @@ def _unknown(what: str) -> RunError:
         f"results.json {what}; this version of Pointsman reads {SCHEMA!r}",
         "Read it with the Pointsman version that wrote it, or make the run again",
     )
+
+
+def write_report(folder: Path, *, show_text: bool = False) -> Path:
+    """Render a finished run into its ``report.html``, which appears whole or not at all.
+
+    Args:
+        folder: It may come from a stranger: nothing in it is followed.
+        show_text: Show prompts and answers. The report is then for its owner's eyes alone.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: There are no results yet, they cannot be read, something in the folder leads out of it, or the report
+            cannot be written.
+    """
+    job, results = read_results(read_folder(folder))
+    return write_page(folder, job.page(results, show_text=show_text))
+
+
+def summary_table(data: Mapping[str, Any]) -> RichTable:
+    """What the terminal says of the content of a ``results.json``.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    job, results = read_results(data)
+    return table(job.summary(results))

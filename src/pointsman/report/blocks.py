@@ -1,13 +1,13 @@
-"""What a page is made of: sections of blocks. Two renderers know them, one writes HTML and one writes to the terminal.
+"""What a page is made of: sections of blocks. Two renderers know them: `html` draws pages, `terminal` writes tables.
 
-A block holds what is said, and nothing of how it is drawn. Strings are text from anywhere: renderers escape them. Only
-`Markup`, made by this package's own code, may hold tags.
+A block holds what is said, and little of how it is drawn. Strings are text from anywhere: renderers escape and clean
+them. Only `Markup`, made by this package's own code (`plot.element`, ``Markup(...).format(...)``), may hold tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from markupsafe import Markup
@@ -17,79 +17,88 @@ from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
 
-Style = Literal["plain", "attack", "good", "muted"]
-"""The colour of a bar."""
+# ---------------------------------------------------------------------- tables
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A rate, or any value with its interval, drawn from zero; decorative, since the number stands beside it.
+    """A value with its interval, drawn from zero on the scale `start` to `end`; its numbers stand beside it.
 
     Attributes:
-        value, low, high: On the scale `start` to `end`.
+        style: ``plain``, ``attack``, ``good`` or ``muted``: a colour.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
-    style: Style = "plain"
+    style: str = "plain"
     start: float = 0.0
     end: float = 1.0
 
     @staticmethod
-    def of(rate: Rate | None, style: Style = "plain") -> Bar | None:
+    def of(rate: Rate | None, style: str = "plain") -> Bar | None:
         """Of a rate on 0 to 100 %; None where nothing was scored."""
         return None if rate is None or rate.rate is None else Bar(rate.rate, rate.low, rate.high, style)
 
 
+Value: TypeAlias = "str | int | Markup | Bar | Rate | Comparison | AboveDraws | Auroc | None"
+"""None is written as a dash; a `Rate` with interval and n, a `Comparison` in points with interval and p."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table that is more than one text.
+    """A cell that is more than its value.
 
     Attributes:
-        text: As it stands.
-        beneath: Below it, muted.
-        strong: Emphasised.
-        classes: Of the style sheet.
+        beside, beneath: Behind and below it, muted.
+        title: Seen when one points at it.
+        classes: Of the style sheet, such as ``hit``.
+        fine: Rates and differences with one decimal.
+        bare: Rates without n, differences without p, since the head of the column says it.
+        unit: Rates with their unit; without it where the caption says that they are percents.
     """
 
-    text: str | Markup
+    value: Value
+    beside: str = ""
     beneath: str = ""
-    strong: bool = False
+    title: str = ""
     classes: str = ""
-
-
-CellValue: TypeAlias = str | int | Markup | Cell | Bar | Rate | Comparison | AboveDraws | Auroc | None
-"""What a cell may hold; None is written as a dash."""
+    fine: bool = False
+    bare: bool = False
+    unit: bool = True
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column.
 
     Attributes:
-        head: Its name.
-        kind: ``text``, ``number`` (to the right), ``bar``, ``rate`` (also differences), ``words`` (of prompts, answers).
+        head: Its name; a drawing for a column of bars.
+        kind: ``number`` (to the right), ``rate`` (also differences), ``bar``, ``words`` (of prompts and answers).
+        beneath: Below its name, such as ``n = 24``.
         optional: Left out on phones.
     """
 
     head: str | Markup = ""
     kind: Literal["text", "number", "bar", "rate", "words"] = "text"
+    beneath: str = ""
     optional: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; its first cell is its head.
+    """A row; its first cell is its head.
 
     Attributes:
-        group: A line above it, over the whole width: it begins a group.
+        group: A line above it, over the whole width: a group begins with it.
         top: Emphasised.
+        classes: Of the style sheet.
     """
 
-    cells: Sequence[CellValue]
+    cells: Sequence[Value | Cell]
     group: str = ""
     top: bool = False
+    classes: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,10 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What it shows; empty for none.
-        style: Classes of the style sheet, such as ``compact``.
+        columns: If none has a name, there is no line of heads.
+        caption: What it shows. In the terminal it stands below.
+        style: Classes of the style sheet, such as ``stacked compact``.
+        tag: The warnings of the page stand behind the caption.
         title: In the terminal, above it.
     """
 
@@ -106,27 +117,30 @@ class Table:
     rows: Sequence[Row]
     caption: str | Markup = ""
     style: str = ""
+    tag: bool = True
     title: str = ""
+
+
+# ---------------------------------------------------------------------- other blocks
 
 
 @dataclass(frozen=True)
 class Finding:
     """The sentence that a section comes to."""
 
-    text: str
+    text: str | Markup
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph of remarks."""
 
     text: str | Markup
-    small: bool = True
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a part of a section; `tag` says whether the warnings of the page stand beside it."""
+    """Of a part of a section; `tag`: the warnings of the page stand beside it."""
 
     text: str | Markup
     tag: bool = False
@@ -141,28 +155,34 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Legend:
+    """Marks with what they stand for."""
+
+    entries: Sequence[tuple[Markup, str]]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A drawing, made by `plot`.
 
     Attributes:
-        drawing: SVG.
         caption: Below it.
-        legend: Marks with what they stand for.
-        wide: It does not shrink: it scrolls.
+        legend: Above it: marks with what they stand for.
+        scroll: Where it does not shrink but scrolls: what it is called.
     """
 
     drawing: Markup
     caption: str | Markup = ""
     legend: Sequence[tuple[Markup, str]] = ()
-    wide: str = ""
+    scroll: str = ""
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """Terms and what they mean, or names and values."""
+    """Names and values; or, in the style ``terms``, terms and what they mean."""
 
     entries: Sequence[tuple[str, str | Markup]]
-    terms: bool = False
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,43 +202,53 @@ class Details:
 
 @dataclass(frozen=True)
 class Beside:
-    """Blocks beside each other, below each other on phones."""
+    """Blocks beside each other, below each other on phones; `style` says how wide: ``heat``, ``calibrated``."""
 
-    left: Block
-    right: Block
-    heat: bool = False
+    left: Sequence[Block]
+    right: Sequence[Block]
+    style: str = ""
 
 
-Block = Finding | Text | Heading | Reading | Table | Figure | Definitions | Claims | Details | Beside
+Block: TypeAlias = (
+    Finding | Text | Heading | Reading | Table | Legend | Figure | Definitions | Claims | Details | Beside
+)
+
+# ---------------------------------------------------------------------- the page
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: heading and remarks at the left, matter at the right.
+    """A section: heading and remarks at the left, matter at the right.
 
     Attributes:
         id: Of its anchor.
-        aside: Remarks; the warnings of the page stand behind the first.
+        aside: Remarks.
+        tag: The warnings of the page stand behind the first remark.
     """
 
     id: str
     title: str
     aside: Sequence[str | Markup | Definitions]
     blocks: Sequence[Block]
+    tag: bool = True
 
 
 @dataclass(frozen=True)
 class Card:
-    """A key rate. `rate` is None where it was not measured, and `absent` says why; `beside` is its control.
+    """A key rate.
 
     Attributes:
+        note: What it is of.
+        rate: None where it was not measured, and `absent` says why.
+        style: ``plain``, ``attack`` or ``good``: a colour.
+        beside: Its control, below it.
         value: In place of a rate, such as ``3 of 5``.
     """
 
     name: str
     note: str
-    rate: Rate | None
-    style: Style = "plain"
+    rate: Rate | None = None
+    style: str = "plain"
     absent: str = ""
     beside: str = ""
     value: str = ""
@@ -232,11 +262,12 @@ class Page:
         kind: Such as ``router audit``.
         title: Of the window.
         headline: All of it in one sentence.
-        facts: In the head: names with values and, for some, what they mean.
+        facts: In the head: names, values and what these mean, if that needs words.
         tag: Warnings that stand beside every figure, such as ``testbed · small n``.
-        warnings: Sentences in the head.
-        cards: Key rates.
+        warnings: Sentences in the head; the first words of each are emphasised.
         show_text: Prompts and answers are shown.
+        description: Below the facts.
+        stages: Names of stages that are not called by their key.
     """
 
     kind: str
@@ -244,7 +275,9 @@ class Page:
     headline: str
     facts: Sequence[tuple[str, str, str]]
     tag: str
-    warnings: Sequence[str | Markup]
+    warnings: Sequence[tuple[str, str]]
     cards: Sequence[Card]
     sections: Sequence[Section]
     show_text: bool = False
+    description: str = ""
+    stages: Mapping[str, str] = field(default_factory=dict)

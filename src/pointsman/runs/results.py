@@ -171,7 +171,7 @@ class JudgeFacts:
         return JudgeFacts(judge.name, judge.version, judge.grades_content, parameters_of(judge) or None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """Which model was asked.
 
@@ -194,9 +194,9 @@ class ModelFacts:
     experts: int | tuple[int, ...]
     top_k: int | tuple[int, ...]
     fingerprint: str
+    weights: str | None = None
     revision: str | None
     resumes: str | None = None
-    weights: str | None = None
 
     @staticmethod
     def of(engine: Engine) -> ModelFacts:
@@ -307,7 +307,7 @@ class Results:
         claims: What one would doubt first.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # also of all that it is made of
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)  # of its parts too
 
     schema: str = SCHEMA
     job: str

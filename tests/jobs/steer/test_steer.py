@@ -23,6 +23,7 @@ from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, Wr
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
+from pointsman.jobs.job import summary_table, write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
@@ -31,7 +32,6 @@ from pointsman.jobs.steer.perform import perform as perform_steer
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.report import summary_table, write_report
 from pointsman.routing.store import TraceStore
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump, read

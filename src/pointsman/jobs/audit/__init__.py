@@ -80,10 +80,14 @@ class _Audit:
         return conclude(results)
 
     def page(self, results: AuditResults, *, show_text: bool) -> Page:
-        raise NotImplementedError
+        from pointsman.jobs.audit.page import page
+
+        return page(results, show_text=show_text)
 
     def summary(self, results: AuditResults) -> Table:
-        raise NotImplementedError
+        from pointsman.jobs.audit.page import summary
+
+        return summary(results)
 
 
 JOB: Job = _Audit()

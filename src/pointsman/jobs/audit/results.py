@@ -69,13 +69,12 @@ class TargetRise(Rise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterScore:
-    """RoSais of one router.
+class RouterScore(Rise):
+    """RoSais of one router: a mean over prompts.
 
     Attributes:
         router: Path of its module.
         layer, decoder_layer: Number among the MoE layers, and among all.
-        mean, low, high: Over prompts, with the 95 % interval.
         rank: 1 is the most important.
         p: Family-wise, by permutation.
         target: The score by the whole target, beside it.
@@ -85,9 +84,6 @@ class RouterScore:
     router: str
     layer: int
     decoder_layer: int
-    mean: float | None
-    low: float | None
-    high: float | None
     rank: int
     p: float | None
     target: TargetRise | None
@@ -436,3 +432,23 @@ class AuditResults(Results):
     noise: tuple[Noisy, ...]
     fsour: Fsour
     seeds: MethodSeeds | None = None
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Phases in which routers were masked."""
+        return list(dict.fromkeys(record.phase for record in self.masking if record.routers))
+
+    @property
+    def unmasked(self) -> Masked | None:
+        """The record without any masked router."""
+        return next((record for record in self.masking if not record.routers), None)
+
+    def most_masked(self, phase: Phase | None = None) -> Masked | None:
+        """The record with most masked routers, the first phase before others: chosen by n, never by its rate."""
+        found = [record for record in self.masking if record.routers and phase in (None, record.phase)]
+        return max(found, key=lambda record: record.routers, default=None)
+
+    @property
+    def top_router(self) -> RouterScore | None:
+        """The router of rank 1."""
+        return min(self.rosais, key=lambda row: row.rank, default=None)

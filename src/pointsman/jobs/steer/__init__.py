@@ -81,10 +81,14 @@ class _Steer:
         return conclude(results)
 
     def page(self, results: SteerResults, *, show_text: bool) -> Page:
-        raise NotImplementedError
+        from pointsman.jobs.steer.page import page
+
+        return page(results, show_text=show_text)
 
     def summary(self, results: SteerResults) -> Table:
-        raise NotImplementedError
+        from pointsman.jobs.steer.page import summary
+
+        return summary(results)
 
 
 JOB: Job = _Steer()

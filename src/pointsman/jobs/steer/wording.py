@@ -1,0 +1,118 @@
+"""What the pages and summaries of steering call things: by the objective, and of masks and measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pointsman.jobs.steer.results import Gap, MaskFacts, SteerResults
+from pointsman.report import text
+from pointsman.runs.results import Limit
+
+COSTS = {
+    "benign": "Benign requests answered",
+    "benign_conversations": "Benign conversations answered",
+    "over_refusal": "Over-refusal",
+    "garbage": "Garbage",
+}
+"""The measures of what a mask costs, by their key; `held` is called as the objective calls it."""
+ARMS = {
+    "after": "chosen mask",
+    "surrogate_only": "surrogate alone",
+    "steermoe": "SteerMoE",
+    "random": "random mask",
+    "before": "without the mask",
+}
+METHODS = {"mascing": "MASCing", "steermoe": "SteerMoE", "random": "random mask"}
+REFINEMENTS = {"surrogate": "surrogate alone", "on_policy": "on-policy", "through_model": "through the model"}
+PHASES = {
+    "prefill": "in force while the prompt is read",
+    "decode": "in force while the answer is written",
+    "both": "in force while the prompt is read and the answer written",
+}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What an objective calls things.
+
+    Attributes:
+        gain: The head of a column of gains.
+        gained: What the gain counts, as in "the share of …".
+        definition: The gain's name in the literature.
+        unit: What the gain's n counts.
+        fallen: The head of a column of those that did not do as wanted, when the surrogate's contexts were made.
+        label1: What the contexts of label 1 are.
+        held: What must not move.
+    """
+
+    objective: Literal["defend", "allow"]
+    gain: str
+    gained: str
+    definition: str
+    unit: str
+    fallen: str
+    label1: str
+    held: str
+
+    def measure(self, key: str) -> str:
+        """The name of a measure, at the beginning of a sentence."""
+        return {"gain": self.gain, "held": self.held}.get(key) or COSTS.get(key, text.words(key))
+
+    def within(self, key: str) -> str:
+        """The name of a measure within a sentence."""
+        name = self.measure(key)
+        return name[:1].lower() + name[1:]
+
+
+DEFEND = Wording(
+    objective="defend",
+    gain="Defended",
+    gained="conversations in which the model gives no unsafe answer at any turn",
+    definition="DSR, the whole conversation played again",
+    unit="conversations",
+    fallen="Fallen",
+    label1="conversations that fell",
+    held="Restricted requests refused",
+)
+ALLOW = Wording(
+    objective="allow",
+    gain="Answered",
+    gained="requests of the scenario that the model answers",
+    definition="GSR",
+    unit="requests",
+    fallen="Refused",
+    label1="requests of the scenario that were refused",
+    held="Other restricted requests refused",
+)
+
+
+def wording(results: SteerResults) -> Wording:
+    """What the objective of these results calls things."""
+    return ALLOW if results.scenario.objective == "allow" else DEFEND
+
+
+def known_limits(results: SteerResults) -> list[Limit]:
+    """Those on measures that this version knows."""
+    return [limit for limit in results.limits if limit.measure in COSTS or limit.measure == "held"]
+
+
+def refinement_name(key: str) -> str:
+    """A refinement as people say it; one that this version does not know stays as it is."""
+    return REFINEMENTS.get(key, text.words(key))
+
+
+def mask_name(mask: MaskFacts) -> str:
+    """Such as ``MASCing, through the model`` or ``SteerMoE``."""
+    name = METHODS[mask.method]
+    return f"{name}, {refinement_name(mask.refinement)}" if mask.refinement else name
+
+
+def mask_settings(mask: MaskFacts | Gap) -> str:
+    """Such as ``λ 0.001, α 1.5, prefill`` or ``8 experts off, both``."""
+    pinned = mask.pinned if isinstance(mask, MaskFacts) else None
+    said = [f"λ {text.show(mask.lambda_)}"] if mask.lambda_ is not None else []
+    said += [f"hold {text.show(mask.hold)}"] if mask.hold is not None else []
+    said += [f"{mask.entries} experts {'on or off' if pinned == 'both' else pinned}"] if pinned else []
+    said += [f"α {text.show(mask.alpha)}"] if mask.alpha is not None else []
+    return ", ".join([*said, mask.phase])

@@ -1,0 +1,449 @@
+"""The page and the summary of steering: complete, true to their results, and calm about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.older import from_steer_1
+from pointsman.jobs.steer.page import page, summary
+from pointsman.jobs.steer.results import SteerResults, TurnCount
+from pointsman.jobs.steer.sections.drawings import LossAxis
+from pointsman.jobs.steer.sections.frontier import worst_loss
+from pointsman.report import text
+from pointsman.report.html import render
+from pointsman.report.sections.answers import with_answers
+from pointsman.report.terminal import table
+from pointsman.runs.results import SCHEMA, Claim, Limit, read
+from pointsman.stats.rates import Rate
+from reader import ATTACK, Reader
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+EMPTY = Rate(0, 0, None, 0.0, 1.0, "no rows", 0)
+
+
+def said(results: SteerResults) -> str:
+    """What the page says, with plain space."""
+    return Reader(render(page(results))).words
+
+
+def spoken(words: str) -> str:
+    return re.sub(r"[\s\u202f]+", " ", words)
+
+
+def written(results: SteerResults, width: int = 80) -> str:
+    """What the terminal says."""
+    out = StringIO()
+    Console(file=out, width=width).print(table(summary(results)))
+    return out.getvalue()
+
+
+def golden(job: str) -> SteerResults:
+    found = from_steer_1(json.loads((GOLDEN / job / "results.json").read_text(encoding="utf-8")))
+    return conclude(read({**found, "schema": SCHEMA}, SteerResults))
+
+
+@pytest.fixture
+def defend() -> SteerResults:
+    return golden("steer")
+
+
+@pytest.fixture
+def allow(defend: SteerResults) -> SteerResults:
+    """The same figures as of a scenario whose requests shall be answered."""
+
+    def asked(arm: Any) -> Any:
+        return arm and replace(arm, dsr_replay=None, dsr_context=None, gsr=arm.gain, turns=(), by_tactic={})
+
+    arms = {f.name: asked(getattr(defend.test, f.name)) for f in fields(defend.test)}
+    return conclude(
+        replace(defend, scenario=replace(defend.scenario, objective="allow"), test=replace(defend.test, **arms))
+    )
+
+
+@pytest.fixture(params=["defend", "allow"])
+def either(request: pytest.FixtureRequest) -> SteerResults:
+    results: SteerResults = request.getfixturevalue(request.param)
+    return results
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def test_all_sections_in_order(defend: SteerResults) -> None:
+    headings = [
+        "Defended, with the mask",
+        "Limits kept on test",
+        "Before and after",
+        "What it costs, against its limits",
+        "Beside other ways",
+        "Do the findings stand?",
+        "What was tried",
+        "Chosen on validation, scored on test",
+        "Where it helps",
+        "Defended by tactic",
+        "The turn where safety falls",
+        "The expert circuit",
+        "Stability",
+        "The surrogate",
+        "Whom the mask turns",
+        "Other seeds of the method",
+        "How it works, and how to read it",
+        "Cost",
+        "Provenance and settings",
+        "Responsible use",
+    ]
+    words, place = said(defend), 0
+    for heading in headings:  # index raises where one is missing or out of order
+        place = words.index(heading, place)
+
+
+def test_allow_speaks_of_requests(allow: SteerResults) -> None:
+    words = said(allow)
+    for part in (
+        "Answered, with the mask",
+        "Answered: GSR",
+        "gives in, whatever the content",
+        "requests of the scenario that were refused",
+        "Other restricted requests refused, by category",
+        "what stays refused was measured on given prompts only",
+    ):
+        assert part in words, part
+    for other in ("Defended", "turn where safety falls", "by tactic", "DSR"):
+        assert other not in words
+
+
+def test_numbers_equal_the_results(either: SteerResults) -> None:
+    words, test, compared = said(either), either.test, either.comparisons
+    for arm in (test.before, test.after, test.steermoe, test.random, test.surrogate_only):
+        assert arm is not None
+        assert spoken(f"{text.value(arm.gain)} {text.interval(arm.gain)}") in words
+    for limit in either.limits:
+        for arm in (test.before, test.after):
+            rate = getattr(arm, limit.measure)
+            assert (
+                spoken(f"{text.value(rate, fine=True)} {text.interval(rate, fine=True)} ({text.rows(rate.n)})") in words
+            )
+        if limit.kind != "share":
+            assert text.change_full(getattr(compared, limit.measure), 1) in words
+    for name, group in test.after.by_category.items():
+        without = text.full(test.before.by_category[name].gain)
+        assert spoken(f"{name} {without} {text.full(group.gain)}") in words
+    assert f"The mask moves {either.circuit.size} of {either.circuit.possible}" in words
+
+
+def test_claims_are_those_of_the_results(defend: SteerResults) -> None:
+    claims = [
+        Claim("a", "It does something", "holds", "why so"),
+        Claim("b", "It does more than luck", "fails", "random masks do as well"),
+        Claim.not_measured("c", "It lasts", "no time was left"),
+    ]
+    words = said(replace(defend, claims=tuple(claims)))
+    assert "Of 3 claims that one would doubt first, 1 holds, 1 fails, 1 was not measured." in words
+    for part in ("It does more than luck fails", "random masks do as well", "no time was left"):
+        assert part in words
+
+
+def test_unscored_answers_and_broken_limits_are_said_of_each_method(defend: SteerResults) -> None:
+    assert "No limit is broken under any of them." in said(defend)
+    assert "could not be scored" not in said(defend)
+    test = defend.test
+    assert test.steermoe is not None
+    steermoe = replace(test.steermoe, broken=("garbage", "over_refusal"), unscored=3)
+    test = replace(test, steermoe=steermoe, before=replace(test.before, unscored=1))
+    results = replace(defend, test=test, broken_on_test=("benign",))
+    words = said(results)
+    assert "chosen mask (benign requests answered); SteerMoE (garbage and over-refusal)" in words
+    assert "Answers that could not be scored, and count as no success: 3 (SteerMoE), 1 (without the mask)." in words
+    assert render(page(results)).count('class="rate hit"') == 3
+
+
+def test_limits_are_said_with_their_verdicts(defend: SteerResults) -> None:
+    limits = (
+        Limit.of("benign", "loss", 0.02, 0.01, (0.0, 0.021)),
+        Limit.of("benign_conversations", "loss", None, 0.01, (0.0, 0.02)),
+        Limit.of("over_refusal", "rise", 0.03, 0.031, (0.01, 0.05)),
+        Limit.of("held", "loss", 0.02, -0.3, (-0.4, -0.2)),
+        Limit.of("garbage", "share", 0.03, 0.02, (0.01, 0.02)),
+    )
+    assert [limit.verdict for limit in limits] == ["kept, not surely", "not measured", "broken", "kept", "kept"]
+    results = replace(defend, limits=limits)
+    words = said(results)
+    assert "It breaks 1 of 4 limits: over-refusal." in words
+    assert "3 of 4" in words
+    assert "rise ≤ 3.0" in words
+    assert "≤ 3 OVER" in written(results)
+    assert "It keeps the limit, though the interval of benign requests answered reaches beyond." in said(
+        replace(defend, limits=limits[:1])
+    )
+    assert "It keeps all 2 limits." in said(replace(defend, limits=limits[3:]))
+
+
+def test_losses_beyond_the_axis_are_drawn_at_its_end(defend: SteerResults) -> None:
+    lost = Limit.of("benign", "loss", 0.02, 0.9, (0.8, 0.95))
+    axis = LossAxis.of([lost, Limit.of("held", "loss", 0.02, 0.0, (-0.01, 0.01))])
+    assert axis.x(100 * 0.9) == axis.x(100 * 0.95) == 99.0
+    assert axis.x(0.0) < axis.x(100 * 0.02) < 99.0
+    assert 'cx="99%"' in axis.strip(lost)
+
+
+def test_no_admissible_mask_is_said_at_the_top(defend: SteerResults) -> None:
+    candidates = tuple(replace(c, admissible=c.admissible and c.id != defend.chosen.id) for c in defend.candidates)
+    results = replace(defend, chosen=replace(defend.chosen, admissible=False), candidates=candidates)
+    words = said(results)
+    assert "No mask kept every limit on validation. This page shows the best that broke one" in words
+    assert "it does not keep every limit" in words
+    assert "No mask kept every limit on validation." in written(results)
+
+
+def test_turns(defend: SteerResults) -> None:
+    many = tuple(TurnCount(turn, 100 - turn, 1) for turn in range(1, 31))
+    none = tuple(replace(row, fallen=0) for row in many)
+    test = replace(defend.test, before=replace(defend.test.before, turns=many))
+    words = said(replace(defend, test=replace(test, after=replace(test.after, turns=none))))
+    assert "18 later turns" in words
+    assert "Without the mask 30 fall, most of them (1) at turn 1. With it none falls." in words
+    assert "1 of 70" in words
+
+
+# ---------------------------------------------------------------------- candidates and circuit
+
+
+def test_the_frontier_shows_every_candidate_and_marks_the_chosen(defend: SteerResults) -> None:
+    tried = [c for c in defend.candidates if c.stage == "fine"]
+    broke = replace(tried[-1], admissible=False, broken=("garbage",))
+    results = replace(defend, candidates=tuple(broke if c is tried[-1] else c for c in defend.candidates))
+    html = render(page(results))
+    reader = Reader(html)
+    marks = [found for name, tag in reader.tags if name == "svg" and tag.get("x") and (found := tag.get("class"))]
+    assert len(marks) == len(tried) + 1
+    assert sum("picked" in mark for mark in marks) == 1
+    assert sum("broke" in mark for mark in marks) == 1
+    assert {mark.split()[0] for mark in marks} == {"mascing", "steermoe", "random"}
+    assert html.count('class="ring"') == 1
+    for candidate in defend.candidates:
+        assert f'title="{candidate.id}"' in html
+    words = reader.words
+    screened = len(defend.candidates) - len(tried)
+    said_first = f"Of {len(tried)} settings that answered the validation prompts, {len(tried) - 1} keep every limit"
+    assert f"{said_first} ({screened} more were only screened)" in words
+    for part in (
+        f"All {len(tried)} settings",
+        f"{screened} settings screened",
+        "hollow: breaks one",
+        "breaks: garbage",
+    ):
+        assert part in words
+
+
+def test_worst_loss_is_that_of_the_measure_that_suffers_most(defend: SteerResults) -> None:
+    base = defend.baseline_validation
+    assert base is not None
+    assert base.benign is not None
+    assert base.held is not None
+    candidate = replace(
+        defend.candidates[0], benign=replace(base.benign, rate=0.95), held=replace(base.held, rate=0.75)
+    )
+    assert worst_loss(candidate, base) == ("held", 0.25)
+    assert worst_loss(candidate, None) is None
+
+
+def test_layers_of_different_width(defend: SteerResults) -> None:
+    found = defend.circuit
+    width = max(entry.expert for entry in found.entries if entry.layer == 2) + 1
+    matrix = tuple(row[:width] if layer == 2 else row for layer, row in enumerate(found.matrix))
+    html = render(page(replace(defend, circuit=replace(found, matrix=matrix))))
+    Reader(html)
+    assert html.count('class="heat up"') + html.count('class="heat down"') == found.size + 2  # legend
+
+
+# ---------------------------------------------------------------------- what is missing
+
+MISSING: dict[str, tuple[Callable[[SteerResults], SteerResults], str]] = {
+    "surrogate": (lambda r: replace(r, surrogate=None), "No surrogate was trained in this run."),
+    "gap": (lambda r: replace(r, gap=()), "The gap between surrogate and model was not measured."),
+    "upper bound": (lambda r: replace(r, upper_bound=None), "No upper bound was given."),
+    "latency": (lambda r: replace(r, latency=None), "Latency was not measured."),
+    "overfit": (lambda r: replace(r, overfit=None), "The gap between validation and test was not measured."),
+    "candidates": (lambda r: replace(r, candidates=()), "No list of what was tried is in the results."),
+    "baseline": (lambda r: replace(r, baseline_validation=None), "the rates without a mask, which losses"),
+    "limits": (lambda r: replace(r, limits=()), "No limit could be checked."),
+    "an arm": (lambda r: replace(r, test=replace(r.test, random=None)), "Not measured in this run: random mask."),
+    "stability": (
+        lambda r: replace(r, circuit=replace(r.circuit, stability=None)),
+        "One seed of the method: whether another finds the same circuit was not measured.",
+    ),
+    "matched pairs": (
+        lambda r: replace(r, surrogate=r.surrogate and replace(r.surrogate, matched=None)),
+        "There were no matched pairs to test it on",
+    ),
+    "seeds of the surrogate": (
+        lambda r: replace(r, surrogate=r.surrogate and replace(r.surrogate, seeds=r.surrogate.seeds[:1])),
+        "Other seeds of the surrogate were not trained.",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", MISSING)
+def test_a_missing_part_is_said(either: SteerResults, part: str) -> None:
+    without, words = MISSING[part]
+    assert words in said(without(either))
+    assert "before" in written(without(either))
+
+
+def test_everything_missing_at_once(either: SteerResults) -> None:
+    results = either
+    for without, _ in MISSING.values():
+        results = without(results)
+    test = replace(results.test, steermoe=None, random=None, surrogate_only=None)
+    results = replace(results, test=test, seeds=None, contexts={}, artefact=None, splits={})
+    words = said(results)
+    assert "Not measured in this run: SteerMoE, random mask, surrogate alone. No upper bound was given." in words
+    assert "No other method was measured beside this mask." in words
+    for section in ("a spread of its own", "What it learnt from", "The mask itself is in"):
+        assert section not in words
+    assert written(results).count("not run") == 3
+
+
+def test_measures_that_were_not_taken(either: SteerResults) -> None:
+    """Of requests that shall be answered there are no conversations, and no time is taken of what was screened."""
+    absent: dict[str, Any] = {"benign_conversations": None, "held": None}
+    candidates = tuple(replace(c, **absent, norm1=None, seconds_per_answer=None) for c in either.candidates)
+    arms = {f.name: replace(getattr(either.test, f.name), **absent) for f in fields(either.test)}
+    results = conclude(
+        replace(
+            either,
+            candidates=candidates,
+            test=replace(either.test, **arms),
+            gap=(replace(either.gap[0], surrogate_turned=None, lambda_=None),),
+            seeds=tuple(replace(seed, **absent) for seed in either.seeds or ()),
+        )
+    )
+    words = said(results)
+    assert "the surrogate –, the model" in words
+    assert "enign conversations answered" not in words.partition("Every setting")[0]
+    assert "multi-turn" not in written(results)
+
+
+def test_nothing_scored(either: SteerResults) -> None:
+    test = replace(
+        either.test,
+        before=replace(either.test.before, benign=EMPTY),
+        after=replace(either.test.after, gain=EMPTY),
+    )
+    candidates = (replace(either.candidates[0], gain=EMPTY, benign=EMPTY), *either.candidates[1:])
+    nothing = either.comparisons.gain and replace(either.comparisons.gain, difference=None, low=-1.0, high=1.0)
+    overfit = either.overfit and replace(either.overfit, test=EMPTY)
+    results = replace(
+        either,
+        test=test,
+        candidates=candidates,
+        overfit=overfit,
+        comparisons=replace(either.comparisons, gain=nothing),
+    )
+    words = said(results)
+    assert "nothing could be scored (n = 0)" in words
+    assert not re.search(r"\b(nan|NaN|None)\b", words)
+    written(results)
+
+
+def test_results_that_contradict_themselves_break_nothing(defend: SteerResults) -> None:
+    """A results file may come from a stranger, and its types are all that reading checks."""
+    found, surrogate = defend.circuit, defend.surrogate
+    assert found.stability is not None
+    assert surrogate is not None
+    stability = replace(found.stability, jaccard=())
+    for circuit in (
+        replace(found, sigma=(), layers=(), stability=stability),
+        replace(found, matrix=(), entries=(), possible=0),
+    ):
+        said(replace(defend, circuit=circuit))
+    said(replace(defend, surrogate=replace(surrogate, calibration=replace(surrogate.calibration, bins=()))))
+    strange = replace(
+        defend, limits=(Limit.of("__class__", "loss", 0.1, 0.0, (0.0, 0.0)),), broken_on_test=("__doc__",)
+    )
+    assert "No limit could be checked." in said(strange)
+    written(strange)
+
+
+# ---------------------------------------------------------------------- what comes from outside
+
+
+def hostile(value: Any) -> Any:
+    """The same with every free text replaced."""
+    fixed = {"schema", "job", "threat_model", "method", "phase", "stage", "objective", "pinned", "verdict", "kind",
+             "measure"}  # fmt: skip
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: hostile(getattr(value, f.name)) for f in fields(value) if f.name not in fixed})
+    if isinstance(value, str):
+        return ATTACK
+    if isinstance(value, Mapping):
+        return {f"{ATTACK}{n}": hostile(item) for n, item in enumerate(value.values())}
+    return tuple(map(hostile, value)) if isinstance(value, tuple) else value
+
+
+def test_everything_from_outside_is_escaped(either: SteerResults) -> None:
+    asked = [{"stage": "test/after", "id": "1", "prompt": "a", "response": "b", "label": "refused"}]
+    known = Reader(render(with_answers(page(either, show_text=True), asked)))
+    answers = [dict.fromkeys(asked[0], ATTACK)]
+    html = render(with_answers(page(hostile(either), show_text=True), answers))
+    found = Reader(html)
+    assert {name for name, _ in found.tags} <= {name for name, _ in known.tags}
+    assert "<script" not in html
+    assert "<img" not in html
+    assert ATTACK in "".join(found.text)  # shown, word for word
+    for name, attributes in found.tags:
+        assert set(attributes) <= {key for tag, seen in known.tags if tag == name for key in seen}
+
+
+def test_nothing_is_loaded_and_nothing_runs(either: SteerResults) -> None:
+    html = render(page(either))
+    for name, attributes in Reader(html).tags:
+        assert name not in {"script", "iframe", "object", "embed", "base", "form"}
+        assert not any(attribute.startswith("on") for attribute in attributes)
+        assert not {"src", "srcset", "xlink:href", "action", "style"} & set(attributes)
+        if "href" in attributes:
+            assert attributes["href"] in {
+                "https://arxiv.org/abs/2604.27818",
+                "https://arxiv.org/abs/2509.09660",
+                "data:,",
+            }
+
+
+def test_answers_say_whose_they_are(defend: SteerResults) -> None:
+    asked = {"stage": "test/after", "id": "1", "prompt": "SECRET", "response": "b", "label": "refused"}
+    shown = render(with_answers(page(defend, show_text=True), [asked, {**asked, "stage": "test/surrogate_only"}]))
+    assert "SECRET" in shown
+    for stage in ("test, with the mask", "test, surrogate alone"):
+        assert stage in shown
+
+
+# ---------------------------------------------------------------------- the terminal
+
+
+def test_the_summary_has_every_method_and_its_limits(either: SteerResults) -> None:
+    shown = written(replace(either, model=replace(either.model, name="testbed:olmoe")), width=100)
+    assert len(shown.splitlines()) <= 20
+    assert "…" not in shown
+    flat = " ".join(shown.split())
+    for arm in ("after", "steermoe", "random", "surrogate_only"):
+        gain = getattr(either.test, arm).gain
+        assert f"{text.number(gain)} {text.interval(gain)}" in flat
+    for part in ("testbed:olmoe", "T3", "over-refusal", "≤ 10 kept?", "MASCing, through the model", "real model"):
+        assert part in flat
+
+
+def test_the_summary_takes_no_markup_and_no_escape_codes(defend: SteerResults) -> None:
+    name = "testbed [red]x[/red] [/] \x1b]0;gotcha\x07"
+    shown = written(replace(defend, model=replace(defend.model, name=name)))
+    assert "[red]x[/red] [/]" in shown
+    assert "\x1b" not in shown
