@@ -136,7 +136,7 @@ def _template(run: Run, saved: Any) -> Template | None:
 
 def _known_template(config: Mapping[str, Any]) -> str | None:
     """SHA-256 of the chat template that was given, if one was."""
-    prompts = config["prompts"]
+    prompts = config.get("prompts", {})
     if "chat_template" in prompts:  # of `steer` and `evaluate`
         saved: str | None = typed(prompts["chat_template"], str | None, "the template's checksum")
         return saved
@@ -156,8 +156,9 @@ def _question(config: Mapping[str, Any]) -> Any:
         asked["model"] = asked["load"]["name"] = shareable(asked["model"])
         for name in ("source", "local", "trust_remote_code", "chat_template"):
             asked["load"].pop(name, None)
-        asked["prompts"].pop("chat_template", None)
-        files = asked["prompts"].pop("files", {})
+        prompts = asked.get("prompts", {})
+        prompts.pop("chat_template", None)
+        files = prompts.pop("files", {})
         if "scenario" not in asked:
             asked["files"] = {key: files[key]["sha256"] for key in files if key != "chat_template"}
         elif "suite" not in asked["scenario"]["prompts"]:
