@@ -12,9 +12,10 @@ from engines import small_engine
 from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.parameters import plain
 from pointsman.judges.types import Answer, Verdict
 from pointsman.runs.bench import Bench
 from pointsman.runs.run import Run
@@ -88,7 +89,7 @@ def audit_bench(
     stop_after: int | None = None,
 ) -> Iterator[Bench[AuditQuestion]]:
     """An audit under way in `folder`, resumed if there is one; stopped as if by Ctrl-C after so many units."""
-    with Run.create(folder, "audit", audit_config(plan)) as run:
+    with Run.create(folder, "audit", plain(plan)) as run:
         if stop_after is not None:
             stop(run, stop_after)
         question = AuditQuestion(Suite("tiny", (), max_new_tokens=3), judge or ManyJudge())

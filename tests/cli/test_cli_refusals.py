@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from conftest_cli import EFFORT, Cli, save_moe, testbed_rows, write_csv
 from transformers import AutoModelForCausalLM
 
 import pointsman
-from pointsman.cli.app import app
-from pointsman.cli.audit import Prompts
+from pointsman.cli.app import application
 from pointsman.cli.output import Session, explain
 from pointsman.errors import WrongModel
+from pointsman.jobs.audit import inputs
 
 # ---------------------------------------------------------------------- models
 
@@ -175,21 +175,22 @@ def test_a_min_gain_that_is_no_number_of_nats(cli: Cli, here: Path, model: Path,
 
 def _number_options() -> list[tuple[str, str]]:
     """Every option of every verb that takes a fraction."""
+    app = application()
     groups = [app, *(group.typer_instance for group in app.registered_groups if group.typer_instance)]
     registered = [command for group in groups for command in group.registered_commands]
     return [
-        (str(command.name), f"--{name.replace('_', '-')}")
+        (str(command.name), str(get_args(hint)[1].default))
         for command in registered
         if command.callback
-        for name, kind in get_type_hints(command.callback).items()
-        if "float" in str(kind)
+        for hint in get_type_hints(command.callback, include_extras=True).values()
+        if "float" in str(get_args(hint)[:1])
     ]
 
 
 def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path, behaviors: Path) -> None:
     needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence")}
     options = _number_options()
-    assert {"--min-gain", "--through-lambda", "--through-hold"} <= {name for _, name in options}
+    assert {"--min-gain", "--noise", "--through-lambda", "--through-hold"} == {name for _, name in options}
     for verb, name in options:
         for value in ("nan", "inf", "-inf", "1e999"):
             line = cli(*verb.split(), *needed[verb], name, value, "--out", "run").refusal()
@@ -297,10 +298,10 @@ def test_an_intervention_for_another_model(model: Path, tmp_path: Path, capsys: 
 def test_the_unforeseen_is_one_line_too(
     cli: Cli, here: Path, model: Path, behaviors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Prompts) -> None:
+    def fail(*arguments: Any) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(Prompts, "read", fail)
+    monkeypatch.setattr(inputs, "read_suite", fail)
     done = cli("audit", model, "--behaviors", behaviors)
     assert done.code == 1
     assert done.err == "pointsman: ZeroDivisionError: a b. This was not foreseen: --debug shows the traceback.\n"

@@ -9,15 +9,7 @@ from pathlib import Path
 import pytest
 from conftest_cli import Cli, testbed_rows, write_csv
 
-from pointsman.cli import app as application
-from pointsman.cli import scenario
 from pointsman.data.scenario import load_scenario
-
-
-@pytest.fixture(autouse=True)
-def registered() -> None:
-    if all(group.name != "scenario" for group in application.app.registered_groups):
-        application.app.add_typer(scenario.app, name="scenario")
 
 
 @pytest.mark.parametrize("verb", ["", "init", "list", "check"])

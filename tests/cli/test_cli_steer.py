@@ -463,7 +463,7 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
 def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
     cli: Cli, done: Done, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pointsman.jobs.evaluate import perform
+    from pointsman.jobs.evaluate import perform as evaluating
 
     folder = shutil.copytree(done.folder / "artefacts/steering", here / "steering")
 
@@ -471,7 +471,7 @@ def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(perform, "perform", stop)
+        patch.setattr(evaluating, "perform", stop)
         found = cli("evaluate", "testbed", "--steering", "steering", "--scenario", done.scenario, "--out", "ev")
     assert found.code == 130
     shutil.rmtree(folder)

@@ -20,12 +20,13 @@ from pointsman.engine.checkup import check_up
 from pointsman.engine.types import Ability, Engine
 from pointsman.errors import InterventionError, PointsmanError, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
-from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.job import write_report
+from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.perform import perform as perform_steer
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.question import SteerQuestion
@@ -47,7 +48,7 @@ AUDIT = Audit(
 
 
 def perform(folder: Path, engine: Engine, audit: Audit = AUDIT, stop_after: int | None = None) -> dict[str, Any]:
-    with Run.create(folder, "audit", audit_config(audit, model="plain")) as run:
+    with Run.create(folder, "audit", {"model": "plain", **plain(audit)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
         return dump(perform_audit(audit, Bench(engine, AuditQuestion(load_suite(), ManyJudge()), run)))

@@ -12,21 +12,11 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__, environment
-from pointsman.cli import audit, chat, evaluate, fold, look, resume, scenario, steer, testbed
+from pointsman.cli import chat, fold, jobs, look, resume, scenario, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
 _ASKS = frozenset({"-h", "--help", "--version"})  # answered wherever Pointsman is installed
-
-app = typer.Typer(
-    name="pointsman",
-    help="See and set the routers of Mixture-of-Experts language models.\n\n"
-    "Begin with [bold]pointsman audit testbed[/bold]: a tiny model that ships with the package, in a few minutes.",
-    rich_markup_mode="rich",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def _version(wanted: bool) -> None:
@@ -35,7 +25,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -47,17 +36,29 @@ def _options(
     """Taken out of the arguments by `main`; declared here for the help."""
 
 
-app.command("audit", rich_help_panel="Audit")(audit.audit)
-app.command("steer", rich_help_panel="Steer")(steer.steer)
-app.command("evaluate", rich_help_panel="Steer")(evaluate.evaluate)
-app.command("chat", rich_help_panel="Steer")(chat.chat)
-app.command("fold", rich_help_panel="Steer")(fold.fold)
-app.add_typer(scenario.app, name="scenario", rich_help_panel="Steer")
-app.command("resume", rich_help_panel="Runs")(resume.resume)
-app.command("report", rich_help_panel="Runs")(resume.report)
-app.command("doctor", rich_help_panel="Look")(look.doctor)
-app.command("routers", rich_help_panel="Look")(look.routers)
-app.add_typer(testbed.app, name="testbed", rich_help_panel="Look")
+def application() -> typer.Typer:
+    """The verbs: those of the jobs that are registered now, and the others."""
+    app = typer.Typer(
+        name="pointsman",
+        help="See and set the routers of Mixture-of-Experts language models.\n\n"
+        "Begin with [bold]pointsman audit testbed[/bold]: a tiny model that ships with the package, in a few minutes.",
+        rich_markup_mode="rich",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    jobs.add_jobs(app)
+    app.command("chat", rich_help_panel="Steer")(chat.chat)
+    app.command("fold", rich_help_panel="Steer")(fold.fold)
+    app.add_typer(scenario.app, name="scenario", rich_help_panel="Steer")
+    app.command("run", rich_help_panel="Runs")(jobs.run)
+    app.command("resume", rich_help_panel="Runs")(resume.resume)
+    app.command("report", rich_help_panel="Runs")(resume.report)
+    app.command("doctor", rich_help_panel="Look")(look.doctor)
+    app.command("routers", rich_help_panel="Look")(look.routers)
+    app.add_typer(testbed.app, name="testbed", rich_help_panel="Look")
+    return app
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if _ASKS.isdisjoint(arguments):
             environment.check()
-        command = typer.main.get_command(app)
+        command = typer.main.get_command(application())
         code = command.main(arguments, prog_name="pointsman", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.fold import read_steering
-from pointsman.cli.options import (
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    LoadInOption,
-    ModelArgument,
-    ModelOptions,
-    RevisionOption,
-    TemplateOption,
-    TrustOption,
-)
+from pointsman.cli.loading import ModelOptions
+from pointsman.cli.options import with_model
 from pointsman.cli.output import Session, keep_stdout_clean, one_line, quietly, say, waiting
 from pointsman.errors import Interrupted, PointsmanError, PromptTooLong, UsageError
+from pointsman.runs.steering import read_steering
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,9 +33,10 @@ _COMMANDS = tuple(line.split()[0] for line in _HELP.splitlines())
 _STYLES = {"refused": "yellow", "complied": "cyan", "correct": "cyan", "wrong": "magenta"}
 
 
+@with_model("batch_size")
 def chat(
     context: typer.Context,
-    model: ModelArgument,
+    options: ModelOptions,
     steering: Annotated[
         str | None,
         typer.Option(
@@ -64,12 +56,6 @@ def chat(
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.", show_default=False)] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 512,
-    dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "auto",
-    load_in: LoadInOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    chat_template: TemplateOption = None,
 ) -> None:
     """Talk to a model under a steering. The mask can be switched in the middle of a conversation.
 
@@ -83,13 +69,12 @@ def chat(
     echo "how do you prune the tiny plum ?" | pointsman chat testbed
     """  # fmt: skip
     session: Session = context.obj
-    options = ModelOptions.of(model, dtype, device, load_in, revision, trust_remote_code, chat_template, None)
     try:
         from pointsman.judges.making import make_judge
 
         with keep_stdout_clean(), quietly(session):
             found = read_steering(steering) if steering is not None else None
-            named = judge or ("testbed" if model.partition(":")[0] == "testbed" else None)
+            named = judge or ("testbed" if options.name.partition(":")[0] == "testbed" else None)
             judging = make_judge(named) if named else None
             engine = options.load(session)
             if found is not None:

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.options import (
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    ModelArgument,
-    ModelOptions,
-    RevisionOption,
-    TemplateOption,
-    TrustOption,
-)
+from pointsman.cli.loading import ModelOptions
+from pointsman.cli.options import JsonOption, SteeringOption, with_model
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
-from pointsman.cli.runs import make_again
-from pointsman.errors import RunError, UsageError
+from pointsman.runs.steering import read_steering
 
 if TYPE_CHECKING:
     from pointsman.steering.artefact import Steering
     from pointsman.steering.fold import FoldReport
 
-SteeringOption = Annotated[
-    str,
-    typer.Option(
-        "--steering", metavar="FOLDER", help="Folder or hub id of a steering, or the folder of a run that found one.",
-        show_default=False,
-    ),
-]  # fmt: skip
 
-
+@with_model("load_in", "batch_size")
 def fold(
     context: typer.Context,
-    model: ModelArgument,
+    options: ModelOptions,
     steering: SteeringOption,
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="New folder for the steered checkpoint.", show_default=False)
     ],
     as_json: JsonOption = False,
-    dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "auto",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    chat_template: TemplateOption = None,
 ) -> None:
     """Fold a steering into the router biases of a model and write an ordinary checkpoint.
 
@@ -62,7 +39,6 @@ def fold(
     pointsman fold openai/gpt-oss-20b --dtype float32 --steering ./steering --out ./gpt-oss-20b-steered
     """
     session: Session = context.obj
-    options = ModelOptions.of(model, dtype, device, None, revision, trust_remote_code, chat_template, None)
     with interruptible("Nothing was written; run the command again"), keep_stdout_clean(), quietly(session):
         found = read_steering(steering)
         from pointsman.steering.fold import fold as fold_into
@@ -87,34 +63,6 @@ def fold(
     for sentence in _sentences(found, report):
         say(sentence)
     print(out)
-
-
-def read_steering(name: str) -> Steering:
-    """The steering that a user names: its folder, that of a run, or a hub id.
-
-    Raises:
-        InterventionError: There is none, or it is damaged.
-        RunError: Something in the run leads out of it, or the steering is not the one that the run wrote.
-        UsageError: The name is empty.
-    """
-    from pointsman.steering.artefact import DATA, Steering
-
-    if not name.strip():
-        raise UsageError("The name of the steering is empty", "Give its folder, that of a run, or a hub id")
-    folder = Path(name).expanduser()
-    of_run = folder / "artefacts" / "steering"
-    if (folder / DATA).exists() or not os.path.lexists(of_run / DATA):
-        return Steering.from_pretrained(name)
-    from pointsman.runs.folder import refuse_links
-    from pointsman.runs.run import MANIFEST, Run
-
-    if not os.path.lexists(folder / MANIFEST):  # no more of a run than its artefacts
-        refuse_links(folder)
-        return Steering.from_pretrained(of_run)
-    with Run.open(folder, read_only=True) as run:
-        for change in run.changes(within="artefacts/steering"):
-            raise RunError(change, f"Make it again ({make_again(run)}), or give {of_run} itself to use it as it is")
-    return Steering.from_pretrained(of_run)
 
 
 def _sentences(steering: Steering, report: FoldReport) -> list[str]:

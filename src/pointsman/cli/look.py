@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pointsman.cli.options import (
-    BatchOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    LoadInOption,
-    ModelArgument,
-    ModelOptions,
-    RevisionOption,
-    TemplateOption,
-    TrustOption,
-)
+from pointsman.cli.loading import ModelOptions
+from pointsman.cli.options import JsonOption, with_model
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, one_line, quietly, show
 from pointsman.environment import notices
 
@@ -34,17 +23,11 @@ if TYPE_CHECKING:
 _AGAIN = "Nothing was written; run the command again"
 
 
+@with_model()
 def doctor(
     context: typer.Context,
-    model: ModelArgument,
+    options: ModelOptions,
     as_json: JsonOption = False,
-    dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "auto",
-    load_in: LoadInOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    chat_template: TemplateOption = None,
-    batch_size: BatchOption = None,
 ) -> None:
     """Find a model's routers, prove that they can be controlled, and say so plainly.
 
@@ -57,9 +40,6 @@ def doctor(
     pointsman doctor Qwen/Qwen1.5-MoE-A2.7B-Chat --dtype bfloat16
     """
     session: Session = context.obj
-    options = ModelOptions.of(
-        model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
-    )  # fmt: skip
     with interruptible(_AGAIN), keep_stdout_clean(), quietly(session):
         from pointsman.engine.checkup import check_up
 
@@ -71,17 +51,11 @@ def doctor(
         print("\n".join(_sentences(engine, seen)))
 
 
+@with_model()
 def routers(
     context: typer.Context,
-    model: ModelArgument,
+    options: ModelOptions,
     as_json: JsonOption = False,
-    dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "auto",
-    load_in: LoadInOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    chat_template: TemplateOption = None,
-    batch_size: BatchOption = None,
 ) -> None:
     """List the routers of a model: where they are, how many experts they choose from, how many they use.
 
@@ -92,9 +66,6 @@ def routers(
     pointsman routers ./my-model --json
     """
     session: Session = context.obj
-    options = ModelOptions.of(
-        model, dtype, device, load_in, revision, trust_remote_code, chat_template, batch_size
-    )  # fmt: skip
     with interruptible(_AGAIN), keep_stdout_clean(), quietly(session):
         engine = options.load(session)
     if as_json:

@@ -1,245 +1,198 @@
-"""The options that say which model to load and how; the same for every verb."""
+"""Options: those that verbs share, and those that are made of dataclasses of parameters (`jobs.parameters`)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING
+from enum import Enum
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, TypeVar
 
 import typer
+from annotated_types import Ge, Gt, Le
 
-from pointsman.cli.output import Session, quietly, waiting
-from pointsman.errors import ModelError, UsageError
-
-if TYPE_CHECKING:
-    from pointsman.engine.types import Engine
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float64 = "float64"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class LoadIn(StrEnum):
-    four = "4bit"
-    eight = "8bit"
-
+from pointsman.cli.loading import Loading, ModelOptions
+from pointsman.jobs.parameters import Metavar, Parameter, Preset, parameters, presets
 
 LOADING = "Loading the model"
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or testbed[:checkpoint].", show_default=False)
 ]
-DtypeOption = Annotated[
-    Dtype,
-    typer.Option(
-        metavar="NAME",
-        help="auto (the checkpoint's own), float64, float32, bfloat16 or float16.",
-        rich_help_panel=LOADING,
-    ),
-]
-DeviceOption = Annotated[
-    str, typer.Option(help="auto (all GPUs, else the CPU), cpu, cuda or cuda:N.", rich_help_panel=LOADING)
-]
-LoadInOption = Annotated[
-    LoadIn | None,
-    typer.Option(help="Quantize with bitsandbytes; needs a GPU.", rich_help_panel=LOADING, show_default=False),
-]
-RevisionOption = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=LOADING, show_default=False)
-]
 TrustOption = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run the model code of the checkpoint.", rich_help_panel=LOADING),
 ]
-TemplateOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Jinja chat template in place of the tokenizer's.", rich_help_panel=LOADING,
-        show_default=False,
-    ),
-]  # fmt: skip
-BatchOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Rows in one forward; chosen from memory if left out.", rich_help_panel=LOADING,
-        show_default=False,
-    ),
-]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
+ShowTextOption = Annotated[
+    bool, typer.Option("--show-text", help="Show prompts and answers in the report; they are redacted otherwise.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run; runs/... if left out.")
+]
+SteeringOption = Annotated[
+    str,
+    typer.Option(
+        "--steering", metavar="FOLDER", help="Folder or hub id of a steering, or the folder of a run that found one.",
+        show_default=False,
+    ),
+]  # fmt: skip
+
+P = TypeVar("P")
+Command = Callable[..., None]
 
 
-@dataclass(frozen=True)
-class Template:
-    """A chat template that was given. Its text goes with a run, so that no path has to be followed later.
+# ---------------------------------------------------------------------- commands that are made
 
-    Attributes:
-        name: Of its file.
-        text: Jinja.
+
+def with_model(*left_out: str) -> Callable[[Command], Command]:
+    """Let a command take MODEL and the options of loading it in place of its parameter `options`, a `ModelOptions`.
+
+    Args:
+        left_out: Fields of `Loading` that the command does not offer.
     """
 
-    name: str
-    text: str
+    def decorate(command: Command) -> Command:
+        own = [
+            each for name, each in inspect.signature(command, eval_str=True).parameters.items()
+            if name not in ("context", "options")
+        ]  # fmt: skip
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """From a file.
+        def expanded(context: typer.Context, model: str, trust_remote_code: bool, **given: Any) -> None:
+            options = ModelOptions.of(model, made(Loading, given), trust_remote_code)
+            command(context, options, **{each.name: given[each.name] for each in own})
 
-        Raises:
-            UsageError: It cannot be read.
-        """
-        try:
-            return cls(path.name, path.read_bytes().decode("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise UsageError(f"Cannot read the chat template {path} ({reason})", "Give a Jinja file") from None
+        return declared(expanded, command.__name__, command.__doc__ or "", [*own, *loading_options(*left_out)])
 
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "sha256": self.sha256, "text": self.text}
+    return decorate
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and how it is loaded.
+def declared(
+    command: Command, name: str, help: str, options: Sequence[inspect.Parameter], *, model: bool = True
+) -> Command:
+    """A command that takes ``**given``, with the options that typer shall see in their place.
 
-    Attributes:
-        name: As typed; shown in results without what is private in it.
-        source: What is loaded: the absolute path of a local folder, else a hub id or a registered name.
-        chat_template: In place of the tokenizer's.
-        moved: A run is resumed, and its model lies in another place now.
-        The others are those of `pointsman.load`.
+    Args:
+        model: Whether it takes MODEL.
     """
+    first = [("context", typer.Context), *([("model", ModelArgument)] if model else [])]
+    every = [*(inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for each, kind in first),
+             *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options)]  # fmt: skip
 
-    name: str
-    source: str
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    chat_template: Template | None = None
-    batch_size: int | None = None
-    moved: bool = False
+    def called(**given: Any) -> None:
+        command(**given)
 
-    @classmethod
-    def of(
-        cls,
-        model: str,
-        dtype: Dtype,
-        device: str,
-        load_in: LoadIn | None,
-        revision: str | None,
-        trust: bool,
-        template: Path | None,
-        batch_size: int | None,
-    ) -> Self:
-        """From the options of a verb.
-
-        Raises:
-            UsageError: The chat template cannot be read.
-        """
-        return cls(
-            model,
-            cls.place_of(model),
-            dtype.value,
-            device,
-            load_in.value if load_in else None,
-            revision,
-            trust,
-            Template.read(template) if template else None,
-            batch_size,
-        )
-
-    @staticmethod
-    def place_of(model: str) -> str:
-        """The absolute path of a local folder; anything else as it is."""
-        from pointsman.registry import models
-
-        folder = Path(model).expanduser()
-        local = model.partition(":")[0] not in models and folder.exists()
-        return str(folder.resolve()) if local else model
-
-    @property
-    def local(self) -> bool:
-        """Is it a folder on this machine?"""
-        return Path(self.source).is_absolute()
-
-    @property
-    def shown(self) -> str:
-        """Its name as it may be shared."""
-        from pointsman.runs.provenance import shareable
-
-        return shareable(self.name)
-
-    def to_json(self) -> dict[str, Any]:
-        """For a run's manifest: no path of this machine, and no consent to run code of the checkpoint."""
-        return {
-            "name": self.shown, "local": self.local, "dtype": self.dtype, "device": self.device,
-            "quantization": self.quantization, "revision": self.revision,
-            "chat_template": self.chat_template.to_json() if self.chat_template else None,
-            "batch_size": self.batch_size,
-        }  # fmt: skip
-
-    def at(self, revision: str | None) -> Self:
-        """The same at another revision, if one is known."""
-        return replace(self, revision=revision) if revision else self
-
-    def load(self, session: Session) -> Engine:
-        """Load the model; other libraries keep quiet.
-
-        Raises:
-            ModelError: As `pointsman.load`; code of the checkpoint is allowed on this very command line or not at all.
-        """
-        here = str(Path(self.name).expanduser().resolve()) == self.source
-        with quietly(session), waiting(f"Loading {self.name} ..."), self._template_file() as template, _asking():
-            from pointsman.engine.load import load
-
-            engine = load(
-                self.name if here else self.source,  # messages name it as it was typed
-                dtype=self.dtype,
-                device=self.device,
-                quantization=self.quantization,  # type: ignore[arg-type]
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                chat_template=template,
-                batch_size=self.batch_size,
-            )
-        engine.info = replace(engine.info, name=self.shown)
-        return engine
-
-    @contextmanager
-    def _template_file(self) -> Iterator[Path | None]:
-        """The chat template as a file, while this lasts."""
-        if self.chat_template is None:
-            yield None
-            return
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "chat_template.jinja"
-            path.write_bytes(self.chat_template.text.encode("utf-8"))
-            yield path
+    called.__name__ = called.__qualname__ = name
+    called.__doc__ = help
+    called.__annotations__ = {each.name: each.annotation for each in every}
+    called.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    return called
 
 
-@contextmanager
-def _asking() -> Iterator[None]:
-    """Let a model that brings code say where to allow it."""
-    try:
-        yield
-    except ModelError as error:
-        if "--trust-remote-code" not in error.remedy:
-            raise
-        raise ModelError(
-            error.problem,
-            "Read that code; if you trust it, add --trust-remote-code to this very command: no run remembers it",
-        ) from error
+def shared(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """An option that is no parameter of anything."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def loading_options(*left_out: str) -> list[inspect.Parameter]:
+    """How a model is loaded, and whether code of its checkpoint may run."""
+    fields = [each for each in parameters(Loading) if each.name not in left_out]
+    return [*(option(each, LOADING) for each in fields), shared("trust_remote_code", TrustOption, False)]
+
+
+# ---------------------------------------------------------------------- from parameters, and back
+
+
+def option(parameter: Parameter, panel: str | None = None) -> inspect.Parameter:
+    """The option that a parameter is on the command line; None where it is not given."""
+    least, above, most = (parameter.limit(kind) for kind in (Ge, Gt, Le))
+    written = parameter.limit(Metavar)
+    usual = "NAME" if parameter.choices and parameter.many else {int: "N", float: "X", Path: "FILE"}.get(parameter.kind)
+    number = parameter.kind in (int, float)
+    taken: Any = _words(parameter.name, parameter.choices) if parameter.choices else parameter.kind
+    if parameter.many:
+        taken = list[taken]
+    names = f"--{parameter.label}"
+    if parameter.default is True:
+        names += f"/--no-{parameter.label}"
+    needed = parameter.default is MISSING
+    found = typer.Option(
+        names,
+        min=(0 if parameter.zero_is_none else least.ge if least else above.gt if above else None) if number else None,
+        max=most.le if most else None,
+        metavar=written.text if written else usual,
+        help=help_of(parameter),
+        rich_help_panel=panel,
+        show_default=False,
+    )
+    hint: Any = taken if needed else taken | None
+    return shared(parameter.name, Annotated[hint, found], inspect.Parameter.empty if needed else None)
+
+
+def preset_option(preset: Preset) -> inspect.Parameter:
+    """The switch of a preset."""
+    other = f"/--{preset.name.removeprefix('no-')}" if preset.name.startswith("no-") else ""
+    found = typer.Option(f"--{preset.name}{other}", help=preset.help, rich_help_panel=preset.panel, show_default=False)
+    return shared(_key(preset), Annotated[bool, found], False)
+
+
+def made(kind: type[P], given: Mapping[str, Any]) -> P:
+    """A dataclass of parameters from what the options gave.
+
+    Raises:
+        UsageError: A value is out of bounds.
+    """
+    values: dict[str, Any] = {}
+    for preset in presets(kind):
+        if given.get(_key(preset)):
+            values |= preset.values
+    for parameter in parameters(kind):
+        value = given.get(parameter.name)
+        if value is None or value == []:
+            continue
+        if parameter.choices:
+            value = [each.value for each in value] if parameter.many else value.value
+        if parameter.many:
+            value = tuple(value)
+        values[parameter.name] = None if parameter.zero_is_none and value == 0 else value
+    return kind(**values)
+
+
+def help_of(parameter: Parameter) -> str:
+    """The help of an option: what it is, and its default."""
+    text, default = parameter.help.removesuffix("."), parameter.default
+    said = re.fullmatch(r"(.*); (?:None|empty) for (.*)", text)
+    if said:
+        text = f"{said[1]}; 0 for {said[2]}" if parameter.zero_is_none else said[1]
+    if parameter.many:
+        words = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
+        text += f"{words}; may be repeated"
+    if not text.endswith("?"):
+        text += "."
+    shown = _shown(default)
+    if said and not parameter.zero_is_none:
+        shown = said[2]
+    if default is True:
+        shown = f"--{parameter.label}"
+    text = text.replace("[", r"\[")
+    return f"{text} [dim]default: {shown}[/dim]" if shown else text
+
+
+def _shown(default: Any) -> str:
+    """A default as one would type it; nothing where there is none to speak of."""
+    if default is MISSING or default is None or default is False or default == ():
+        return ""
+    if isinstance(default, tuple):
+        return ", ".join(map(_shown, default))
+    return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
+
+
+def _words(name: str, choices: Sequence[str]) -> type[Enum]:
+    found = Enum(name, {word: word for word in choices}, type=str)  # type: ignore[misc]
+    return found
+
+
+def _key(preset: Preset) -> str:
+    return preset.name.replace("-", "_")

@@ -6,7 +6,6 @@ stdout holds results and nothing else; progress, notes and errors go to stderr.
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 import traceback
 import warnings
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pointsman.errors import Interrupted, PointsmanError
@@ -86,11 +84,6 @@ def interruptible(remedy: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted("Interrupted", remedy) from None
-
-
-def resume_command(folder: Path) -> str:
-    """What to type to continue the run in `folder`."""
-    return f"`pointsman resume {shlex.quote(str(folder))}`"
 
 
 @contextmanager

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli import audit, evaluate, steer
-from pointsman.cli.manifest import Anew
-from pointsman.cli.options import LOADING, JsonOption, TrustOption
-from pointsman.cli.output import Session, say
-from pointsman.cli.runs import RunArgument, ShowTextOption, finish, tell_changes
+from pointsman.cli.manifest import Anew, announce, model_of, plan_of
+from pointsman.cli.options import LOADING, JsonOption, ShowTextOption, TrustOption
+from pointsman.cli.output import Session, say, say_note
+from pointsman.cli.runs import RunArgument, finish, perform, tell_changes
 from pointsman.errors import RunError
+from pointsman.registry import jobs
+from pointsman.runs.files import reading_manifest
 
 if TYPE_CHECKING:
+    from pointsman.jobs.job import Job
     from pointsman.runs.run import Run
-
-_CONTINUED: Mapping[str, Callable[[Session, Run, Anew], None]] = {
-    audit.VERB: audit.continued,
-    steer.VERB: steer.continued,
-    evaluate.VERB: evaluate.continued,
-}
 
 
 def resume(
@@ -53,7 +48,7 @@ def resume(
     from pointsman.runs.run import RESULTS, Run
 
     with Run.open(folder) as run:
-        _refuse_other_verbs(run)
+        job = _job_of(run)
         if not run.was_bound:
             say(f"pointsman: note: {folder} did not know its manifest's checksum; it is taken as it stands.")
         if not run.finished:
@@ -61,7 +56,13 @@ def resume(
                 say(f"pointsman: note: {run.path(RESULTS)} is damaged or was changed; it is made again.")
             for change in run.version_changes():
                 say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
-            _CONTINUED[run.verb](session, run, Anew(model, trust_remote_code))
+            with reading_manifest(run):
+                plan = plan_of(run, job.plan)
+            question = job.ask_again(run, plan, say_note)
+            with reading_manifest(run):
+                options = model_of(run, Anew(model, trust_remote_code))
+            announce(options)
+            perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)
 
 
@@ -76,15 +77,17 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
     from pointsman.runs.run import Run
 
     with Run.open(folder, read_only=True) as run:
-        _refuse_other_verbs(run)
+        _job_of(run)
         path = write_report(run.folder, show_text=show_text)
         tell_changes(run)
         print(path)
 
 
-def _refuse_other_verbs(run: Run) -> None:
-    if run.verb not in _CONTINUED:
+def _job_of(run: Run) -> Job:
+    if run.verb not in jobs:
         raise RunError(
             f"{run.folder} is a run of `pointsman {run.verb}`, which this version does not know",
-            f"Give the folder of a run of {', '.join(_CONTINUED)}",
+            f"Give the folder of a run of {', '.join(jobs.names())}",
         )
+    job: Job = jobs.get(run.verb)
+    return job

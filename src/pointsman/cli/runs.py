@@ -10,38 +10,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pointsman.cli.options import ModelOptions
+from pointsman.cli.loading import ModelOptions
 from pointsman.cli.output import (
     Session,
     interruptible,
     keep_stdout_clean,
     one_line,
     quietly,
-    resume_command,
     say,
+    say_note,
     show,
+    waiting,
 )
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
+from pointsman.runs.files import make_again, resume_command
+from pointsman.runs.run import COMMAND_STEP, MODEL_STEP
 
 if TYPE_CHECKING:
     from pointsman.engine.types import Engine
-    from pointsman.judges.types import Judge
+    from pointsman.jobs.job import Job
     from pointsman.runs.run import Run
 
-MODEL_STEP, COMMAND_STEP = "model", "command"
-
-ShowTextOption = Annotated[
-    bool, typer.Option("--show-text", help="Show prompts and answers in the report; they are redacted otherwise.")
-]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run; runs/... if left out.")
-]
+
+
+def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, options: ModelOptions) -> None:
+    """Load the model and do what is left to do. Nothing of it is printed to stdout."""
+    if run.finished:
+        say(f"{run.folder} is finished already; its results are shown as they are.")
+        return
+    with waiting("Starting ..."):
+        from pointsman.runs.bench import Bench
+        from pointsman.runs.progress import Progress
+
+    with loaded(session, run, options) as (engine, command), Progress() as progress:
+        most = getattr(plan, "max_new_tokens", None)
+        job.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
 
 
 @contextmanager
-def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str, bool]]:
-    """The model of a run, the command that began it, and whether something was done before.
+def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str]]:
+    """The model of a run, and the command that began it.
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
     """
@@ -53,7 +62,6 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
         keep_stdout_clean(),
         quietly(session),
     ):
-        resumed = steps_done(run)
         command = run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
         if MODEL_STEP in run:  # the very commit that the run began with
             options = options.at(run.remember(MODEL_STEP, dict)["revision"])
@@ -65,27 +73,27 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
             say(f"pointsman: note: {engine.info.name}: {one_line(note)}.")
         if not engine.resumes_fully:
             say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
-        yield engine, command, resumed
+        yield engine, command
 
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.jobs.job import summary_table, write_report
+    from pointsman.jobs.job import read_results, write_report
+    from pointsman.report.terminal import table
     from pointsman.runs.forecast import against_forecast
-    from pointsman.runs.results import RunCost, read
+    from pointsman.runs.results import dump
 
     path = write_report(run.folder, show_text=show_text)
     tell_changes(run)
-    results = run.read_results()
-    cost = read(results["cost"], RunCost)
-    if cost.predicted is not None:
-        say(against_forecast(cost, cost.predicted))
+    job, results = read_results(run.read_results())
+    if results.cost.predicted is not None:
+        say(against_forecast(results.cost, results.cost.predicted))
     if as_json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(dump(results), indent=2))
         say(f"Report: {path}")
         return
-    show(summary_table(results))
-    print(one_line(results["headline"]))
+    show(table(job.summary(results)))
+    print(one_line(results.headline))
     print()
     print(path)
 
@@ -96,11 +104,6 @@ def tell_changes(run: Run) -> None:
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         say(f"pointsman: note: {changes[0]}{more}. To make it again, {make_again(run)}.")
-
-
-def make_again(run: Run) -> str:
-    """What to do to have the files of a finished run made again."""
-    return f"delete {run.folder / 'results.json'} and {resume_command(run.folder)}"
 
 
 @contextmanager
@@ -128,54 +131,15 @@ def begun(folder: Path | None, verb: str, config: Mapping[str, Any], local: Mapp
             yield run
 
 
-def judge_again(run: Run) -> Judge:
-    """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are shown.
-
-    Raises:
-        RunError: It is of another version now.
-        KeyError, TypeError: The manifest does not say.
-    """
-    from pointsman.judges.making import judge_of, written_judge
-
-    saved = run.config["judge"]
-    name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
-    if not isinstance(name, str) or not isinstance(parameters, dict):
-        raise TypeError(f"the judge is {saved!r}")
-    judge = judge_of(name, parameters)
-    if judge.version != version:
-        raise RunError(
-            f"The judge {name} is version {judge.version} now and was {version} when {run.folder} began",
-            "Continue it with the version of Pointsman that made it, or start a new run",
-        )
-    if parameters:
-        say(f"pointsman: note: judging with the judge that this run names: {written_judge(judge)}.")
-    return judge
-
-
-def steps_done(run: Run) -> bool:
-    """Has anything been computed?"""
-    from pointsman.runs.forecast import FORECAST
-
-    return bool(set(run.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
-
-
-def damaged_manifest(run: Run, error: Exception) -> RunError:
-    """The error for a manifest that lacks something."""
-    return RunError(
-        f"The manifest of {run.folder} does not say all that is needed ({type(error).__name__}: {error})",
-        "Continue it with the version of Pointsman that made it, or start a new run",
-    )
-
-
 @contextmanager
 def _kept(run: Run) -> Iterator[None]:
     """Let an error say that what was done before it is not lost."""
     try:
         yield
     except Exception as error:
-        if steps_done(run) and isinstance(error, DataError | PromptTooLong):  # again the same, if it were resumed
+        if run.has_begun and isinstance(error, DataError | PromptTooLong):  # again the same, if it were resumed
             error.add_note(f"{run.folder} keeps what was done; a run with other prompts needs another --out.")
-        elif steps_done(run):
+        elif run.has_begun:
             error.add_note(f"What was done is kept: {resume_command(run.folder)} continues.")
         raise
 
@@ -191,7 +155,7 @@ def _discarded_if_nothing_was_done(run: Run, there: Container[Path]) -> Iterator
     try:
         yield
     except Exception as error:
-        if not isinstance(error, Interrupted) and not steps_done(run):
+        if not isinstance(error, Interrupted) and not run.has_begun:
             from pointsman.runs.folder import remove
 
             run.close()

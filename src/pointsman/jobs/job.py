@@ -22,21 +22,21 @@ from pointsman.runs.bench import Bench, Question
 from pointsman.runs.results import SCHEMA, Results, read
 from pointsman.runs.run import Run
 
+Note = Callable[[str], None]
+
 
 class Job(Protocol):
     """One thing that Pointsman can do.
 
-    An object without state; its module imports nothing heavy, so that help is quick.
+    An object without state; its module imports nothing heavy, so that help is quick: methods and properties import what
+    they need.
 
     Attributes:
         name: The verb of the command line, and `Results.job`.
         panel: Under which heading the help of the command line lists it.
         help: Of the verb; its first sentence in the list of verbs.
         inputs: A dataclass of what is asked, as the user names it: files, suites, scenarios, judges.
-        plan: A dataclass of the parameters.
-        results: The dataclass of what it finds.
-        older: Schemas of results that came before, each with what makes the present JSON of such a file; headline,
-            limits and claims are made anew.
+        plan: A dataclass of the parameters (`jobs.parameters`).
     """
 
     name: str
@@ -44,27 +44,44 @@ class Job(Protocol):
     help: str
     inputs: type[Any]
     plan: type[Any]
-    results: type[Results]
-    older: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
-    def ask(self, model: str, inputs: Any, plan: Any) -> Question:
-        """Read what is asked; `model` is as the user named it, since some models bring their own prompts."""
+    @property
+    def results(self) -> type[Results]:
+        """The dataclass of what it finds."""
         ...
 
-    def config(self, question: Question) -> dict[str, Any]:
-        """What is asked as JSON, for the manifest of a run."""
+    @property
+    def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        """Schemas of results that came before, each with what makes the present JSON of such a file; headline, limits
+        and claims are made anew."""
         ...
 
-    def ask_again(self, run: Run, plan: Any) -> Question:
-        """What a run asks, from its manifest, unchanged."""
+    def ask(self, model: str, inputs: Any, plan: Any, note: Note) -> tuple[Question, Any]:
+        """Read what is asked, and settle what the plan leaves to it, such as the seed that a steering was learnt with.
+
+        Args:
+            model: As the user named it, since some models bring their own prompts.
+            note: Called with sentences that nobody asked for and everybody should know.
+
+        Returns:
+            The question, and the plan as the manifest shall hold it.
+        """
         ...
 
-    def announce(self, question: Question, plan: Any) -> str:
-        """What is about to be done, such as ``Auditing {model} with 20 behaviours of testbed``."""
+    def config(self, question: Any) -> dict[str, Any]:
+        """What is asked as JSON, for the manifest of a run: no path of this machine (`runs.files`)."""
+        ...
+
+    def local(self, question: Any) -> dict[str, Any]:
+        """Where the user's files lie on this machine, for ``local.json``, which is not for sharing."""
+        ...
+
+    def ask_again(self, run: Run, plan: Any, note: Note) -> Question:
+        """What a run asks, from its manifest, unchanged. The manifest may come from a stranger (`runs.files`)."""
         ...
 
     def perform(self, plan: Any, bench: Bench[Any]) -> Results:
-        """Do (or finish) the work; writes artefacts, completions and, last, ``results.json``."""
+        """Do (or finish) the work, and say first what; writes artefacts, completions and, last, ``results.json``."""
         ...
 
     def conclude(self, results: Any) -> Results:

@@ -30,10 +30,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from pointsman.errors import InterventionError, WrongModel
+from pointsman.routing.phase import Phase as Phase
 from pointsman.routing.routers import Router
 
 Kind = Literal["mask", "force", "bias", "pin", "noise"]
-Phase = Literal["prefill", "decode", "both"]
 Layers = int | Iterable[int]
 
 SCHEMA = "pointsman.intervention/1"

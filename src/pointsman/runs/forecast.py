@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pointsman.runs.results import Forecast, RunCost, Spent
 
-FORECAST = "forecast"
-"""The step of a run that remembers its forecast: a resumed run shows the one it began with."""
-
 
 def foretold(forecast: Forecast, *, resumed: bool = False) -> str:
     """One line, such as "About 12 minutes (at most 40): 8,000 forwards, 2.1 million tokens".

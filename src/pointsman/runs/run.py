@@ -57,6 +57,8 @@ REPORT = "report.html"
 ARTEFACTS = "artefacts"
 LOCK = "lock"
 LOCAL = "local.json"
+MODEL_STEP, COMMAND_STEP, FORECAST = "model", "command", "forecast"
+"""The steps of every run that say what it loaded, how it was begun and what it was foretold to take."""
 _OWN = "pointsman:"  # begins the keys of journal lines that are no steps
 _BOUND = f"{_OWN}manifest"
 _WROTE = f"{_OWN}file:"
@@ -204,6 +206,11 @@ class Run:
     def keys(self) -> tuple[str, ...]:
         """The steps that are done, in the order they were."""
         return tuple(key for key in self._done if not key.startswith(_OWN))
+
+    @property
+    def has_begun(self) -> bool:
+        """Is a step of the work itself done?"""
+        return bool(set(self.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
 
     def remember(self, key: str, compute: Callable[[], JSON]) -> Any:
         """The value of step `key`: from the journal if it is done, else computed and written there.

@@ -15,9 +15,10 @@ from engines import small_engine
 from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError, PromptTooLong
 from pointsman.jobs.audit.perform import perform as perform_audit
-from pointsman.jobs.audit.plan import Audit, audit_config
+from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.parameters import plain
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.rosais import RoSais
 from pointsman.runs.bench import Bench
@@ -48,7 +49,7 @@ def perform(
     note: Callable[[str], None] = lambda text: None,
 ) -> AuditResults:
     engine = small_engine(dtype=torch.float32)
-    with Run.create(folder, "audit", audit_config(audit, model="tiny")) as run:
+    with Run.create(folder, "audit", {"model": "tiny", **plain(audit)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
         question = AuditQuestion(suite or load_suite(), TestbedJudge())

@@ -38,9 +38,8 @@ from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
 from pointsman.runs.bench import Bench
-from pointsman.runs.forecast import FORECAST
 from pointsman.runs.results import Forecast
-from pointsman.runs.run import Run
+from pointsman.runs.run import FORECAST, Run
 from pointsman.testbed.plugin import TestbedJudge
 
 DEEP = Shape(5, (1, 3, 4), 10_000)  # a first dense layer, another between

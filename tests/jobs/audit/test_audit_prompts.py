@@ -30,7 +30,7 @@ def test_benign_requests_without_splits_are_split_for_the_placebo(number: int, s
 
 def test_benign_requests_keep_splits_of_their_own() -> None:
     suite = load_suite()
-    asked = choose_prompts(suite, Audit())
+    asked = choose_prompts(suite, Audit(limit=None))
     assert {b.id for b in asked.benign} == {b.id for b in suite.benign if b.split == "test"}
     assert {b.split for b in asked.benign_discovery} == {"discovery"}
 

@@ -21,14 +21,15 @@ from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, WrongModel
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
-from pointsman.jobs.evaluate.plan import Evaluate, evaluate_config
+from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.job import summary_table, write_report
+from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
 from pointsman.jobs.steer.outcome import MEASURES
 from pointsman.jobs.steer.perform import perform as perform_steer
-from pointsman.jobs.steer.plan import Steer, steer_config
+from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.routing.store import TraceStore
@@ -90,7 +91,7 @@ def perform(
 ) -> dict[str, Any]:
     """Do a run, or what is left of it; stopped as if by Ctrl-C after so many units."""
     what, plan = what or scenario(objective), plan or PLANS[objective]
-    with Run.create(folder, "steer", steer_config(plan, model="tiny")) as run:
+    with Run.create(folder, "steer", {"model": "tiny", **plain(plan)}) as run:
         if stop_after is not None:
             stop(run, stop_after)
         question = SteerQuestion(what, suite or suite_of(objective), judge or ManyJudge())
@@ -367,7 +368,7 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     steering = Steering.from_pretrained(folder / "artefacts/steering")
 
     def evaluate_in(place: Path, stop: int | None = None) -> dict[str, Any]:
-        with Run.create(place, "evaluate", evaluate_config(plan, model="tiny")) as run:
+        with Run.create(place, "evaluate", {"model": "tiny", **plain(plan)}) as run:
             if stop is not None:
                 remember = run.remember
                 left = [stop]
@@ -560,7 +561,8 @@ def test_a_prompt_beyond_the_context_is_found_before_anything_runs(tmp_path: Pat
         ({"through_lambdas": (float("nan"),)}, "through-lambda is nan"), ({"through_lambdas": (-1.0,)}, "is -1"),
         ({"through_lambdas": (float("inf"),)}, "is inf"), ({"through_holds": (2.0, 0.0)}, "through-hold is 0"),
         ({"through_holds": (float("nan"),)}, "through-hold is nan"),
-        ({"through_starts": ()}, "Starts"), ({"through_holds": (1.0, 1.0)}, "through-hold names a value twice"),
+        ({"through_starts": ()}, "no through-start"),
+        ({"through_holds": (1.0, 1.0)}, "through-hold names a value twice"),
         ({"lesson_tokens": 0}, "lesson-tokens"),
     ],
 )  # fmt: skip

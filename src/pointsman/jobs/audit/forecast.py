@@ -21,8 +21,8 @@ from pointsman.methods.attempts import CHUNK
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.runs.bench import Bench
-from pointsman.runs.forecast import FORECAST
 from pointsman.runs.results import Forecast, Spent, StageCost, dump, read
+from pointsman.runs.run import FORECAST
 
 
 @dataclass(frozen=True)

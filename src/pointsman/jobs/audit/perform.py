@@ -38,7 +38,6 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         bench.max_new_tokens = plan.max_new_tokens
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
-    resumed = "base/0" in bench.run  # the first step of all
     prompts, room = choose_fitting_prompts(suite, plan, engine)
     room.tell(bench.note)
     predicted = forecast(bench, plan, prompts)
@@ -46,7 +45,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         f"Auditing {engine.info.name} with {len(prompts.test)} behaviours of {suite.name}, judge {judge.name}, "
         f"seed {plan.seed}; writing to {bench.run.folder}"
     )
-    bench.say(foretold(predicted, resumed=resumed))
+    bench.say(foretold(predicted, resumed=bench.run.has_begun))
 
     baseline = ask_unrouted(bench, prompts)
     ranking = rank(bench, plan, prompts)

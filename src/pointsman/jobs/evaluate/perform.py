@@ -32,8 +32,16 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     steering, scenario, engine = bench.question.steering, bench.question.scenario, bench.engine
     steering.check(engine.routers, engine.info.fingerprint)
     refuse_unable(engine, steering, "This steering")
+    other = steering.on_other_weights(engine.weights)
+    if other:
+        bench.note(other)
+    bench.say(
+        f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
+        f"{bench.judge.name}; writing to {bench.run.folder}"
+    )
+    seed = plan.seed_for(steering)
     room = room_of(bench)
-    prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, plan.seed)
+    prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
 
     outcome = ask_in_stage(bench, prompts, None, "test/before", "Unsteered", stage="test")
@@ -61,7 +69,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         SteerResults(
             job="evaluate",
             suite=bench.suite.name,
-            seed=plan.seed,
+            seed=seed,
             small_n=tested.after.gain.n < 100,
             threat_model="T3",
             judge=JudgeFacts.of(bench.judge),

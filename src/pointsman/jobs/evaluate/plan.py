@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from pointsman.errors import UsageError
+from annotated_types import Ge, Le
+
+from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.jobs.steer.plan import LARGEST_SEED
+
+if TYPE_CHECKING:
+    from pointsman.steering.artefact import Steering
 
 
 @dataclass(frozen=True)
@@ -13,27 +19,23 @@ class Evaluate:
     """What an evaluation does.
 
     Attributes:
-        seed: Of splits and of the choice of prompts.
-        limit: At most this many of each kind of prompt on the test split; None for all.
-        latency_rounds: Timed rounds of generation with and without the mask; 0 for none.
-        max_new_tokens: Answer length; None for the scenario's.
+        seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
+        limit: Most prompts of each kind to test; None for all.
+        latency_rounds: Timed rounds with and without the mask; 0 for none.
+        max_new_tokens: Length of answers; None for the scenario's.
     """
 
-    seed: int = 0
-    limit: int | None = None
-    latency_rounds: int = 5
-    max_new_tokens: int | None = None
+    seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
+    limit: Positive | None = 100
+    latency_rounds: Count = 5
+    max_new_tokens: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}", f"Give {name.replace('_', '-')} of at least 1, or leave it out")
-        for name in ("seed", "latency_rounds"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "Give 0 or more")
+        check(self)
 
-
-def evaluate_config(plan: Evaluate, **options: Any) -> dict[str, Any]:
-    """Everything that decides the results, as JSON, for the run's manifest."""
-    return {**options, **asdict(plan)}
+    def seed_for(self, steering: Steering) -> int:
+        """The seed; the one that the steering was learnt with if none was given."""
+        if self.seed is not None:
+            return self.seed
+        learnt = steering.about.get("split_seed")
+        return learnt if type(learnt) is int and learnt >= 0 else 0  # not a bool, nor whatever else a file may hold

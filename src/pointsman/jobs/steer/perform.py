@@ -48,6 +48,10 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     """
     _refuse_unable(plan, bench)
     scenario = bench.question.scenario
+    bench.say(
+        f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
+        f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
+    )
     room = room_of(bench)
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pointsman.data.scenario import Scenario
-from pointsman.data.types import Suite
-from pointsman.judges.types import Judge
-from pointsman.runs.bench import Question
+if TYPE_CHECKING:
+    from pointsman.data.scenario import Scenario
+    from pointsman.data.types import Suite
+    from pointsman.judges.types import Judge
 
 
-class ScenarioQuestion(Question, Protocol):
-    """What a steering run and the evaluation of a steering have in common."""
+class ScenarioQuestion(Protocol):
+    """What a steering run and the evaluation of a steering have in common: a `Question` about a scenario."""
+
+    @property
+    def suite(self) -> Suite: ...
+
+    @property
+    def judge(self) -> Judge: ...
 
     @property
     def scenario(self) -> Scenario: ...

@@ -1,0 +1,147 @@
+"""A command in a file: ``--save-plan FILE`` writes it, ``pointsman run FILE`` does it.
+
+The file holds what is asked and how, and no consent: whether code of a checkpoint may run is said on the command line.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pointsman.cli.loading import Loading
+from pointsman.errors import UsageError
+from pointsman.jobs.parameters import Parameter, parameters, plain, read, refuse_unknown
+from pointsman.registry import jobs
+
+if TYPE_CHECKING:
+    from pointsman.jobs.job import Job
+
+SCHEMA = "pointsman.plan/1"
+CONSENT = "trust_remote_code"
+_COLUMNS = 100
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for.
+
+    Attributes:
+        job: What is done.
+        model: As the user names it.
+        loading: How it is loaded.
+        inputs: What the user names beside the model, of the job's class.
+        plan: The parameters, of the job's class.
+    """
+
+    job: Job
+    model: str
+    loading: Loading
+    inputs: Any
+    plan: Any
+
+    def to_yaml(self) -> str:
+        """All of it as YAML, every value with its help as a comment, so that nothing depends on defaults."""
+        lines = [
+            f"# What `pointsman {self.job.name}` shall do: `pointsman run` with this file does it.",
+            "# Paths are relative to the folder that it is run in.",
+            _written("schema", SCHEMA),
+            _written("job", self.job.name),
+            _written("model", self.model),
+        ]
+        for name, part in self._parts().items():
+            lines += ["", f"{name}:", *textwrap.indent("\n".join(_described(part)), "  ").splitlines()]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """From a file that `to_yaml`, or a user, wrote. Nothing that it names is read.
+
+        Raises:
+            DataError: It cannot be read, or is no plain YAML.
+            UsageError: Something in it is unknown, missing, of another type, or out of bounds.
+        """
+        from pointsman.data.plain_yaml import LARGEST, plain_yaml
+        from pointsman.data.records import decode
+
+        found = plain_yaml(decode(file, most=LARGEST), str(file))
+        try:
+            return cls._of(found)
+        except UsageError as error:
+            raise UsageError(f"{file}: {error.problem}", error.remedy) from None
+
+    @classmethod
+    def _of(cls, found: Any) -> Self:
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            raise UsageError(f"this is no plan: it has no line `schema: {SCHEMA}`", "Write one with --save-plan FILE")
+        refuse_unknown(found, ("schema", *(field.name for field in fields(cls))), "the keys of a plan")
+        for name in ("job", "model"):
+            if not isinstance(found.get(name), str):
+                raise UsageError(f"{name} is {found.get(name)!r}", "Give text")
+        job: Job = jobs.get(found["job"])
+        parts = {}
+        for name, kind in (("loading", Loading), ("inputs", job.inputs), ("plan", job.plan)):
+            values = found.get(name)
+            values = {} if values is None else values
+            if not isinstance(values, dict):
+                raise UsageError(f"{name} is {values!r}", "Give keys and values, indented below it")
+            if CONSENT in values:
+                raise UsageError(
+                    f"{name} cannot allow code of a checkpoint ({CONSENT})",
+                    "Leave it out; if you trust that code, add --trust-remote-code to the command line",
+                )
+            parts[name] = read(kind, values, f"the keys of {name}")
+        return cls(job, found["model"], **parts)
+
+    def names(self) -> str:
+        """In one line what a file, which may come from a stranger, is about to load, read and ask."""
+        given = {name: value for name, value in plain(self.inputs).items() if value is not None}
+        named = "".join(f", {name} {value}" for name, value in given.items())
+        return f"{self.job.name} {self.model}{named}"
+
+    def _parts(self) -> Mapping[str, Any]:
+        parts = {"loading": self.loading, "inputs": self.inputs, "plan": self.plan}
+        return {name: part for name, part in parts.items() if parameters(type(part))}
+
+
+def save(request: Request, file: Path) -> None:
+    """Write a plan; nothing is overwritten.
+
+    Raises:
+        UsageError: The file is there, or cannot be written.
+    """
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"{file} does not end in .yaml", f"Write --save-plan {file.name or 'plan'}.yaml")
+    try:
+        if file.exists() or file.is_symlink():
+            raise UsageError(f"{file} exists already", "Give another file with --save-plan, or remove it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as written:
+            written.write(request.to_yaml())
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}", "Give another file with --save-plan") from None
+
+
+def _described(part: Any) -> Iterator[str]:
+    """Lines of YAML, above every value what it is."""
+    values = plain(part)
+    for parameter in parameters(type(part)):
+        for line in textwrap.wrap(_comment(parameter), _COLUMNS):
+            yield f"# {line}"
+        yield _written(parameter.name, values[parameter.name])
+
+
+def _comment(parameter: Parameter) -> str:
+    text = parameter.help.replace("None for", "null for").replace("empty for", "[] for")
+    said = all(word in text for word in parameter.choices)
+    return text if said else f"{text} ({', '.join(parameter.choices)})"
+
+
+def _written(name: str, value: Any) -> str:
+    """A line of YAML."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**16)
+    return f"{name}: {text.rstrip().removesuffix('...').rstrip()}"

@@ -1,0 +1,168 @@
+"""What a manifest says of the user's files, and how a resumed run finds them again.
+
+A manifest may be shared and may come from a stranger. So it holds no path of this machine (those are in ``local.json``,
+which stays here). A file that it names is used only if its content is the one that the run began with, by a SHA-256
+that the manifest must hold: who wrote the folder can name any file here, and does not know the hash of one that he has
+not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pointsman.errors import RunError
+
+if TYPE_CHECKING:
+    from pointsman.data.types import Suite
+    from pointsman.judges.types import Judge
+    from pointsman.runs.run import Run
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+PUT_BACK = "Put the old content back, or start a new run in another folder"
+OTHER_VERSION = "Continue it with the version of Pointsman that made it, or start a new run"
+
+
+# ---------------------------------------------------------------------- into the manifest
+
+
+def files_json(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Files for the manifest: paths as they may be shared, and SHA-256 of their content."""
+    from pointsman.runs.provenance import shareable
+
+    return {key: {"path": shareable(str(path)), "sha256": _sha256(path)} for key, path in files.items()}
+
+
+def places(files: Mapping[str, Path]) -> dict[str, str]:
+    """Where files lie on this machine, for ``local.json``."""
+    return {key: str(path.expanduser().resolve()) for key, path in files.items()}
+
+
+def digest(suite: Suite) -> str:
+    """SHA-256 of all prompts, targets, splits and settings of a suite."""
+    return hashlib.sha256(repr(suite).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------- and back
+
+
+@contextmanager
+def reading_manifest(run: Run) -> Iterator[None]:
+    """Turn what a manifest lacks, or holds of another type, into one line.
+
+    Raises:
+        RunError: In place of KeyError, TypeError, ValueError and AttributeError.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"The manifest of {run.folder} does not say all that is needed ({type(error).__name__}: {error})",
+            OTHER_VERSION,
+        ) from error
+
+
+def typed(value: Any, kind: Any, what: str) -> Any:
+    """A value of a manifest. Raises TypeError if it is of another type."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{what} is {value!r}")
+    return value
+
+
+def located(run: Run, files: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the files of a run lie now.
+
+    Args:
+        files: From the manifest: of every file its path, and SHA-256 of its content.
+
+    Raises:
+        RunError: A file is not there, not what it was, or nothing says what it was.
+    """
+    return {key: locate(run, key, Path(entry["path"]), entry.get("sha256")) for key, entry in files.items()}
+
+
+def locate(run: Run, key: str, named: Path, sha256: object) -> Path:
+    """Where a file lies now, found by its content; nothing else of the content is looked at before.
+
+    Args:
+        key: Of the file in ``local.json``.
+        named: Its path in the manifest.
+        sha256: Of its content, from the manifest.
+    """
+    known_hash(run, str(named), sha256)
+    files = run.local().get("files")
+    known = Path(typed(files.get(key, str(named)), str, "a path") if isinstance(files, dict) else named)
+    try:
+        candidates = [known.expanduser(), named.expanduser()]
+        path = next((place for place in candidates if place.is_file()), candidates[0])
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path}, which {run.folder} names, is no file", PUT_BACK)
+        now = _sha256(path)
+    except (OSError, ValueError, RuntimeError) as error:  # no such file, such path, or such user
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RunError(
+            f"{known}, which {run.folder} began with, cannot be read ({reason})",
+            f"Put it back, or resume in the folder where {named} leads to it",
+        ) from None
+    if now != sha256:
+        raise RunError(f"{path} has changed since {run.folder} began", PUT_BACK)
+    return path
+
+
+def known_hash(run: Run, what: str, sha256: object) -> None:
+    """Refuse what a manifest names without a SHA-256 of its content.
+
+    Raises:
+        RunError: Nothing says what it was.
+    """
+    if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise RunError(
+            f"The manifest of {run.folder} does not say what {what} held", "Start a new run in another folder"
+        )
+
+
+def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
+    """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are said.
+
+    Raises:
+        RunError: It is of another version now.
+        KeyError, TypeError: The manifest does not say.
+    """
+    from pointsman.judges.making import judge_of, written_judge
+
+    saved = run.config["judge"]
+    name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        raise TypeError(f"the judge is {saved!r}")
+    judge = judge_of(name, parameters)
+    if judge.version != version:
+        raise RunError(
+            f"The judge {name} is version {judge.version} now and was {version} when {run.folder} began",
+            OTHER_VERSION,
+        )
+    if parameters:
+        note(f"judging with the judge that this run names: {written_judge(judge)}")
+    return judge
+
+
+def _sha256(path: Path) -> str:
+    with path.expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------- what to type
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue the run in `folder`."""
+    return f"`pointsman resume {shlex.quote(str(folder))}`"
+
+
+def make_again(run: Run) -> str:
+    """What to do to have the files of a finished run made again."""
+    return f"delete {run.folder / 'results.json'} and {resume_command(run.folder)}"

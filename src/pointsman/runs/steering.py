@@ -1,0 +1,41 @@
+"""Finding the steering that a user names: a folder, the folder of a run that found one, or a hub id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pointsman.errors import RunError, UsageError
+from pointsman.runs.files import make_again
+
+if TYPE_CHECKING:
+    from pointsman.steering.artefact import Steering
+
+
+def read_steering(name: str) -> Steering:
+    """The steering that a user names.
+
+    Raises:
+        InterventionError: There is none, or it is damaged.
+        RunError: Something in the run leads out of it, or the steering is not the one that the run wrote.
+        UsageError: The name is empty.
+    """
+    from pointsman.steering.artefact import DATA, Steering
+
+    if not name.strip():
+        raise UsageError("The name of the steering is empty", "Give its folder, that of a run, or a hub id")
+    folder = Path(name).expanduser()
+    of_run = folder / "artefacts" / "steering"
+    if (folder / DATA).exists() or not os.path.lexists(of_run / DATA):
+        return Steering.from_pretrained(name)
+    from pointsman.runs.folder import refuse_links
+    from pointsman.runs.run import MANIFEST, Run
+
+    if not os.path.lexists(folder / MANIFEST):  # no more of a run than its artefacts
+        refuse_links(folder)
+        return Steering.from_pretrained(of_run)
+    with Run.open(folder, read_only=True) as run:
+        for change in run.changes(within="artefacts/steering"):
+            raise RunError(change, f"Make it again ({make_again(run)}), or give {of_run} itself to use it as it is")
+    return Steering.from_pretrained(of_run)
