@@ -112,8 +112,7 @@ def claim_on_split(results: SteerResults) -> Claim:
     if validation.rate is None or test.rate is None:
         return Claim.not_measured(*claim, "nothing was scored")
     reaches = test.high >= validation.rate
-    side = "reaches up to" if reaches else "ends below"
-    because = f"the interval on test {side} the {100 * validation.rate:.0f} % of validation"
+    because = f"the interval on test {'reaches' if reaches else 'lies wholly below'} the rate on validation"
     verdict: ClaimVerdict = "holds" if reaches else "in doubt"
     return Claim(*claim, verdict, because, Figure("test", test), Figure("validation", validation))
 
@@ -126,8 +125,7 @@ def claim_on_surrogate(results: SteerResults) -> Claim:
     if surrogate is None or auroc is None or auroc.value is None:
         why = "no surrogate was trained" if surrogate is None else "there were no matched pairs"
         return Claim.not_measured(*claim, why)
-    verdict, lies = _against_bar(auroc.low, auroc.high, CHANCE)
-    because = f"the interval on matched pairs {lies} {CHANCE}, which is chance"
+    verdict, because = _above(f"chance, {CHANCE}", CHANCE, "interval on matched pairs", auroc.low, auroc.high)
     length = surrogate.length_only.auroc
     control = Figure("chance 0.50")
     if length.value is not None:
@@ -142,15 +140,16 @@ def claims_on_seeds(results: SteerResults) -> list[Claim]:
     if len(gains) < 2 or before.rate is None:
         return []
     lowest = min(gains, key=lambda gain: gain.rate or 0.0)
-    verdict, lies = _against_bar(lowest.low, lowest.high, before.rate)
-    because = f"the interval of the lowest seed {lies} the {100 * before.rate:.0f} % without a mask"
+    name, interval = "the rate without a mask", "interval of the lowest seed"
+    verdict, because = _above(name, before.rate, interval, lowest.low, lowest.high)
     found, control = Figure(f"lowest of {len(gains)} seeds", lowest), Figure("no mask", before)
     sentence = "Other seeds of the method do it too"
     return [Claim("other_seeds_do_it", sentence, verdict, because, found, control)]
 
 
-def _against_bar(low: float, high: float, bar: float) -> tuple[ClaimVerdict, str]:
-    """Whether an interval lies above a bar, also in words."""
-    if low > bar:
-        return "holds", "lies wholly above"
-    return ("fails", "lies wholly below") if high < bar else ("in doubt", "holds")
+def _above(name: str, bar: float, interval: str, low: float, high: float) -> tuple[ClaimVerdict, str]:
+    """Whether an interval lies above a bar, and why the claim stands or falls with it."""
+    if low <= bar <= high:
+        return "in doubt", f"the {interval} holds {name}"
+    above = low > bar
+    return "holds" if above else "fails", f"the whole {interval} lies {'above' if above else 'below'} {name}"
