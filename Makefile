@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow test-versions lock lint types imports evidence evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions lock schemas lint types imports evidence evidence-tables bench bench-quick bench-memory clean
 
 # Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
 # comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
@@ -18,6 +18,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Renews the lock files. Everybody else needs plain pip only.
 lock:
 	$(PYTHON) scripts/lock.py
+
+# The JSON schema of every job's results, for whoever reads results.json; a test holds docs/schemas/ to the classes.
+schemas: $(VENV)/.installed
+	$(BIN)/python scripts/schemas.py
 
 demo: $(VENV)/.installed
 	now=$$(date +%Y%m%d-%H%M%S) && \
