@@ -46,7 +46,6 @@ class Arms:
 
     def comparisons(self) -> Comparisons:
         """The chosen mask against each of the others."""
-
         rivals = {"steermoe": self.steermoe, "random": self.random, "surrogate_only": self.surrogate_only}
         against = {f"vs_{name}": compare_on("gain", self.after, rival) for name, rival in rivals.items() if rival}
         return Comparisons(**{m: compare_on(m, self.after, self.before) for m in MEASURES}, **against)
