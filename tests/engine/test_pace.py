@@ -12,7 +12,7 @@ import torch
 
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.pace import Effort, Pace, Shape, generated, gpus, pilot, scored, time_forwards
+from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Completion
 
 DEEP = Shape(5, (1, 3, 4), 10_000)  # a first dense layer, another between
@@ -24,15 +24,17 @@ def engine() -> HFEngine:
 
 
 def test_scored_and_generated() -> None:
-    assert scored(DEEP, 3, 20, 2) == Effort(1, 60, 180, 3)
-    assert scored(replace(DEEP, from_layer=False), 3, 20, 2) == Effort(1, 60, 300, 5)
-    assert scored(replace(DEEP, batch=45), 5, 20).forwards == 3  # two rows at a time
-    assert scored(DEEP, 0, 20) == Effort()
-    assert generated(DEEP, [7, 4], 3) == Effort(3, 2 * (7 + 2), 2 * 9 * 5, decoded=3)
-    assert generated(replace(DEEP, batch=10), [7, 4], 3) == Effort(6, 9 + 6, 15 * 5, decoded=6)  # one row at a time
-    assert generated(DEEP, [], 3) == Effort()
-    assert generated(replace(DEEP, context=9), [7, 4], 300) == generated(DEEP, [7, 4], 2)
-    assert generated(replace(DEEP, context=9), [9], 300) == generated(DEEP, [9], 1)
+    assert scoring_effort(DEEP, 3, 20, 2) == Effort(1, 60, 180, 3)
+    assert scoring_effort(replace(DEEP, from_layer=False), 3, 20, 2) == Effort(1, 60, 300, 5)
+    assert scoring_effort(replace(DEEP, batch=45), 5, 20).forwards == 3  # two rows at a time
+    assert scoring_effort(DEEP, 0, 20) == Effort()
+    assert generation_effort(DEEP, [7, 4], 3) == Effort(3, 2 * (7 + 2), 2 * 9 * 5, decoded=3)
+    assert generation_effort(replace(DEEP, batch=10), [7, 4], 3) == Effort(
+        6, 9 + 6, 15 * 5, decoded=6
+    )  # one row at a time
+    assert generation_effort(DEEP, [], 3) == Effort()
+    assert generation_effort(replace(DEEP, context=9), [7, 4], 300) == generation_effort(DEEP, [7, 4], 2)
+    assert generation_effort(replace(DEEP, context=9), [9], 300) == generation_effort(DEEP, [9], 1)
 
 
 def test_measuring_tells_from_where_the_engine_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +44,7 @@ def test_measuring_tells_from_where_the_engine_resumes(monkeypatch: pytest.Monke
     assert (shape.from_layer, shape.from_token) == (True, True)
     assert pace.decoded > 0
     assert min(pace.call, pace.tried, pace.token_layer) >= 0
-    assert pace.seconds(generated(shape, [10] * 8, 4)) > 0
+    assert pace.seconds(generation_effort(shape, [10] * 8, 4)) > 0
     monkeypatch.setattr(engine()._resume, "tokens", False)
     assert time_forwards(engine(), prompts, targets)[0].from_token is False
     monkeypatch.setattr(engine(), "_resume", None)

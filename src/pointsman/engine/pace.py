@@ -107,7 +107,7 @@ class Pace:
         )
 
 
-def scored(shape: Shape, rows: int, tokens: int, layer: int = 0) -> Effort:
+def scoring_effort(shape: Shape, rows: int, tokens: int, layer: int = 0) -> Effort:
     """Scoring `rows` rows of `tokens` tokens from decoder layer `layer` on."""
     if not rows:
         return Effort()
@@ -116,7 +116,7 @@ def scored(shape: Shape, rows: int, tokens: int, layer: int = 0) -> Effort:
     return Effort(forwards, rows * tokens, rows * tokens * layers, forwards * layers)
 
 
-def generated(shape: Shape, prompts: Sequence[int], answer: float) -> Effort:
+def generation_effort(shape: Shape, prompts: Sequence[int], answer: float) -> Effort:
     """Answering prompts of these lengths, all at once, with `answer` tokens or what the context holds."""
     total, longest_first = Effort(), sorted(prompts, reverse=True)
     rows = max(int(shape.batch // (longest_first[0] + answer)), 1) if prompts else 1

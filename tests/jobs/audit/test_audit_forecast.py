@@ -15,7 +15,7 @@ import torch
 from engines import behaviours, small_engine
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.pace import Effort, Shape, generated
+from pointsman.engine.pace import Effort, Shape, generation_effort
 from pointsman.engine.types import Cost
 from pointsman.jobs.audit import forecast as forecasting
 from pointsman.jobs.audit.forecast import (
@@ -23,13 +23,13 @@ from pointsman.jobs.audit.forecast import (
     Assumed,
     Lengths,
     Sizes,
+    answers_effort,
     forecast,
-    fsour,
-    generated_in_units,
-    masked,
+    fsour_effort,
+    masking_effort,
     predict,
-    ranked,
-    searched,
+    rosais_effort,
+    search_effort,
 )
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
@@ -57,9 +57,9 @@ def spent(run: Any) -> Cost:
 
 
 def test_many_prompts_are_answered_in_units() -> None:
-    assert generated_in_units(DEEP, [7, 4], 3) == generated(DEEP, [7, 4], 3)
-    assert generated_in_units(DEEP, [4] * 129, 3).forwards == 6  # two units
-    assert generated_in_units(DEEP, [], 3) == Effort()
+    assert answers_effort(DEEP, [7, 4], 3) == generation_effort(DEEP, [7, 4], 3)
+    assert answers_effort(DEEP, [4] * 129, 3).forwards == 6  # two units
+    assert answers_effort(DEEP, [], 3) == Effort()
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
@@ -84,25 +84,25 @@ def test_a_whole_search_against_a_loop(together: int, from_token: bool) -> None:
                     length = max(ends[b] for b in tried) - (t if from_token else 0)
                     tokens += length
                     token_layers += length * (5 - layer)
-    effort = searched(shape, asked, 10, together, 1.0)
+    effort = search_effort(shape, asked, 10, together, 1.0)
     assert (effort.tokens, effort.token_layers, effort.forwards) == (tokens, token_layers, forwards)
 
 
 def test_a_share_of_a_search_is_less_and_a_group_waits_for_its_longest() -> None:
     asked = Lengths((6,) * 4, (3,) * 4)
-    whole, half = (searched(DEEP, asked, 10, 1, share) for share in (1.0, 0.5))
+    whole, half = (search_effort(DEEP, asked, 10, 1, share) for share in (1.0, 0.5))
     assert 0.5 < half.token_layers / whole.token_layers < 0.7  # early tokens cost more
-    assert half.forwards < searched(DEEP, asked, 10, 4, 0.5).forwards * 4 < whole.forwards
-    assert searched(DEEP, asked, 10, 4, 0.5).token_layers == pytest.approx(half.token_layers)
+    assert half.forwards < search_effort(DEEP, asked, 10, 4, 0.5).forwards * 4 < whole.forwards
+    assert search_effort(DEEP, asked, 10, 4, 0.5).token_layers == pytest.approx(half.token_layers)
 
 
 def test_restarts_and_answers_of_fsour() -> None:
     asked = Lengths((6,), (3,))
-    once = searched(DEEP, asked, 10, 1, 1.0)
-    answer = generated(DEEP, asked.prompts, 7)
-    most = fsour(DEEP, asked, 10, 1, 5, 7, WORST)
+    once = search_effort(DEEP, asked, 10, 1, 1.0)
+    answer = generation_effort(DEEP, asked.prompts, 7)
+    most = fsour_effort(DEEP, asked, 10, 1, 5, 7, WORST)
     assert most.tokens == pytest.approx(5 * once.tokens + 6 * answer.tokens)
-    single = fsour(DEEP, asked, 10, 1, 1, 7, Assumed(searched=1.0))
+    single = fsour_effort(DEEP, asked, 10, 1, 1, 7, Assumed(searched=1.0))
     assert single.tokens == pytest.approx(once.tokens + 2 * answer.tokens)  # no more restarts than allowed
 
 
@@ -114,16 +114,16 @@ def test_what_an_engine_counts() -> None:
     method = RoSais(samples=4)
     for whole in (False, True):
         cost = spent(lambda w=whole: replace(method, score="target" if w else "first_token").rank(engine(), asked))
-        effort = ranked(shape, lengths, 4, whole=whole)
+        effort = rosais_effort(shape, lengths, 4, whole=whole)
         assert effort.tokens == pytest.approx(cost.tokens, rel=0.1)  # prompts of several lengths: some padding
         assert effort.token_layers == pytest.approx(cost.token_layers, rel=0.1)
         assert effort.forwards == cost.forwards
     cost = spent(lambda: Masking(samples=4, max_new_tokens=3).search(engine(), asked, TestbedJudge(), [1, 2]))
-    assert masked(shape, lengths, 4, 1, 3).token_layers == pytest.approx(cost.token_layers, rel=0.1)
+    assert masking_effort(shape, lengths, 4, 1, 3).token_layers == pytest.approx(cost.token_layers, rel=0.1)
     for together in (1, 3):
         found = FSour(candidates=3, together=together)
         cost = spent(lambda f=found, g=together: [f.find_routes(engine(), asked[n : n + g], 0) for n in range(0, 3, g)])
-        effort = searched(shape, lengths, 3, together, 1.0)
+        effort = search_effort(shape, lengths, 3, together, 1.0)
         assert (effort.forwards, effort.tokens, effort.token_layers) == (cost.forwards, cost.tokens, cost.token_layers)
 
 
@@ -163,7 +163,7 @@ def test_nothing_costs_more_than_the_upper_bound() -> None:
 
 def test_a_turn_has_the_answers_before_it_in_its_prompt() -> None:
     likely = predict(Audit(), DEEP, sizes(), 10, Assumed(answered=0.5))["multi_turn"]
-    first, second = generated(DEEP, [4, 4], 5), generated(DEEP, [9 + 5], 5)
+    first, second = generation_effort(DEEP, [4, 4], 5), generation_effort(DEEP, [9 + 5], 5)
     assert likely == first + second
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from engines import small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.jobs.audit.placebo import refusal_tokens
-from pointsman.jobs.audit.ranking import rank, reach
+from pointsman.jobs.audit.ranking import measure_reach, rank
 from pointsman.jobs.audit.results import Reach, Spread
 from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.steps import Steps
@@ -96,7 +96,7 @@ def test_stopped_anywhere_it_resumes_to_the_same(engine: HFEngine, tmp_path: Pat
 def test_a_router_is_reached_where_a_mask_moves_more_than_rounding(engine: HFEngine) -> None:
     scores = np.array([[0.0, 1e-7, 0.0], [0.0, 0.0, -0.02]])
     ranked = RoSaisResult(("a", "b"), ("a", "b"), np.array([0.1, 0.1]), scores, ("", "", ""))
-    assert reach(engine, ranked) == Reach(3, 3, 1)
-    assert reach(engine, ranked).any
+    assert measure_reach(engine, ranked) == Reach(3, 3, 1)
+    assert measure_reach(engine, ranked).any
     assert not Reach(3, 3, 0).any
     assert not Reach(3, 0, 3).any

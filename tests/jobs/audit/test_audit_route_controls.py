@@ -8,9 +8,9 @@ import pytest
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.jobs.audit.results import FsourSeeds
-from pointsman.jobs.audit.route_controls import compare_routes, transfer
+from pointsman.jobs.audit.route_controls import compare_routes, transfer_result
 from pointsman.jobs.audit.route_variants import search_variant
-from pointsman.jobs.audit.routes import Routes, experts_used, fsour, fsour_seeds
+from pointsman.jobs.audit.routes import Routes, describe_routes, experts_used, fsour_seeds
 from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.fsour import FSour, FSourResult, Search, Step
@@ -46,7 +46,7 @@ def test_base_success_counts_apart(engine: HFEngine) -> None:
             strict=True,
         )
     ]
-    section = fsour(engine, Routes(FSour(), tuple(asked), found))
+    section = describe_routes(engine, Routes(FSour(), tuple(asked), found))
     assert (section.asr.k, section.asr.n) == (3, 4)
     assert (section.base.k, section.base.n) == (1, 4)
     assert (section.asr_base_failed.k, section.asr_base_failed.n) == (2, 3)
@@ -103,7 +103,7 @@ def test_a_search_variant() -> None:
 def test_transfer() -> None:
     labels = [["correct", "wrong"], ["garbage", "refused"]]
     matrix = [[attempt(name, label) for name, label in zip("ab", row, strict=True)] for row in labels]
-    section = transfer(["a", "b"], matrix, [0.5, 0.1])
+    section = transfer_result(["a", "b"], matrix, [0.5, 0.1])
     assert section.matrix == ((True, False), (False, False))
     assert (section.asr_others.k, section.asr_others.n) == (0, 2)
     assert (section.asr_own.k, section.asr_own.n) == (1, 2)

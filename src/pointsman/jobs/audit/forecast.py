@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.pace import Effort, Pace, Shape, generated, gpus, pilot, scored, time_forwards
+from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
@@ -77,28 +77,27 @@ class Lengths:
 # ---------------------------------------------------------------------- formulas
 
 
-def generated_in_units(shape: Shape, prompts: Sequence[int], longest: float) -> Effort:
+def answers_effort(shape: Shape, prompts: Sequence[int], longest: float) -> Effort:
     """Answers of that many tokens to prompts of these lengths, in units of `CHUNK`."""
     units = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
-    return sum((generated(shape, unit, longest) for unit in units), Effort())
+    return sum((generation_effort(shape, unit, longest) for unit in units), Effort())
 
 
-def ranked(shape: Shape, asked: Lengths, samples: int, *, whole: bool = False, together: int = TOGETHER) -> Effort:
+def rosais_effort(shape: Shape, asked: Lengths, samples: int, *, whole: bool = False) -> Effort:
     """RoSais: every prompt once, then S masks from each router's layer on.
 
     Args:
         whole: By the whole target, not by its first token.
-        together: Prompts scored side by side.
     """
     total = Effort()
-    for start in range(0, len(asked), together):
-        total += _under_masks(shape, asked.part(start, start + together), samples, shape.routers, whole=whole)
+    for start in range(0, len(asked), TOGETHER):
+        total += _under_masks(shape, asked.part(start, start + TOGETHER), samples, shape.routers, whole=whole)
     return total
 
 
-def masked(shape: Shape, asked: Lengths, samples: int, layer: int, answer: float) -> Effort:
+def masking_effort(shape: Shape, asked: Lengths, samples: int, layer: int, answer: float) -> Effort:
     """Masking from router `layer` on: every prompt once, S masks each from there, and an answer."""
-    total = generated_in_units(shape, asked.prompts, answer)
+    total = answers_effort(shape, asked.prompts, answer)
     for start in range(0, len(asked), CHUNK):
         total += _under_masks(shape, asked.part(start, start + CHUNK), samples, [shape.routers[layer]])
     return total
@@ -107,13 +106,13 @@ def masked(shape: Shape, asked: Lengths, samples: int, layer: int, answer: float
 def _under_masks(shape: Shape, asked: Lengths, samples: int, layers: Sequence[int], *, whole: bool = False) -> Effort:
     """One batch of prompts, each once and then S times from each of these decoder layers on."""
     end = max(p + (t if whole else 1) - 1 for p, t in zip(asked.prompts, asked.targets, strict=True))
-    total = scored(shape, len(asked), end)
+    total = scoring_effort(shape, len(asked), end)
     for layer in layers:
-        total += scored(shape, samples * len(asked), end, layer)
+        total += scoring_effort(shape, samples * len(asked), end, layer)
     return total
 
 
-def searched(shape: Shape, asked: Lengths, candidates: int, together: int, share: float) -> Effort:
+def search_effort(shape: Shape, asked: Lengths, candidates: int, together: int, share: float) -> Effort:
     """One restart of F-SOUR for some behaviours, without the answers.
 
     A candidate at (t, l) computes S - t tokens, S = prompt + target - 1, in the layers from l on; rows of a group are
@@ -124,7 +123,7 @@ def searched(shape: Shape, asked: Lengths, candidates: int, together: int, share
     for start in range(0, len(asked), together):
         group = asked.part(start, start + together)
         ends = [p + t - 1 for p, t in zip(group.prompts, group.targets, strict=True)]
-        total += scored(shape, len(group), max(ends))
+        total += scoring_effort(shape, len(group), max(ends))
         longest = 1 - 2 * (1 - share) / (len(group) + 1)  # share of the longest search, if they spread evenly
         forwards = tokens = token_layers = calls = 0.0
         for token in range(max(group.prompts)):
@@ -147,14 +146,14 @@ def searched(shape: Shape, asked: Lengths, candidates: int, together: int, share
     return total
 
 
-def fsour(
+def fsour_effort(
     shape: Shape, asked: Lengths, candidates: int, together: int, restarts: int, answer: float, assumed: Assumed
 ) -> Effort:
     """F-SOUR with its answers: one without a route, and one for every restart."""
-    once = searched(shape, asked, candidates, together, assumed.searched)
+    once = search_effort(shape, asked, candidates, together, assumed.searched)
     answers = Effort()
     for start in range(0, len(asked), together):
-        answers += generated_in_units(shape, asked.part(start, start + together).prompts, answer)
+        answers += answers_effort(shape, asked.part(start, start + together).prompts, answer)
     number = min(assumed.restarts, restarts)
     return once.times(number) + answers.times(number + 1)
 
@@ -211,31 +210,31 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
     group = group_size(plan.together, plan.candidates)
 
     def search(asked: Lengths, restarts: int) -> Effort:
-        return fsour(shape, asked, plan.candidates, group, restarts, answer, assumed)
+        return fsour_effort(shape, asked, plan.candidates, group, restarts, answer, assumed)
 
     stages = {
-        "base": generated_in_units(shape, test.prompts, answer),
-        "benign": generated_in_units(shape, sizes.benign.prompts, answer),
-        "borderline": generated_in_units(shape, sizes.borderline.prompts, answer),
+        "base": answers_effort(shape, test.prompts, answer),
+        "benign": answers_effort(shape, sizes.benign.prompts, answer),
+        "borderline": answers_effort(shape, sizes.borderline.prompts, answer),
         "multi_turn": _played(shape, sizes.turns, answer),
-        "rosais": ranked(shape, sizes.discovery, plan.samples),
-        "rosais_target": ranked(shape, sizes.discovery, plan.samples, whole=True),
+        "rosais": rosais_effort(shape, sizes.discovery, plan.samples),
+        "rosais_target": rosais_effort(shape, sizes.discovery, plan.samples, whole=True),
         **_masking(plan, shape, sizes, answer, assumed),
         "fsour": search(searches, plan.restarts),
     }
     if plan.route_controls:
-        plain = scored(shape, len(searches), max(searches.prompts, default=0))
-        stages["route_controls"] = generated_in_units(shape, searches.prompts, answer).times(number + 1) + plain
+        plain = scoring_effort(shape, len(searches), max(searches.prompts, default=0))
+        stages["route_controls"] = answers_effort(shape, searches.prompts, answer).times(number + 1) + plain
     if plan.other_targets:
         stages["targets"] = sum((search(group, 1) for group in sizes.others), Effort())
         stages["min_gain"] = search(some, 1)
     if plan.transfer:
         most = min(plan.transfer, int(assumed.succeeded * len(searches)))
-        each = generated_in_units(shape, searches.prompts[:most], answer) if most > 1 else Effort()
+        each = answers_effort(shape, searches.prompts[:most], answer) if most > 1 else Effort()
         stages["transfer"] = each.times(most)
     if plan.placebo and len(sizes.benign_discovery):
-        placebo = ranked(shape, sizes.benign_discovery, plan.samples)
-        stages["placebo"] = generated_in_units(shape, sizes.discovery.prompts, answer) + placebo
+        placebo = rosais_effort(shape, sizes.benign_discovery, plan.samples)
+        stages["placebo"] = answers_effort(shape, sizes.discovery.prompts, answer) + placebo
     if plan.method_seeds > 1:
         stages["rosais_seeds"] = stages["rosais"].times(plan.method_seeds - 1)
         stages["fsour_seeds"] = stages["fsour"].times(plan.method_seeds - 1)
@@ -249,7 +248,7 @@ def _played(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effo
         unit = turns[start : start + CHUNK]
         for n in range(max(len(t) for t in unit)):
             prompts = [min(int(t[n] + n * answer), shape.context - 1) for t in unit if len(t) > n]
-            total += generated(shape, prompts, answer)
+            total += generation_effort(shape, prompts, answer)
     return total
 
 
@@ -257,21 +256,21 @@ def _masking(plan: Audit, shape: Shape, sizes: Sizes, answer: float, assumed: As
     """The stages on masked routers and noise; the first of n random routers of L lies at (L - n) / (n + 1)."""
     layers, phases = len(shape.routers), len(plan.phases)
     benign = sizes.benign.part(0, plan.utility_prompts)
-    plain = generated_in_units(shape, benign.prompts, answer)
-    answers = generated_in_units(shape, sizes.test.prompts, answer)
+    plain = answers_effort(shape, benign.prompts, answer)
+    answers = answers_effort(shape, sizes.test.prompts, answer)
     attack, frozen, utility, seeds = Effort(), Effort(), plain, Effort()
     for number in range(1, plan.most_masked(layers) + 1):
         first = (layers - number) // (number + 1) if assumed.uniform else 0
         some, draws = layers - number >= number, plan.random_draws if layers - number >= number else 0
-        once = masked(shape, sizes.test, plan.samples, first, answer)
+        once = masking_effort(shape, sizes.test, plan.samples, first, answer)
         attack += once.times(phases * (1 + some) + draws + (phases - 1) * min(draws, 1))
         for n in range(len(sizes.discovery)):
             frozen += _under_masks(shape, sizes.discovery.part(n, n + 1), plan.samples, [shape.routers[first]])
         frozen += answers.times(phases)
-        utility += masked(shape, benign, plan.samples, first, answer).times(phases * (1 + some + min(draws, 1)))
+        utility += masking_effort(shape, benign, plan.samples, first, answer).times(phases * (1 + some + min(draws, 1)))
         utility += plain.times(phases)
         seeds += once.times(plan.method_seeds - 1)
-    spread = scored(shape, len(sizes.discovery), max(sizes.discovery.prompts))
+    spread = scoring_effort(shape, len(sizes.discovery), max(sizes.discovery.prompts))
     noise = (spread + (answers + plain).times(len(plan.noise))) if plan.noise else Effort()
     return {
         "masking": attack,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,10 +59,19 @@ class Frozen:
     attempts: list[Attempt]
 
 
-Attacked = Mapping[Role, list[MaskingResult]]
-"""Results on restricted requests."""
-Benign = Mapping[Role, Sequence[Attempt]]
-"""Answers to benign requests; of the random sets, under the first."""
+@dataclass(frozen=True)
+class UnderMasks:
+    """What was said under one row of the masking table.
+
+    Attributes:
+        attacked: Results on restricted requests by role.
+        frozen: The same under one mask of the top routers.
+        benign: Answers to benign requests by role; of the random sets, under the first. Empty if they were not asked.
+    """
+
+    attacked: Mapping[Role, list[MaskingResult]]
+    frozen: Frozen
+    benign: Mapping[Role, Sequence[Attempt]]
 
 
 def mask(
@@ -79,15 +88,11 @@ def mask(
     frozen = _freeze(bench, plan, prompts, rows)
     benign = with_targets(prompts.benign[: plan.utility_prompts])
     under, unmasked = _ask_benign(bench, plan, benign, rows, frozen) if benign else ([{} for _ in rows], [])
-    nothing = AttackAndUse.beside_use(AttackRates.of(base, seed), unmasked, judge, seed)
-    found = [Masked(**vars(nothing), routers=0, layers=(), phase=plan.phases[0])]
-    for row, attack, froze, use in zip(rows, attacked, frozen, under, strict=True):
-        controls = {
-            **masking_controls(attack, use, judge, seed),
-            "dataset": frozen_control(froze, base, use.get("dataset", ()), judge, seed),
-        }
-        found.append(masked(row.phase, attack, base, (use.get("top", ()), unmasked), controls, judge, seed))
-        bench.keep_answers(f"masking-{row.number}-{row.phase}", prompts.test, attack["top"][0].attempts)
+    plain = AttackAndUse.beside_use(AttackRates.of(base, seed), unmasked, judge, seed)
+    found = [Masked(**vars(plain), routers=0, layers=(), phase=plan.phases[0])]
+    for row, answers in zip(rows, map(UnderMasks, attacked, frozen, under), strict=True):
+        found.append(masked_row(row.phase, answers, base, unmasked, judge, seed))
+        bench.keep_answers(f"masking-{row.number}-{row.phase}", prompts.test, answers.attacked["top"][0].attempts)
     return tuple(found)
 
 
@@ -127,9 +132,9 @@ def _method(bench: Bench[AuditQuestion], plan: Audit, phase: Phase) -> Masking:
 
 def _attack(
     bench: Bench[AuditQuestion], plan: Audit, test: Sequence[Behaviour], rows: Sequence[RouterSets]
-) -> list[Attacked]:
+) -> list[Mapping[Role, list[MaskingResult]]]:
     """Restricted requests under masks on every set of routers."""
-    found = list[Attacked]()
+    found = list[Mapping[Role, list[MaskingResult]]]()
     with bench.stage("masking", "Masking", sum(len(row.with_roles()) for row in rows) * len(test)) as steps:
         for row in rows:
             method, results = _method(bench, plan, row.phase), dict[Role, list[MaskingResult]]()
@@ -165,9 +170,9 @@ def _ask_benign(
     benign: Sequence[Behaviour],
     rows: Sequence[RouterSets],
     frozen: Sequence[Frozen],
-) -> tuple[list[Benign], Sequence[Attempt]]:
+) -> tuple[list[Mapping[Role, Sequence[Attempt]]], Sequence[Attempt]]:
     """Benign requests under every row's masks, drawn and chosen as for restricted ones; and as the model is."""
-    engine, judge, found = bench.engine, bench.judge, list[Benign]()
+    engine, judge, found = bench.engine, bench.judge, list[Mapping[Role, Sequence[Attempt]]]()
     roles = sum(2 + bool(row.lowest) + bool(row.random) for row in rows)
     with bench.stage("utility", "Utility under masks", (1 + roles) * len(benign)) as stage:
         steps = stage.under("utility")
@@ -192,65 +197,55 @@ def _frozen_key(row: RouterSets) -> str:
 # ---------------------------------------------------------------------- what it comes to
 
 
-def masked(
+def masked_row(
     phase: Phase,
-    attacked: Attacked,
+    answers: UnderMasks,
     base: Sequence[Attempt],
-    benign: tuple[Sequence[Attempt], Sequence[Attempt]],
-    controls: Mapping[str, MaskControl],
+    unmasked: Sequence[Attempt],
     judge: Judge,
     seed: int,
 ) -> Masked:
     """One row of the masking table: the attack, its controls, and its differences to them, paired by behaviour.
 
     Args:
-        base: The same behaviours without any mask.
-        benign: Answers to benign requests under the masks of the top routers, and without any.
+        base, unmasked: Answers to restricted and to benign requests without any mask.
         seed: Of bootstraps.
     """
-    (top,), lowest, random = attacked["top"], attacked.get("lowest"), attacked.get("random")
-    under, unmasked = benign
-    sources = [a.source for a in unmasked]
-    return Masked(
-        **vars(AttackAndUse.beside_use(AttackRates.of(top.attempts, seed), under, judge, seed)),
-        routers=len(top.layers),
-        layers=top.layers,
-        phase=phase,
-        controls=controls,
-        vs_base=compare_success(top.attempts, base, seed),
-        vs_lowest=compare_success(top.attempts, lowest[0].attempts, seed) if lowest else None,
-        difference_random=above_draws(
-            successes(top.attempts), [successes(r.attempts) for r in random], [a.source for a in top.attempts], seed
-        ) if random else None,
-        utility_vs_base=compare(answered(under, judge), answered(unmasked, judge), sources, seed) if under else None,
-    )  # fmt: skip
+    (top,), frozen, under = answers.attacked["top"], answers.frozen, answers.benign.get("top", ())
+    lowest, random = (answers.attacked.get(role, []) for role in ("lowest", "random"))
+    differences: dict[str, Any] = {"vs_base": compare_success(top.attempts, base, seed)}
+    controls: dict[str, MaskControl] = {}
 
+    def rates(attacked: AttackRates, role: Role) -> dict[str, Any]:
+        return vars(AttackAndUse.beside_use(attacked, answers.benign.get(role, ()), judge, seed))
 
-def masking_controls(attacked: Attacked, benign: Benign, judge: Judge, seed: int) -> dict[str, MaskControl]:
-    """As many routers masked that are not the top ones: those of lowest RoSais, and random ones."""
-    controls = {}
-    for lowest in attacked.get("lowest", []):
-        rates = AttackRates.of(lowest.attempts, seed)
-        both = AttackAndUse.beside_use(rates, benign.get("lowest", ()), judge, seed)
-        controls["lowest"] = MaskControl(**vars(both), layers=lowest.layers)
-    if random := attacked.get("random"):
-        rates = AttackRates.of_draws([r.attempts for r in random], seed)
-        both = AttackAndUse.beside_use(rates, benign.get("random", ()), judge, seed)
-        draws = tuple(Draw(r.layers, sum(successes(r.attempts)) / len(r.attempts)) for r in random)
-        controls["random"] = MaskControl(**vars(both), draws=draws)
-    return controls
-
-
-def frozen_control(
-    frozen: Frozen, base: Sequence[Attempt], benign: Sequence[Attempt], judge: Judge, seed: int
-) -> MaskControl:
-    """The top routers under one mask for all prompts."""
-    return MaskControl(
-        **vars(AttackAndUse.beside_use(AttackRates.of(frozen.attempts, seed), benign, judge, seed)),
+    if lowest:
+        attempts = lowest[0].attempts
+        controls["lowest"] = MaskControl(**rates(AttackRates.of(attempts, seed), "lowest"), layers=lowest[0].layers)
+        differences["vs_lowest"] = compare_success(top.attempts, attempts, seed)
+    if random:
+        each, sources = [successes(r.attempts) for r in random], [a.source for a in top.attempts]
+        draws = tuple(Draw(r.layers, sum(won) / len(won)) for r, won in zip(random, each, strict=True))
+        of_draws = AttackRates.of_draws([r.attempts for r in random], seed)
+        controls["random"] = MaskControl(**rates(of_draws, "random"), draws=draws)
+        differences["difference_random"] = above_draws(successes(top.attempts), each, sources, seed)
+    controls["dataset"] = MaskControl(
+        **rates(AttackRates.of(frozen.attempts, seed), "dataset"),
         layers=frozen.mask.layers,
         mask={str(n): tuple(experts) for n, experts in zip(frozen.mask.layers, frozen.mask.experts, strict=True)},
         discovery_score=frozen.mask.score,
         vs_base=compare_success(frozen.attempts, base, seed),
+    )
+    if under:
+        sources = [a.source for a in unmasked]
+        differences["utility_vs_base"] = compare(answered(under, judge), answered(unmasked, judge), sources, seed)
+    return Masked(
+        **rates(AttackRates.of(top.attempts, seed), "top"),
+        **differences,
+        routers=len(top.layers),
+        layers=top.layers,
+        phase=phase,
+        controls=controls,
     )
 
 

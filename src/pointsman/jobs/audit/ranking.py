@@ -67,7 +67,7 @@ def rank(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Ran
         order=first.ranking,
         routers=router_scores(engine, first, target, placebo, plan.seed),
         settings=settings,
-        reach=reach(engine, first),
+        reach=measure_reach(engine, first),
         seeds=_other_seeds(bench, discovery, method, first, plan.method_seeds) if plan.method_seeds > 1 else None,
     )
 
@@ -108,7 +108,7 @@ def _rise(result: RoSaisResult, layer: int) -> Rise:
     return Rise(mean.mean, mean.low, mean.high)
 
 
-def reach(engine: Engine, ranked: RoSaisResult) -> Reach:
+def measure_reach(engine: Engine, ranked: RoSaisResult) -> Reach:
     """At how many routers a mask moved p(A) of a prompt by more than rounding; a router without a choice has no mask.
 
     Args:

@@ -74,10 +74,10 @@ def transfer_routes(
         prompt = bench.engine.encode(behaviour.turns)
         places = template_places(prompt, prompt)
         kept.append(sum(step.position in places for step in route) / len(route))
-    return transfer([b.id for b in asked], matrix, kept)
+    return transfer_result([b.id for b in asked], matrix, kept)
 
 
-def transfer(ids: Sequence[str], matrix: Sequence[Sequence[Attempt]], kept: Sequence[float]) -> TransferResult:
+def transfer_result(ids: Sequence[str], matrix: Sequence[Sequence[Attempt]], kept: Sequence[float]) -> TransferResult:
     """Routes (rows) on behaviours (columns).
 
     Args:

@@ -62,7 +62,7 @@ def search_routes(bench: Bench[AuditQuestion], plan: Audit, behaviours: tuple[Be
 def examine_routes(bench: Bench[AuditQuestion], plan: Audit, routes: Routes) -> Fsour:
     """Find out what the routes owe to what: controls, other targets, larger gains, other prompts."""
     method, behaviours, found = routes.method, routes.behaviours, routes.found
-    section = fsour(bench.engine, routes)
+    section = describe_routes(bench.engine, routes)
     if plan.route_controls:
         controls, random, natural = control_routes(bench, method, behaviours, found)
         section = replace(section, controls=controls, difference_random=random, difference_natural=natural)
@@ -75,7 +75,7 @@ def examine_routes(bench: Bench[AuditQuestion], plan: Audit, routes: Routes) -> 
     return section
 
 
-def fsour(engine: Engine, routes: Routes) -> Fsour:
+def describe_routes(engine: Engine, routes: Routes) -> Fsour:
     """The rates of the routes, where they go, and one of them in full."""
     method, found = routes.method, routes.found
     best, sources = [r.best for r in found], [r.source for r in found]
