@@ -32,6 +32,16 @@ class Played:
     verdicts: tuple[Verdict, ...]
 
     @property
+    def response(self) -> str:
+        """The last answer: to the request itself."""
+        return self.responses[-1]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the last answer."""
+        return self.verdicts[-1]
+
+    @property
     def fallen(self) -> int | None:
         return next((n for n, verdict in enumerate(self.verdicts) if verdict.success), None)
 

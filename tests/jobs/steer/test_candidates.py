@@ -15,13 +15,12 @@ from engines import behaviours, small_engine
 from pointsman.data.scenario import Limits
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Lesson
-from pointsman.jobs.steer.candidates import Candidate, Tried, choose
+from pointsman.jobs.steer.candidates import DECISION, Candidate, Screen, Tried, choose, screened_loss
 from pointsman.jobs.steer.choosing import coarse, finalists, shuffle
 from pointsman.jobs.steer.lessons import Fork
 from pointsman.jobs.steer.limits import broken_limits, excesses
 from pointsman.jobs.steer.outcome import Outcome
 from pointsman.jobs.steer.results import OutcomeRates
-from pointsman.jobs.steer.screen import DECISION, Screen, screened_loss
 from pointsman.jobs.steer.strengths import Strengths, StrengthSearch
 from pointsman.judges.types import Label, Verdict
 from pointsman.methods.attempts import Attempt
@@ -46,7 +45,9 @@ def rates(**counts: int | None) -> OutcomeRates:
 
 
 def candidate(name: str = "a", norm1: float | None = 1.0, entries: int = 5) -> Candidate:
-    return Candidate(name, "mascing", Intervention(), 1.0, "both", entries, norm1)
+    return Candidate(
+        id=name, method="mascing", routing=Intervention(), alpha=1.0, phase="both", entries=entries, norm1=norm1
+    )
 
 
 def tried(name: str, *, norm1: float | None = 1.0, entries: int = 5, **counts: int | None) -> Tried:
@@ -148,7 +149,10 @@ def test_tried_is_judged_by_its_own_rows() -> None:
 
 
 def test_what_is_said_of_a_candidate() -> None:
-    made = Candidate("x", "mascing", Intervention(), 0.5, "prefill", 3, 2.0, "surrogate", 1e-3, matrix=(np.ones(2),))
+    made = Candidate(
+        id="x", method="mascing", routing=Intervention(), alpha=0.5, phase="prefill", entries=3, norm1=2.0,
+        refinement="surrogate", lambda_=1e-3, matrix=(np.ones(2),),
+    )  # fmt: skip
     data = json.loads(json.dumps(dump(made.facts)))
     assert data["lambda"] == 1e-3
     assert "matrix" not in data
@@ -228,7 +232,8 @@ def test_a_shuffled_mask_has_the_same_entries_elsewhere() -> None:
 def masked(name: str, alpha: float = 1.0, matrix: tuple[np.ndarray, ...] | None = None, **more: Any) -> Candidate:
     matrix = matrix if matrix is not None else (np.array([2.0, 0, -1]),)
     return Candidate(
-        f"{name}/alpha={alpha:g}/both", "mascing", Intervention(), alpha, "both", 2, 3 * alpha, matrix=matrix, **more
+        id=f"{name}/alpha={alpha:g}/both", method="mascing", routing=Intervention(), alpha=alpha, phase="both",
+        entries=2, norm1=3 * alpha, matrix=matrix, **more,
     )  # fmt: skip
 
 
@@ -277,15 +282,17 @@ def test_pins_of_the_same_kind_with_more_or_fewer_experts() -> None:
 
     def pin(on: int, off: int, phase: Phase) -> Candidate:
         asked.append((on, off, phase))
-        shape = "both" if on and off else "on" if on else "off"
-        return Candidate(f"{on} {off}", "steermoe", Intervention(), None, phase, on + off, shape=shape)
+        pinned = "both" if on and off else "on" if on else "off"
+        return Candidate(
+            id=f"{on} {off}", method="steermoe", routing=Intervention(), phase=phase, entries=on + off, pinned=pinned
+        )
 
     strengths = Strengths((1.0,), (0.5,), 48, pin)
     both = pin(4, 4, "prefill")
     assert strengths.grid(both) == (2, 4, 8)
     assert strengths.of(both) == 4
-    for shape, counts in (("on", (8, 0)), ("off", (0, 8)), ("both", (8, 8))):
-        strengths.at(replace(both, shape=shape), 8)
+    for pinned, counts in (("on", (8, 0)), ("off", (0, 8)), ("both", (8, 8))):
+        strengths.at(replace(both, pinned=pinned), 8)
         assert asked[-1] == (*counts, "prefill")
     two, eight = pin(2, 0, "both"), pin(8, 0, "both")
     middle = strengths.between(two, eight)

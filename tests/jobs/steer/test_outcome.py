@@ -20,8 +20,7 @@ from pointsman.jobs.steer.outcome import (
     MEASURES,
     Outcome,
     ask_under,
-    compare_gains,
-    compare_measures,
+    compare_on,
     last_turns_again,
 )
 from pointsman.jobs.steer.prompts import SteerPrompts
@@ -102,10 +101,10 @@ def test_dsr_context_counts_conversations_that_had_not_fallen_as_defended() -> N
              verdict("wrong"), verdict("complied"))  # fmt: skip
     found = outcome(played=TALKS)
     assert found.tested().dsr_context is None
-    found = found.with_again(again)
+    found = replace(found, again=again)
     assert counts(found.tested().dsr_context) == (5, 9)  # three None, refused, wrong
     assert found.gain() == outcome(played=TALKS).gain()  # the headline does not see it
-    found = found.with_again((None,) * 9)
+    found = replace(found, again=(None,) * 9)
     assert found.tested().dsr_context.rate == 1.0
 
 
@@ -163,13 +162,12 @@ def test_rates_by_tactic_and_category() -> None:
 def test_outcomes_are_compared_row_by_row() -> None:
     before = outcome(played=TALKS[:4], benign=attempts("correct", "correct"))
     after = outcome(played=(TALKS[0], TALKS[0], TALKS[0], TALKS[3]), benign=attempts("correct", "refused"))
-    found = compare_measures(after, before)
-    assert set(found) == set(MEASURES)
+    found = {measure: compare_on(measure, after, before) for measure in MEASURES}
     assert found["gain"].difference == pytest.approx(0.25)
     assert found["benign"].difference == pytest.approx(-0.5)
     assert found["over_refusal"].difference == pytest.approx(0.5)
     assert found["held"] is None
-    assert compare_gains(before, after).difference == pytest.approx(-0.25)
+    assert compare_on("gain", before, after).difference == pytest.approx(-0.25)
 
 
 # ---------------------------------------------------------------------- asking
@@ -264,7 +262,7 @@ def test_only_fallen_contexts_are_generated_again_and_alpha_zero_goes_the_same_w
     assert [turns for turns, *_ in engine.asked] == [("one", "bad two"), ("bad",)] * 2
     assert next(answers for _, answers, _ in engine.asked) == ("one after 0",)  # the unsteered answers
     assert engine.calls[0] == (2, None)
-    unsteered = before.with_again(again).tested()
+    unsteered = replace(before, again=again).tested()
     assert counts(unsteered.dsr_context) == (2, 4)  # as the paper counts: what had not fallen is defended
     assert counts(unsteered.dsr_replay) == (1, 4)  # and the conversation that ended in garbage is not
     steered = ask_under(bench, asked, Intervention.bias({0: [1.0]}), Steps(), fallen)
@@ -304,7 +302,7 @@ def test_held_are_the_categories_to_hold_and_all_are_shown() -> None:
     assert counts(everything.held) == (2, 5)
     nothing = outcome("allow", restricted=restricted, scenario=attempts("correct"), hold=("z",))
     assert nothing.rates.held is None
-    assert compare_measures(nothing, nothing)["held"] is None
+    assert compare_on("held", nothing, nothing) is None
 
 
 def test_a_chunk_in_which_nothing_fell_asks_nothing() -> None:

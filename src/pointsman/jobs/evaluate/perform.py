@@ -57,6 +57,14 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
 
     arms, matrix = Arms(before, after), [row.astype(np.float64) for row in steering.matrix]
     tested, circuit = arms.tested(scenario.limits), CircuitFacts.of(matrix, steering.sigma)
+    refinement, lambda_ = steering.about.get("refinement"), steering.about.get("lambda")  # whatever a file may hold
+    chosen = Chosen(
+        id="as given", method="mascing", alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
+        refinement=refinement if isinstance(refinement, str) else None,
+        lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
+        norm1=steering.alpha * norm1(matrix), admissible=None, why="given with --steering",
+    )  # fmt: skip
+    note = "A given steering is evaluated: nothing was learnt or chosen here."
     results = conclude(
         SteerResults(
             job="evaluate",
@@ -66,28 +74,12 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             threat_model="T3",
             judge=JudgeFacts.of(bench.judge),
             model=ModelFacts.of(engine),
-            notes=(
-                *bench.suite.notes,
-                *notes_on_model(engine),
-                *room.notes(),
-                "A given steering is evaluated: nothing was learnt or chosen here.",
-            ),
+            notes=(*bench.suite.notes, *notes_on_model(engine), *room.notes(), note),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={"test": prompts.sizes()},
             contexts={"test": test.counts()},
-            chosen=Chosen(
-                id="as given",
-                method="mascing",
-                refinement=steering.about.get("refinement"),
-                lambda_=steering.about.get("lambda"),
-                alpha=steering.alpha,
-                phase=steering.phase,
-                entries=circuit.size,
-                norm1=steering.alpha * norm1(matrix),
-                admissible=None,
-                why="given with --steering",
-            ),
+            chosen=chosen,
             circuit=circuit,
             test=tested,
             comparisons=arms.comparisons(),

@@ -1,56 +1,45 @@
-"""Candidates for a steering mask: masks and pins, what each gains and costs, and which one is chosen."""
+"""Candidates for a steering mask: masks and pins; screened on what the model would say, tried on what it says."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from pointsman.data.scenario import Limits
+from pointsman.engine.learning import Lesson
+from pointsman.engine.types import Engine
+from pointsman.jobs.steer.lessons import Fork
 from pointsman.jobs.steer.limits import broken_limits, excesses, point
 from pointsman.jobs.steer.matrices import LearntMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
-from pointsman.jobs.steer.results import MaskFacts, Method, OutcomeRates
+from pointsman.jobs.steer.results import MaskFacts, OutcomeRates
 from pointsman.methods.mascing import circuit
 from pointsman.methods.steermoe import Activations, SteerMoE
+from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.stats.rates import Rate
 
+DECISION = 4  # answer tokens by which the screen tells giving in from refusing
 TIED = 0.01  # of the gain: less than a validation split can tell
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A routing that might be chosen, and where it comes from.
+@dataclass(frozen=True, kw_only=True)
+class Candidate(MaskFacts):
+    """A routing that might be chosen, and where it comes from; its `id` is unique within a run.
 
     Attributes:
-        id: Unique within a run.
-        method: Where it comes from.
         routing: What it does.
-        alpha: Strength; None for pins.
-        phase: Tokens it acts on.
-        entries: Entries that are not zero, or experts that are pinned.
-        norm1: Sum of abs(alpha * S); None for pins.
-        refinement, lambda_, start, hold: Of the matrix, for mascing.
-        shape: Of pins: ``on``, ``off`` or ``both``.
         matrix: S in units of sigma, for masks. Shapes: [E_l].
     """
 
-    id: str
-    method: Method
     routing: Intervention
-    alpha: float | None
-    phase: Phase
-    entries: int
-    norm1: float | None = None
-    refinement: str | None = None
-    lambda_: float | None = None
-    start: str | None = None
-    hold: float | None = None
-    shape: str = ""
     matrix: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
 
     @cached_property
@@ -61,11 +50,7 @@ class Candidate:
     @property
     def facts(self) -> MaskFacts:
         """What it is, without its numbers."""
-        return MaskFacts(
-            id=self.id, method=self.method, refinement=self.refinement, lambda_=self.lambda_, alpha=self.alpha,
-            phase=self.phase, entries=self.entries, norm1=self.norm1, start=self.start, hold=self.hold,
-            pinned=self.shape or None,
-        )  # fmt: skip
+        return MaskFacts(**{f.name: getattr(self, f.name) for f in fields(MaskFacts)})
 
 
 def digest_of(routing: Intervention) -> str:
@@ -119,8 +104,67 @@ class Pins:
         routing = SteerMoE(on, off, phase).pin(self.wanted, self.unwanted, self.top_k)
         if routing is None:
             return None
-        shape = "both" if on and off else "on" if on else "off"
-        return Candidate(f"steermoe/on={on}/off={off}/{phase}", "steermoe", routing, None, phase, on + off, shape=shape)
+        return Candidate(
+            id=f"steermoe/on={on}/off={off}/{phase}", method="steermoe", routing=routing, phase=phase,
+            entries=on + off, pinned="both" if on and off else "on" if on else "off",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Teacher-forced questions on the validation split: what the model would say, without generating it.
+
+    Attributes:
+        forks: Label-1 contexts. Turned: the first `DECISION` tokens of the wanted answer are the more probable.
+        keeps: The unsteered model's own answers by group, benign and so on. Kept: the whole answer has at least half of
+            the probability that it has without any mask.
+    """
+
+    forks: tuple[Fork, ...]
+    keeps: Mapping[str, tuple[Lesson, ...]]
+
+    def rates(
+        self, engine: Engine, routing: Intervention | None, *, key: str, steps: Steps, base: Sequence[float] | None
+    ) -> tuple[dict[str, Rate], list[float]]:
+        """Share of contexts turned (``gain``), and of answers kept by group; one stored unit.
+
+        Args:
+            base: What this gave for the unsteered model; None for that model itself.
+
+        Returns:
+            The rates; and log p of every answer of `keeps`, groups in alphabetical order.
+        """
+
+        def compute() -> dict[str, Any]:
+            rows: list[Lesson] = []
+            for fork in self.forks:
+                rows += [_begun(fork.wanted), _begun(fork.unwanted)]
+            asked = rows + [lesson for _, group in sorted(self.keeps.items()) for lesson in group]
+            scored = engine.score([row.prompt for row in asked], [row.answer for row in asked], routing=routing)
+            totals = [s.total for s in scored]
+            turned = [bool(totals[2 * n] > totals[2 * n + 1]) for n in range(len(self.forks))]
+            return {"turned": turned, "totals": totals[len(rows) :]}
+
+        unit = steps.unit(key, engine, compute, 1)
+        totals: list[float] = unit["totals"]
+        before = totals if base is None else base
+        kept = [after >= then - math.log(2) for after, then in zip(totals, before, strict=True)]
+        found = {"gain": Rate.of(unit["turned"], [f.wanted.source for f in self.forks])}
+        start = 0
+        for name, group in sorted(self.keeps.items()):
+            part = kept[start : start + len(group)]
+            found[name] = Rate.of(part, [lesson.source for lesson in group])
+            start += len(group)
+        return found, totals
+
+
+def _begun(lesson: Lesson) -> Lesson:
+    return Lesson(lesson.prompt, lesson.answer[:DECISION], lesson.source)
+
+
+def screened_loss(rates: Mapping[str, Rate], base: Mapping[str, Rate]) -> float:
+    """The largest loss of any kept group against the unsteered model, as a share."""
+    return max((point(base[name]) - point(rates[name]) for name in base if name != "gain"), default=0.0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pointsman.data.scenario import REFINEMENTS
 from pointsman.errors import DataError
-from pointsman.jobs.steer.candidates import Candidate, Pins, Tried, choose, masks_of, random_mask
+from pointsman.jobs.steer.candidates import Candidate, Pins, Screen, Tried, choose, masks_of, random_mask, screened_loss
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import point
@@ -21,7 +21,6 @@ from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import CandidateResult, Chosen
-from pointsman.jobs.steer.screen import Screen, screened_loss
 from pointsman.jobs.steer.strengths import Strengths, StrengthSearch
 from pointsman.jobs.steer.traces import activations
 from pointsman.methods.steermoe import Activations, sizes
@@ -223,9 +222,9 @@ def finalists(screened: Sequence[Screened], base: Mapping[str, Rate], count: int
         weakness = candidate.norm1 or candidate.entries
         return max(0.0, loss - TOLERATED), -point(rates["gain"]), loss, weakness, candidate.id
 
-    found: dict[tuple[int, str, str], Candidate] = {}
+    found: dict[tuple[int, str | None, str], Candidate] = {}
     for candidate, _ in sorted(screened, key=key):
-        found.setdefault((id(candidate.matrix), candidate.shape, candidate.phase), candidate)
+        found.setdefault((id(candidate.matrix), candidate.pinned, candidate.phase), candidate)
     return list(found.values())[:count]
 
 

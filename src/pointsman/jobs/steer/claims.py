@@ -1,5 +1,4 @@
-"""What follows from the figures of a steering run, or of an evaluation: its headline, its limits, and each claim
-against what could refute it."""
+"""What follows from the figures of a steering run or an evaluation: headline, limits, and claims by their rules."""
 
 from __future__ import annotations
 
@@ -40,21 +39,21 @@ def headline(results: SteerResults) -> str:
     """One sentence: what was gained on test, and what it cost."""
     before, after = results.test.before, results.test.after
     what = "conversations withstood" if results.scenario.objective == "defend" else "scenario requests answered"
-    words = ", ".join(name.replace("_", " ") for name in results.broken_on_test)
-    kept = f"beyond the limits: {words}" if words else "no limit is broken on the test split"
+    broken = ", ".join(name.replace("_", " ") for name in results.broken_on_test)
     benign = ""
     if before.benign and after.benign:
         benign = f"benign requests answered {_percent(before.benign)} and {_percent(after.benign)} "
         benign += f"(n = {after.benign.n}); "
     return (
         f"{results.scenario.name}: {what} {_percent(before.gain)} without and {_percent(after.gain)} with the mask "
-        f"(n = {after.gain.n}); {benign}{kept}."
+        f"(n = {after.gain.n}); {benign}"
+        f"{f'beyond the limits: {broken}' if broken else 'no limit is broken on the test split'}."
     )
 
 
 def _percent(rate: Rate) -> str:
     if rate.rate is None:
-        return "of none"
+        return "an unknown share"
     return f"{100 * rate.rate:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
 
@@ -79,7 +78,7 @@ def claim_on_limits(results: SteerResults, limits: tuple[Limit, ...]) -> Claim:
         return Claim.not_measured(*claim, "no limit could be checked")
     kept = sum(limit.verdict == "kept" for limit in measured)
     broken = [limit for limit in measured if limit.verdict == "broken"]
-    found = f"{kept} of {_count(len(measured), 'limit')} kept with the whole interval"
+    found = f"{kept} of {len(measured)} limit{'s' if len(measured) > 1 else ''} kept with the whole interval"
     found += f", {len(broken)} broken" if broken else ""
     names = {
         "benign": "benign requests answered", "benign_conversations": "benign conversations answered",
@@ -126,16 +125,11 @@ def claim_on_surrogate(results: SteerResults) -> Claim:
     if surrogate is None or auroc is None or auroc.value is None:
         why = "no surrogate was trained" if surrogate is None else "there were no matched pairs"
         return Claim.not_measured(*claim, why)
-    where = (
-        "holds" if auroc.low <= CHANCE <= auroc.high else "lies wholly above" if auroc.low > CHANCE else "lies below"
-    )
-    verdict: ClaimVerdict = "holds" if auroc.low > CHANCE else "fails" if auroc.high < CHANCE else "in doubt"
-    because = f"the interval on matched pairs {where} chance, {CHANCE}"
+    verdict, because = _above(f"chance, {CHANCE}", CHANCE, "interval on matched pairs", auroc.low, auroc.high)
     length = surrogate.length_only.auroc
-    control = Figure(
-        "chance 0.50; length alone on all contexts" if length.value is not None else "chance 0.50",
-        length if length.value is not None else None,
-    )
+    control = Figure("chance 0.50")
+    if length.value is not None:
+        control = Figure("chance 0.50; length alone on all contexts", length)
     return Claim(*claim, verdict, because, Figure("AUROC on matched pairs", auroc), control)
 
 
@@ -146,16 +140,16 @@ def claims_on_seeds(results: SteerResults) -> list[Claim]:
     if len(gains) < 2 or before.rate is None:
         return []
     lowest = min(gains, key=lambda gain: gain.rate or 0.0)
-    verdict: ClaimVerdict = "in doubt"
-    because = "the interval of the lowest seed holds the rate without a mask"
-    if lowest.low > before.rate:
-        verdict, because = "holds", "the whole interval of the lowest seed lies above the rate without a mask"
-    elif lowest.high < before.rate:
-        verdict, because = "fails", "the whole interval of the lowest seed lies below the rate without a mask"
+    name, interval = "the rate without a mask", "interval of the lowest seed"
+    verdict, because = _above(name, before.rate, interval, lowest.low, lowest.high)
     found, control = Figure(f"lowest of {len(gains)} seeds", lowest), Figure("no mask", before)
     sentence = "Other seeds of the method do it too"
     return [Claim("other_seeds_do_it", sentence, verdict, because, found, control)]
 
 
-def _count(number: int, one: str) -> str:
-    return f"{number} {one if number == 1 else f'{one}s'}"
+def _above(name: str, bar: float, interval: str, low: float, high: float) -> tuple[ClaimVerdict, str]:
+    """Whether an interval lies above a bar, and why the claim stands or falls with it."""
+    if low <= bar <= high:
+        return "in doubt", f"the {interval} holds {name}"
+    above = low > bar
+    return "holds" if above else "fails", f"the whole {interval} lies {'above' if above else 'below'} {name}"

@@ -69,43 +69,24 @@ def of_conversations(conversations: Sequence[Conversation], played: Sequence[Pla
             continue
         found.append(
             Context(
-                conversation.id,
-                "withstood" if p.fallen is None else "fallen",
-                int(p.fallen is not None),
-                conversation.turns[: turn + 1],
-                p.responses[:turn],
-                p.responses[turn],
-                cluster(conversation),
-                conversation.goal,
-                conversation.tactic,
-                conversation.category,
-                conversation.split,
+                conversation.id, "withstood" if p.fallen is None else "fallen", int(p.fallen is not None),
+                conversation.turns[: turn + 1], p.responses[:turn], p.responses[turn], cluster(conversation),
+                conversation.goal, conversation.tactic, conversation.category, conversation.split,
             )
-        )
+        )  # fmt: skip
     return found
 
 
 def of_requests(behaviours: Sequence[Behaviour], attempts: Sequence[Attempt], *, refused_is: int) -> list[Context]:
     """Single requests that were refused (label `refused_is`) or answered (the other); garbage is neither."""
-    found = []
-    for b, a in zip(behaviours, attempts, strict=True):
-        if not (a.verdict.refused or a.verdict.success):
-            continue
-        found.append(
-            Context(
-                b.id,
-                "refused" if a.verdict.refused else "answered",
-                refused_is if a.verdict.refused else 1 - refused_is,
-                b.turns,
-                (),
-                a.response,
-                cluster(b),
-                b.goal,
-                category=b.category,
-                split=b.split,
-            )
+    return [
+        Context(
+            b.id, "refused" if a.verdict.refused else "answered", refused_is if a.verdict.refused else 1 - refused_is,
+            b.turns, (), a.response, cluster(b), b.goal, category=b.category, split=b.split,
         )
-    return found
+        for b, a in zip(behaviours, attempts, strict=True)
+        if a.verdict.refused or a.verdict.success
+    ]  # fmt: skip
 
 
 def matched_pairs(contexts: Sequence[Context]) -> list[tuple[int, int]]:
@@ -132,7 +113,8 @@ def labels_under(
     bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, steps: Steps
 ) -> list[int | None]:
     """Labels of what the model says to these contexts under a routing, in stored units; None for garbage."""
-    engine, scenario, labels = bench.engine, bench.question.scenario, list[int | None]()
+    engine, scenario = bench.engine, bench.question.scenario
+    labels: list[int | None] = []
     for start in range(0, len(contexts), CHUNK):
         part = contexts[start : start + CHUNK]
 

@@ -11,6 +11,7 @@ import numpy as np
 from pointsman.data.objective import Objective
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.learning import Lesson
+from pointsman.jobs.steer.candidates import Screen
 from pointsman.jobs.steer.contexts import Context, labels_under
 from pointsman.jobs.steer.lessons import Fork, Lessons
 from pointsman.jobs.steer.limits import point
@@ -18,7 +19,6 @@ from pointsman.jobs.steer.matrices import LearntMatrix, mask_of, norm1
 from pointsman.jobs.steer.plan import Start, Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.screen import Screen
 from pointsman.jobs.steer.traces import collect_traces, open_traces, write_traces
 from pointsman.methods.mascing import Matrix, SteeringMatrix
 from pointsman.methods.surrogate import FittedSurrogate, Surrogate
@@ -124,29 +124,20 @@ class Learning:
         """Train (or read back) the surrogate of one seed; its weights are an artefact of the run."""
         material = material or self.material
         method = Surrogate(seed=seed, batch=surrogate_batch(len(material.contexts)))
-        file = f"{name}-{seed}.safetensors"
-        key = f"{name}/{seed}"
-        run = self.bench.run
-        path = run.path(f"artefacts/{file}")
-        fitted: list[FittedSurrogate] = []
-
-        def fit() -> FittedSurrogate:
-            return method.fit(material.store, material.labels, groups=material.groups, progress=stage.advance)
-
+        run, file, key = self.bench.run, f"{name}-{seed}.safetensors", f"{name}/{seed}"
+        path, known = run.path(f"artefacts/{file}"), key in run
         with self.bench.progress.stage(f"Surrogate, seed {seed}", method.epochs) as stage:
 
             def compute() -> dict[str, str]:
-                fitted.append(fit())
-                run.artefact(file, fitted[0].save)
+                fit = method.fit(material.store, material.labels, groups=material.groups, progress=stage.advance)
+                run.artefact(file, fit.save)
                 return {"sha256": sha256_of(path)}
 
-            known = run.remember(key, compute)
-            if fitted:
-                return fitted[0]
-            stage.skip(method.epochs)
-        if not path.exists() or sha256_of(path) != known["sha256"]:  # the same again: it is seeded
-            with self.bench.progress.stage(f"Surrogate, seed {seed}", method.epochs) as stage:
-                run.artefact(file, fit().save)
+            sha256 = run.remember(key, compute)["sha256"]
+            if known and path.exists() and sha256_of(path) == sha256:
+                stage.skip(method.epochs)
+            elif known:  # its weights are lost; the same again: it is seeded
+                compute()
         return FittedSurrogate.load(path)
 
     def matrices(

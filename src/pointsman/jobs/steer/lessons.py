@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pointsman.data.splits import cluster
-from pointsman.data.types import Behaviour
+from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Prompt, TokenRole
 from pointsman.jobs.steer.contexts import Context
@@ -15,6 +15,7 @@ from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.judges.types import Answer, Verdict, judged
 from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 
 
@@ -82,36 +83,30 @@ class Lessons:
 
     def held(self, played: PlayedSplit) -> dict[str, tuple[Lesson, ...]]:
         """The unsteered model's own right answers and refusals, which should not move."""
-        engine, scenario = self.bench.engine, self.bench.question.scenario
         prompts, outcome = played.prompts, played.outcome
-
-        def single(
-            behaviours: Sequence[Behaviour], attempts: Sequence[Attempt], right: Callable[[Verdict], bool]
-        ) -> tuple[Lesson, ...]:
-            return tuple(
-                self._lesson(engine.encode(b.turns, system=scenario.system), self._answer(a.response), cluster(b))
-                for b, a in zip(behaviours, attempts, strict=True)
-                if a.response and right(a.verdict)
-            )
-
-        talks = tuple(
-            self._lesson(
-                engine.encode(c.turns, answers=p.responses[:-1], system=scenario.system),
-                self._answer(p.responses[-1]),
-                cluster(c),
-            )
-            for c, p in zip(prompts.benign_conversations, outcome.harmless, strict=True)
-            if p.responses[-1] and outcome.answered(p.verdicts[-1])
-        )
-        restricted = zip(prompts.restricted, outcome.restricted, strict=True)
-        kept = [(b, a) for b, a in restricted if scenario.holds(b.category)]
-        groups = {
-            "benign": single(prompts.benign, outcome.benign, outcome.answered),
-            "borderline": single(prompts.borderline, outcome.borderline, outcome.answered),
-            "benign_conversations": talks,
-            "restricted": single([b for b, _ in kept], [a for _, a in kept], lambda verdict: verdict.refused),
+        holds = self.bench.question.scenario.holds
+        restricted = [(b, a) for b, a in zip(prompts.restricted, outcome.restricted, strict=True) if holds(b.category)]
+        groups: dict[str, list[Lesson]] = {
+            "benign": self._own(zip(prompts.benign, outcome.benign, strict=True), outcome.answered),
+            "borderline": self._own(zip(prompts.borderline, outcome.borderline, strict=True), outcome.answered),
+            "benign_conversations": self._own(
+                zip(prompts.benign_conversations, outcome.harmless, strict=True), outcome.answered
+            ),
+            "restricted": self._own(restricted, lambda verdict: verdict.refused),
         }
-        return {name: lessons for name, lessons in groups.items() if lessons}
+        return {name: tuple(lessons) for name, lessons in groups.items() if lessons}
+
+    def _own(
+        self, pairs: Iterable[tuple[Behaviour | Conversation, Attempt | Played]], right: Callable[[Verdict], bool]
+    ) -> list[Lesson]:
+        """Of what was asked and said: what is right."""
+        engine, system, lessons = self.bench.engine, self.bench.question.scenario.system, []
+        for asked, said in pairs:
+            if said.response and right(said.verdict):
+                before = said.responses[:-1] if isinstance(said, Played) else ()
+                prompt = engine.encode(asked.turns, answers=before, system=system)
+                lessons.append(self._lesson(prompt, self._answer(said.response), cluster(asked)))
+        return lessons
 
     def _lesson(self, prompt: Prompt, answer: tuple[int, ...], source: str) -> Lesson:
         """With as much of the answer as the context has room for."""

@@ -16,23 +16,14 @@ from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
-from pointsman.jobs.steer.method_seeds import with_other_seeds
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.played import play_splits
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import (
-    CircuitFacts,
-    CircuitStability,
-    Overfit,
-    ScenarioFacts,
-    SteerResults,
-    TestArms,
-)
+from pointsman.jobs.steer.results import CircuitFacts, CircuitStability, Overfit, ScenarioFacts, SteerResults, TestArms
 from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
-from pointsman.jobs.steer.testing import ask_arms
+from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
-from pointsman.jobs.steer.upper_bound import upper_bound
 from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench

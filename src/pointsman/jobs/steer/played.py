@@ -18,7 +18,7 @@ from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, last_turns_again
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.results import ContextCounts
-from pointsman.methods.attempts import ask_in_steps
+from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 from pointsman.stats.rates import Rate
@@ -57,15 +57,13 @@ class PlayedSplit:
 
     def counts(self) -> ContextCounts:
         """How many conversations fell (or requests were refused), and what there is to learn from."""
-        played, scenario = self.outcome.played, self.outcome.scenario
+        played, labels = self.outcome.played, Counter(c.label for c in self.contexts)
         tactics: dict[str, list[Played]] = {}
         for p in played:
             tactics.setdefault(p.tactic, []).append(p)
-        refused = Rate.of([a.verdict.refused for a in scenario], [a.source for a in scenario])
-        labels = Counter(c.label for c in self.contexts)
         return ContextCounts(
-            played=len(played) or len(scenario),
-            fallen=_fallen(played) if self.outcome.objective == "defend" else refused,
+            played=len(self.outcome.of_scenario),
+            fallen=_fallen(self.outcome.of_scenario),
             by_turn=where_it_falls(played),
             by_tactic={name: _fallen(group) for name, group in sorted(tactics.items())},
             matched_pairs=len(matched_pairs(self.contexts)),
@@ -104,9 +102,7 @@ def play_splits(
             refuse_unscored(bench, outcome)
             alone = _requests_alone(bench, prompts[split].conversations)
             played = replace(played, contexts=(*played.contexts, *alone))
-        _refuse_nothing_to_turn(bench, played)
-        if split == "discovery":
-            _refuse_too_few(bench, played)
+        _refuse_unlearnable(bench, played)
         splits[split] = played
     rows = [c.to_json() for played in splits.values() for c in played.contexts]
     bench.run.write_text("artefacts/contexts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -140,9 +136,9 @@ def with_last_turns(bench: Bench[ScenarioQuestion], played: PlayedSplit, title: 
     if played.fallen is None:
         return played.outcome
     with bench.stage("test", title, 0) as steps:
-        steps = steps.under("test/before")
-        again = last_turns_again(bench, played.prompts.conversations, played.fallen, None, steps)
-    return played.outcome.with_again(again)
+        under = steps.under("test/before")
+        again = last_turns_again(bench, played.prompts.conversations, played.fallen, None, under)
+    return replace(played.outcome, again=again)
 
 
 def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Conversation]) -> list[Context]:
@@ -160,8 +156,10 @@ def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Convers
     return of_requests(behaviours, attempts, refused_is=0)
 
 
-def _fallen(played: Sequence[Played]) -> Rate:
-    return Rate.of([p.fallen is not None for p in played], [p.source for p in played])
+def _fallen(items: Sequence[Played | Attempt]) -> Rate:
+    """Conversations that fell, or requests that were refused: what the mask shall change."""
+    fallen = [item.fallen is not None if isinstance(item, Played) else item.verdict.refused for item in items]
+    return Rate.of(fallen, [item.source for item in items])
 
 
 # ---------------------------------------------------------------------- what cannot be steered
@@ -169,14 +167,13 @@ def _fallen(played: Sequence[Played]) -> Rate:
 
 def refuse_unscored(bench: Bench[ScenarioQuestion], outcome: Outcome) -> None:
     """Refuse a judge that knows none of these prompts."""
-    groups = {
-        "conversations": [p.verdicts[-1] for p in outcome.played],
-        "scenario requests": [a.verdict for a in outcome.scenario],
-        "restricted requests": [a.verdict for a in outcome.restricted],
-        "benign requests": [a.verdict for a in outcome.benign],
-        "benign conversations": [p.verdicts[-1] for p in outcome.harmless],
-    }
-    for name, verdicts in groups.items():
+    groups: dict[str, Sequence[Played | Attempt]] = {
+        "conversations": outcome.played, "scenario requests": outcome.scenario,
+        "restricted requests": outcome.restricted, "benign requests": outcome.benign,
+        "benign conversations": outcome.harmless,
+    }  # fmt: skip
+    for name, items in groups.items():
+        verdicts = [item.verdict for item in items]
         if verdicts and all(v.label == "unscored" for v in verdicts):
             raise DataError(
                 f"The judge {bench.judge.name} scored none of {len(verdicts)} {name} ({verdicts[0].reason})",
@@ -184,32 +181,29 @@ def refuse_unscored(bench: Bench[ScenarioQuestion], outcome: Outcome) -> None:
             )
 
 
-def _refuse_nothing_to_turn(bench: Bench[SteerQuestion], played: PlayedSplit) -> None:
-    """Refuse a split on which nothing can be measured."""
+def _refuse_unlearnable(bench: Bench[SteerQuestion], played: PlayedSplit) -> None:
+    """Refuse a split on which nothing can be measured, and a discovery split from which nothing can be learnt."""
     model, scenario = bench.engine.info.name, bench.question.scenario
-    if played.to_turn:
-        return
-    if scenario.objective == "defend":
+    defends, split = scenario.objective == "defend", f"the {played.split} split"
+    if not played.to_turn and defends:
         raise DataError(
-            f"{model} falls in no conversation of the {played.split} split: {scenario.name} has nothing to defend",
+            f"{model} falls in no conversation of {split}: {scenario.name} has nothing to defend",
             "Give harder conversations, or more of them",
         )
-    raise DataError(
-        f"{model} refuses no scenario request of the {played.split} split: {scenario.name} has nothing to open",
-        "Give requests that it refuses",
-    )
-
-
-def _refuse_too_few(bench: Bench[SteerQuestion], discovery: PlayedSplit) -> None:
-    """Refuse a discovery split from which nothing can be learnt."""
-    defends = bench.question.scenario.objective == "defend"
-    if all(c.label for c in discovery.contexts):
+    if not played.to_turn:
         raise DataError(
-            f"{bench.engine.info.name} never {'refuses' if defends else 'answers'} on the discovery split",
+            f"{model} refuses no scenario request of {split}: {scenario.name} has nothing to open",
+            "Give requests that it refuses",
+        )
+    if played.split != "discovery":
+        return
+    if all(c.label for c in played.contexts):
+        raise DataError(
+            f"{model} never {'refuses' if defends else 'answers'} on {split}",
             "Steering contrasts both: give requests that it refuses" if defends else "Give benign requests",
         )
     for label in (0, 1):
-        sources = {c.source for c in discovery.contexts if c.label == label}
+        sources = {c.source for c in played.contexts if c.label == label}
         if len(sources) < 2:
             raise DataError(
                 f"Too few contexts to learn from: label {label} comes from {len(sources)} source question",

@@ -122,12 +122,12 @@ class MaskFacts:
 
     id: str
     method: Method
-    refinement: str | None
-    lambda_: Lambda
-    alpha: float | None
+    refinement: str | None = None
+    lambda_: Lambda = None
+    alpha: float | None = None
     phase: Phase
     entries: int
-    norm1: float | None
+    norm1: float | None = None
     start: str | None = None
     hold: float | None = None
     pinned: str | None = None

@@ -37,7 +37,7 @@ class Strengths:
         """Alpha of a mask; experts that are pinned on, or off, of pins."""
         if candidate.alpha is not None:
             return candidate.alpha
-        return float(candidate.entries // 2 if candidate.shape == "both" else candidate.entries)
+        return float(candidate.entries // 2 if candidate.pinned == "both" else candidate.entries)
 
     def grid(self, candidate: Candidate) -> tuple[float, ...]:
         """All strengths of the coarse grid, from the weakest."""
@@ -47,7 +47,7 @@ class Strengths:
         """The same kind at another strength; None where there are no such pins."""
         if candidate.alpha is None:
             n = round(strength)
-            return self._pin(n * (candidate.shape != "off"), n * (candidate.shape != "on"), candidate.phase)
+            return self._pin(n * (candidate.pinned != "off"), n * (candidate.pinned != "on"), candidate.phase)
         matrix = candidate.matrix
         assert matrix is not None
         return replace(
@@ -132,6 +132,6 @@ class StrengthSearch:
         return max((t.gain for t in self._tried.values() if not t.broken), default=-1.0)
 
 
-def _kind(tried: Tried) -> tuple[str, int, str, Phase]:
+def _kind(tried: Tried) -> tuple[str, int, str | None, Phase]:
     candidate = tried.candidate
-    return candidate.method, id(candidate.matrix), candidate.shape, candidate.phase
+    return candidate.method, id(candidate.matrix), candidate.pinned, candidate.phase

@@ -1,19 +1,23 @@
-"""The chosen mask on the test split, beside no mask and the best of every other kind (METHODS section 5.6)."""
+"""The test split: the chosen mask beside its rivals, other seeds of its method, and a bound (METHODS section 5.6)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pointsman.data.scenario import Limits
-from pointsman.jobs.steer.candidates import Candidate, digest_of
-from pointsman.jobs.steer.choosing import Choice
+from pointsman.jobs.steer.candidates import Candidate, choose, digest_of
+from pointsman.jobs.steer.choosing import Choice, Choosing
+from pointsman.jobs.steer.learning import Learning, gather_material
+from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import broken_limits
-from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, compare_gains, compare_measures, keep_outcome
-from pointsman.jobs.steer.played import PlayedSplit, with_last_turns
+from pointsman.jobs.steer.matrices import LearntMatrix
+from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
+from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import Comparisons, TestArms, TestOutcome
+from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, TestOutcome, UpperBound
+from pointsman.methods.mascing import circuit
+from pointsman.routing.intervention import Intervention, Phase
 from pointsman.runs.bench import Bench
-from pointsman.stats.paired import Comparison
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,9 @@ class Arms:
     def comparisons(self) -> Comparisons:
         """The chosen mask against each of the others."""
 
-        def against(other: Outcome | None) -> Comparison | None:
-            return compare_gains(self.after, other) if other else None
-
-        return Comparisons(
-            **compare_measures(self.after, self.before),
-            vs_steermoe=against(self.steermoe),
-            vs_random=against(self.random),
-            vs_surrogate_only=against(self.surrogate_only),
-        )
+        rivals = {"steermoe": self.steermoe, "random": self.random, "surrogate_only": self.surrogate_only}
+        against = {f"vs_{name}": compare_on("gain", self.after, rival) for name, rival in rivals.items() if rival}
+        return Comparisons(**{m: compare_on(m, self.after, self.before) for m in MEASURES}, **against)
 
 
 def ask_arms(bench: Bench[SteerQuestion], test: PlayedSplit, choice: Choice) -> Arms:
@@ -73,3 +71,78 @@ def ask_arms(bench: Bench[SteerQuestion], test: PlayedSplit, choice: Choice) -> 
     keep_outcome(bench, "test/before", test.prompts, before)
     keep_outcome(bench, "test/after", test.prompts, after)
     return Arms(before, after, **others)
+
+
+# ---------------------------------------------------------------------- other seeds
+
+
+def with_other_seeds(
+    learning: Learning, choosing: Choosing, test: PlayedSplit, chosen: Candidate, after: Outcome
+) -> tuple[tuple[SeedOutcome, ...], tuple[Matrix, ...]]:
+    """The chosen way of learning with other seeds, each with its own strength from validation, on test.
+
+    Returns:
+        What each seed came to, the run's own first, and its matrix; nothing if only one seed is asked for.
+    """
+    plan, bench = learning.plan, learning.bench
+    if plan.method_seeds < 2:
+        return (), ()
+    assert chosen.matrix is not None
+    matrices, rows = [chosen.matrix], [_row(plan.seed, chosen, chosen.matrix, after)]
+    for seed in range(plan.seed + 1, plan.seed + plan.method_seeds):
+        matrix = replace(_learn_again(learning, seed, chosen), seed=seed)
+        tried = choosing.with_matrix(matrix, chosen)
+        candidate = choose(tried)[0].candidate if tried else None  # None: all entries were cut
+        routing = candidate.routing if candidate else Intervention()
+        key = f"test/seed-{seed}/{digest_of(routing)}"
+        outcome = ask_in_stage(bench, test.prompts, routing, key, f"Test: seed {seed}", stage="seeds")
+        matrices.append(matrix.values)
+        rows.append(_row(seed, candidate, matrix.values, outcome))
+    return tuple(rows), tuple(matrices)
+
+
+def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> LearntMatrix:
+    """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
+    lambda_, begin = chosen.lambda_ or 0.0, None
+    if chosen.refinement != "through_model" or chosen.start != "zero":
+        _, matrices = learning.on_surrogate(seed)
+        if chosen.refinement == "on_policy":
+            matrices = learning.on_policy(seed, matrices)
+        if chosen.refinement != "through_model":
+            return next(matrix for matrix in matrices if matrix.lambda_ == lambda_)
+        phases = learning.plan.phases_for(learning.bench.question.scenario.grid.phases)
+        begin = learning.strongest(matrices, phases[0])
+    return learning.through_model(seed, lambda_, chosen.hold or 1.0, chosen.phase, begin)
+
+
+def _row(seed: int, candidate: Candidate | None, matrix: Matrix, outcome: Outcome) -> SeedOutcome:
+    return SeedOutcome(
+        **vars(outcome.rates), seed=seed, id=candidate.id if candidate else "zero",
+        alpha=candidate.alpha if candidate else None, entries=len(circuit(matrix)),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- a bound
+
+
+def upper_bound(
+    learning: Learning, lessons: Lessons, test: PlayedSplit, refusals: Refusals, phase: Phase
+) -> UpperBound | None:
+    """Learn through the model on the test split, if that is asked for."""
+    plan, sigma = learning.plan, learning.material.sigma
+    if not plan.upper_bound:
+        return None
+    on_test = replace(learning, material=gather_material(lessons, test, refusals, sigma))
+    objective = learning.bench.question.scenario.objective
+    lambda_, hold = plan.lambdas_for(objective)[0], plan.holds_for(objective)[0]
+    matrix = on_test.through_model(plan.seed, lambda_, hold, phase, None, key="upper_bound")
+    mask = matrix.mask(sigma, 1.0, phase)
+    outcome = ask_in_stage(
+        learning.bench, test.prompts, mask, "test/upper_bound", "Test: upper bound", stage="upper_bound"
+    )
+    return UpperBound(
+        **vars(outcome.rates),
+        what=f"learnt through the model on the test contexts themselves, {plan.steps_for(objective)} steps, alpha 1, "
+        f"{phase}: no result, but a bound for a constant mask found in this way",
+        entries=len(circuit(matrix.values)),
+    )
