@@ -69,7 +69,10 @@ class Job(Protocol):
         ...
 
     def config(self, question: Any) -> dict[str, Any]:
-        """What is asked as JSON, for the manifest of a run: no path of this machine (`runs.files`)."""
+        """What is asked as JSON, for the manifest of a run, beside `model`, `load` and the fields of the plan.
+
+        No path of this machine is in it (`runs.files`).
+        """
         ...
 
     def local(self, question: Any) -> dict[str, Any]:
