@@ -171,4 +171,5 @@ judges = Registry("pointsman.judges", "judge", fixed=("name", "version", "grades
 models = Registry("pointsman.models", "model")
 behaviors = Registry("pointsman.behaviors", "behavior set")
 scenarios = Registry("pointsman.scenarios", "scenario")
+attacks = Registry("pointsman.attacks", "attack", fixed=("name",))
 jobs = Registry("pointsman.jobs", "job")

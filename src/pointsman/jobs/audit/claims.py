@@ -19,6 +19,7 @@ def conclude(results: AuditResults) -> AuditResults:
         claim_on_masks(results),
         *claims_on_usefulness(results),
         *claims_on_ranking(results),
+        *(found.claim() for found in results.attacks),
         *claims_on_seeds(results),
     )
     return replace(results, headline=headline(results), claims=claims)

@@ -47,7 +47,10 @@ def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
     """
     from pointsman.data.splits import assign_splits
     from pointsman.judges.making import make_judge
+    from pointsman.methods.attack import make_attack
 
+    for attack in plan.attacks:
+        make_attack(attack)  # refuse a name that nobody knows before anything is loaded
     name = model.partition(":")[0] if inputs.behaviors is None else None
     if name is not None:
         _refuse_ignored(model, name, inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pointsman.jobs.audit.results import AuditResults, Fsour, Masked
-from pointsman.jobs.audit.sections import base, masking, noise, reading, routers, routes, seeds
+from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
 from pointsman.report.sections import claims, cost, head, provenance
@@ -46,6 +46,7 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
         masking.section(results),
         noise.section(results),
         routes.section(results, show_text=show_text),
+        *([attacks.section(results)] if results.attacks else []),
         *([seeds.section(results, results.seeds)] if results.seeds else []),
         base.section(results),
         cost.section(results.cost, STAGES),

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
+from pointsman.jobs.audit.attacks import try_attacks
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
 from pointsman.jobs.audit.forecast import forecast
@@ -54,6 +55,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     masking_seeds = mask_under_other_seeds(bench, plan, prompts.test, masking, ranking.seeds) if ranking.seeds else ()
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
+    attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
     seeds = None
     if plan.method_seeds > 1:
         seeds = MethodSeeds(ranking.seeds, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
@@ -79,6 +81,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             masking=masking,
             noise=noise,
             fsour=fsour,
+            attacks=attacks,
             seeds=seeds,
             cost=replace(bench.cost(), predicted=predicted),
             provenance=Provenance.of(bench.command),

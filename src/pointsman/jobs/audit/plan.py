@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 
-from pointsman.jobs.parameters import Count, Positive, Preset, check
+from pointsman.jobs.parameters import Count, Metavar, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
@@ -37,6 +37,7 @@ class Audit:
         route_controls: Random routes, and the natural top-k, at the pairs of every route found.
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
+        attacks: Another attack, of a package that registers some; empty for none.
         max_new_tokens: Length of answers; None for the suite's.
     """
 
@@ -59,6 +60,7 @@ class Audit:
     route_controls: bool = True
     other_targets: Count = 40
     transfer: Count = 12
+    attacks: tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...] = ()
     max_new_tokens: Positive | None = None
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
@@ -431,6 +432,7 @@ class AuditResults(Results):
     masking: tuple[Masked, ...]
     noise: tuple[Noisy, ...]
     fsour: Fsour
+    attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
 
     @property
