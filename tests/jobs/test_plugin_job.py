@@ -322,6 +322,8 @@ def test_a_package_that_is_broken_leaves_the_other_verbs(cli: Cli, package: Path
     assert "audit" in done.out
     assert done.err.startswith("pointsman: note: the job tally cannot be loaded (ModuleNotFoundError: No module named")
     assert "Count the requests" not in done.out
+    golden = json.loads((Path(__file__).parents[1] / "golden/evaluate/results.json").read_text())
+    assert read_results(golden)[0] is job_of("evaluate"), "what is looked for is looked for in the others"
 
 
 def test_the_jobs_of_pointsman_are_of_the_same_shape() -> None:

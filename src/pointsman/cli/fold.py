@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.cli.loading import ModelOptions
-from pointsman.cli.options import JsonOption, SteeringOption, with_model
+from pointsman.cli.options import JsonOption, with_model
 from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
 from pointsman.runs.steering import read_steering
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 def fold(
     context: typer.Context,
     options: ModelOptions,
-    steering: SteeringOption,
+    steering: Annotated[
+        str,
+        typer.Option(
+            "--steering",
+            metavar="FOLDER",
+            help="Folder or hub id of a steering, or the folder of a run that found one.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="New folder for the steered checkpoint.", show_default=False)
     ],

@@ -7,7 +7,7 @@ of its plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,13 +119,25 @@ def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
             raise _unknown(f"is of the job {str(name)[:60]!r}, which nobody registered")
         job = job_of(name)
         return job, read(data, job.results)
-    for name in jobs.names():
-        job = job_of(name)
+    for job in _loadable():
         if isinstance(schema, str) and schema in job.older:
-            now = job.older[schema](dict(data))
-            if now["job"] == name:
+            try:
+                now = job.older[schema](dict(data))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise _unknown(f"is no file of the schema {schema!r} ({type(error).__name__}: {error})") from error
+            if now["job"] == job.name:
                 return job, job.conclude(read({**now, "schema": SCHEMA}, job.results))
     raise _unknown(f"has schema {str(schema)[:60]!r}" if schema is not None else "names no schema")
+
+
+def _loadable() -> Iterator[Job]:
+    """The registered jobs, but for those of packages that are broken: the command line leaves them out, too."""
+    for name in jobs.names():
+        try:
+            job = job_of(name)
+        except Exception:
+            continue
+        yield job
 
 
 def _unknown(what: str) -> RunError:
