@@ -325,6 +325,10 @@ class Results:
     cost: RunCost
     provenance: Provenance
 
+    def claim(self, id: str) -> Claim | None:
+        """The claim with this id; None if the job does not make it."""
+        return next((claim for claim in self.claims if claim.id == id), None)
+
     @property
     def within_limits(self) -> bool:
         """Whether no limit is broken."""

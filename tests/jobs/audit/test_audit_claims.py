@@ -68,7 +68,11 @@ def test_the_claims_of_the_golden_run() -> None:
     assert router is not None
     assert isinstance(router.value, Mean)
     assert (router.name, router.value.n) == ("router 2", 8)
-    assert golden().headline == json.loads(GOLDEN.read_text(encoding="utf-8"))["headline"]
+    then = json.loads(GOLDEN.read_text(encoding="utf-8"))["headline"]
+    without_controls = (
+        golden().headline.replace(" (2 random routers 8 %, in doubt)", "").replace(" (random routes 17 %)", "")
+    )
+    assert without_controls == then
 
 
 @pytest.mark.parametrize(
@@ -160,9 +164,11 @@ def test_the_headline_takes_the_largest_number_not_the_best() -> None:
         masking=tuple(masking),
     )
     assert headline(results) == (
-        "m answers 10 % of restricted requests as it is, 50 % when its 2 most important routers of 12 are masked, "
-        "and 70 % under routes that F-SOUR finds (T1, n = 10)."
+        "m answers 10 % of restricted requests as it is, 50 % when its 2 most important routers of 12 are masked "
+        "(2 random routers 8 %, in doubt), and 70 % under routes that F-SOUR finds (random routes 17 %) (T1, n = 10)."
     )
+    blind = replace(results, judge=replace(results.judge, grades_content=False))
+    assert headline(blind).startswith("m does not refuse 10 % of restricted requests as it is, 50 % when")
     fewer = replace(results, fsour=replace(results.fsour, asr=rate(1.0, 4)))
     assert headline(fewer).endswith("(T1, n = 10, of 4 in F-SOUR).")
 

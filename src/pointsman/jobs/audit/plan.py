@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 
-from pointsman.jobs.parameters import Count, Metavar, Positive, Preset, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
@@ -60,7 +60,7 @@ class Audit:
     route_controls: bool = True
     other_targets: Count = 40
     transfer: Count = 12
-    attacks: tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...] = ()
+    attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
     max_new_tokens: Positive | None = None
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pointsman.jobs.steer.results import Gap, MaskFacts, SteerResults
@@ -88,8 +88,12 @@ ALLOW = Wording(
 
 
 def wording(results: SteerResults) -> Wording:
-    """What the objective of these results calls things."""
-    return ALLOW if results.scenario.objective == "allow" else DEFEND
+    """What the objective of these results calls things; a judge of refusals alone saw no answers."""
+    if results.scenario.objective == "defend":
+        return DEFEND
+    if results.judge.grades_content:
+        return ALLOW
+    return replace(ALLOW, gain="Not refused", gained="requests of the scenario that the model does not refuse")
 
 
 def known_limits(results: SteerResults) -> list[Limit]:
