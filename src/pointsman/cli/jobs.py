@@ -111,8 +111,8 @@ def _carry_out(
     """Ask, do the work in a run, and show what came out."""
     job = request.job
     options = ModelOptions.of(request.model, request.loading, trust_remote_code)
-    question, plan = job.ask(request.model, request.inputs, request.plan, say_note)
-    config = config_of(options, job.config(question), plan)
-    with begun(out, job.name, config, local_of(options, job.local(question))) as run:
+    question, plan = job.work.ask(request.model, request.inputs, request.plan, say_note)
+    config = config_of(options, job.work.config(question), plan)
+    with begun(out, job.name, config, local_of(options, job.work.local(question))) as run:
         perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)

@@ -82,7 +82,7 @@ def config_of(options: ModelOptions, asked: Mapping[str, Any], plan: Any) -> dic
     """Everything that decides the results, for the manifest.
 
     Args:
-        asked: From `Job.config`.
+        asked: From `Work.config`.
     """
     config = {"model": options.shown, "load": options.to_json(), **asked, **plain(plan)}
     if "scenario" in asked:  # where it has stood from the first manifest of a scenario on
@@ -95,7 +95,7 @@ def local_of(options: ModelOptions, places: Mapping[str, Any]) -> dict[str, Any]
     """Where everything lies on this machine, for ``local.json``.
 
     Args:
-        places: From `Job.local`.
+        places: From `Work.local`.
     """
     return {**places, "model": options.source} if options.local else dict(places)
 

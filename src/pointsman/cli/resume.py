@@ -58,7 +58,7 @@ def resume(
                 say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
             with reading_manifest(run):
                 plan = plan_of(run, job.plan)
-            question = job.ask_again(run, plan, say_note)
+            question = job.work.ask_again(run, plan, say_note)
             with reading_manifest(run):
                 options = model_of(run, Anew(model, trust_remote_code))
             announce(options)
@@ -73,7 +73,7 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
 
     pointsman report runs/audit-testbed-20260101-120000 --show-text
     """
-    from pointsman.jobs.job import write_report
+    from pointsman.jobs.finished import write_report
     from pointsman.runs.run import Run
 
     with Run.open(folder, read_only=True) as run:

@@ -45,7 +45,7 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
 
     with loaded(session, run, options) as (engine, command), Progress() as progress:
         most = getattr(plan, "max_new_tokens", None)
-        job.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
+        job.work.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.jobs.job import read_results, write_report
+    from pointsman.jobs.finished import read_results, write_report
     from pointsman.report.terminal import table
     from pointsman.runs.forecast import against_forecast
     from pointsman.runs.results import dump
@@ -92,7 +92,7 @@ def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
         print(json.dumps(dump(results), indent=2))
         say(f"Report: {path}")
         return
-    show(table(job.summary(results)))
+    show(table(job.work.summary(results)))
     print(one_line(results.headline))
     print()
     print(path)

@@ -23,7 +23,7 @@ from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, Wr
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
-from pointsman.jobs.job import summary_table, write_report
+from pointsman.jobs.finished import summary_table, write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
