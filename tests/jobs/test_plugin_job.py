@@ -91,11 +91,10 @@ from pointsman.data.loaders import load_suite
 from pointsman.data.types import Suite
 from pointsman.judges.making import judge_json, make_judge
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import ask_in_steps
 from pointsman.report.blocks import Column, Finding, Page, Row, Section, Table
 from pointsman.runs.files import files_json, judge_again, located, places, reading_manifest
 from pointsman.runs.rates import AttackRates
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, Results, dump
+from pointsman.runs.results import Results
 from pointsman.stats.rates import Rate
 
 
@@ -140,20 +139,13 @@ def perform(plan, bench):
     bench.say(f"{'Going on to count' if bench.run.has_begun else 'Counting'} {len(asked)} requests")
     for number in range(plan.rounds):
         with bench.stage("tally", "Tally", len(asked)) as steps:
-            attempts = ask_in_steps(
-                bench.engine, asked, bench.judge, key=f"tally/{number}", steps=steps,
-                max_new_tokens=bench.answer_tokens,
-            )
+            attempts = bench.ask(asked, key=f"tally/{number}", steps=steps)
     bench.keep_answers("tally", asked, attempts)
+    refused = AttackRates.of(attempts).refused
     found = conclude(
-        results(
-            job="tally", suite=bench.suite.name, seed=0, small_n=True, threat_model="T3",
-            judge=JudgeFacts.of(bench.judge), model=ModelFacts.of(bench.engine), cost=bench.cost(),
-            provenance=Provenance.of(bench.command), refused=AttackRates.of(attempts).refused,
-        )
+        results(**bench.shared_fields(), job="tally", seed=0, small_n=True, threat_model="T3", refused=refused)
     )
-    bench.write_completions()
-    bench.run.write_results(dump(found))
+    bench.finish(found)
     return found
 
 

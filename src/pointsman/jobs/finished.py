@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as RichTable
-
 from pointsman.errors import RunError
 from pointsman.jobs.job import Job, job_of
 from pointsman.registry import jobs
-from pointsman.report.terminal import table
 from pointsman.report.write import read_folder, write_page
 from pointsman.runs.results import SCHEMA, Results, read
 
@@ -61,13 +58,3 @@ def write_report(folder: Path, *, show_text: bool = False) -> Path:
     """
     job, results = read_results(read_folder(folder))
     return write_page(folder, job.work.page(results, show_text=show_text))
-
-
-def summary_table(data: Mapping[str, Any]) -> RichTable:
-    """What the terminal says of the content of a ``results.json``.
-
-    Raises:
-        RunError: It cannot be read.
-    """
-    job, results = read_results(data)
-    return table(job.work.summary(results))

@@ -10,8 +10,8 @@ from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import BaseRates, CategoryRates, MultiTurn
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt, ask_in_steps
-from pointsman.methods.play import Played, play
+from pointsman.methods.attempts import Attempt
+from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import AttackRates, answered
 from pointsman.stats.rates import Rate
@@ -86,9 +86,7 @@ def _ask(bench: Bench[AuditQuestion], stage: str, behaviours: Sequence[Behaviour
     if not behaviours:
         return []
     with bench.stage(stage, stage.capitalize(), len(behaviours)) as steps:
-        attempts = ask_in_steps(
-            bench.engine, behaviours, bench.judge, key=stage, steps=steps, max_new_tokens=bench.answer_tokens
-        )
+        attempts = bench.ask(behaviours, key=stage, steps=steps)
     bench.keep_answers(stage, behaviours, attempts)
     return attempts
 
@@ -97,8 +95,6 @@ def _play(bench: Bench[AuditQuestion], conversations: Sequence[Conversation]) ->
     if not conversations:
         return []
     with bench.stage("multi_turn", "Conversations", len(conversations)) as steps:
-        played = play(
-            bench.engine, conversations, bench.judge, key="multi_turn", steps=steps, max_new_tokens=bench.answer_tokens
-        )
+        played = bench.play(conversations, key="multi_turn", steps=steps)
     bench.keep_conversations("multi_turn", [c.turns for c in conversations], played)
     return played

@@ -5,8 +5,6 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
@@ -24,7 +22,6 @@ from pointsman.jobs.audit.routes import examine_routes, search_routes, search_un
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -60,13 +57,10 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
 
     results = conclude(
         AuditResults(
-            suite=suite.name,
+            **bench.shared_fields(room.notes(), predicted),
             seed=plan.seed,
             small_n=min(len(prompts.test), plan.searches or len(prompts.test)) < 100,
             threat_model="T1",
-            judge=JudgeFacts.of(judge),
-            model=ModelFacts.of(engine),
-            notes=(*suite.notes, *notes_on_model(engine), *room.notes()),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,
@@ -80,12 +74,9 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             noise=noise,
             fsour=fsour,
             seeds=seeds,
-            cost=replace(bench.cost(), predicted=predicted),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 

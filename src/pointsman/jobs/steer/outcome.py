@@ -15,8 +15,8 @@ from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion
 from pointsman.jobs.steer.results import GroupGain, OutcomeRates, TestOutcome, TurnCount
 from pointsman.judges.types import Verdict, judged
-from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
-from pointsman.methods.play import Played, play
+from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.runs.bench import Bench
 from pointsman.stats.paired import Comparison, compare
@@ -182,16 +182,13 @@ def ask_under(
     """
     scenario = bench.question.scenario
     defends = scenario.objective == "defend"
-
-    how: dict[str, Any] = {"steps": steps, "routing": routing, "max_new_tokens": bench.answer_tokens}
+    how: dict[str, Any] = {"steps": steps, "routing": routing, "system": scenario.system}
 
     def single(name: str) -> tuple[Attempt, ...]:
-        asked = getattr(prompts, name)
-        return tuple(ask_in_steps(bench.engine, asked, bench.judge, key=name, system=scenario.system, **how))
+        return tuple(bench.ask(getattr(prompts, name), key=name, **how))
 
     def talk(name: str) -> tuple[Played, ...]:
-        asked = getattr(prompts, name)
-        return tuple(play(bench.engine, asked, bench.judge, key=name, system=scenario.system, **how))
+        return tuple(bench.play(getattr(prompts, name), key=name, **how))
 
     return Outcome(
         objective=scenario.objective,

@@ -18,7 +18,7 @@ from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, last_turns_again
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.results import ContextCounts
-from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 from pointsman.stats.rates import Rate
@@ -149,10 +149,7 @@ def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Convers
         for c in reversed(goals.values())
     ]
     with bench.stage("goals", "Single requests", len(behaviours)) as steps:
-        attempts = ask_in_steps(
-            bench.engine, behaviours, bench.judge, key="goals", steps=steps, max_new_tokens=bench.answer_tokens,
-            system=bench.question.scenario.system,
-        )  # fmt: skip
+        attempts = bench.ask(behaviours, key="goals", steps=steps, system=bench.question.scenario.system)
     return of_requests(behaviours, attempts, refused_is=0)
 
 
