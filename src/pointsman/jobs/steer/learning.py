@@ -189,7 +189,7 @@ class Learning:
             scale = 0.0 if phase == "decode" else 1.0  # traces are of prompt tokens
             shift = [scale * row * s for row, s in zip(current, self.material.sigma, strict=True)]
             with self.bench.stage("on_policy", f"On policy, round {number}, seed {seed}", 2 * len(under)) as steps:
-                labels = labels_under(self.bench, under, mask, steps.under(f"on_policy/{seed}/{number}"))
+                labels = labels_under(self.bench, under, mask, f"on_policy/{seed}/{number}", steps)
                 seen = [
                     replace(c, id=f"{c.id} @{number}", label=label)
                     for c, label in zip(under, labels, strict=True)

@@ -15,7 +15,7 @@ from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion
 from pointsman.jobs.steer.results import GroupGain, OutcomeRates, TestOutcome, TurnCount
 from pointsman.judges.types import Verdict, judged
-from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.runs.bench import Bench
@@ -213,23 +213,16 @@ def last_turns_again(
 ) -> tuple[Verdict | None, ...]:
     """Generate only the last turn of fallen contexts again (METHODS section 5, `dsr_context`), in stored units."""
     engine, system = bench.engine, bench.question.scenario.system
-    found: list[Verdict | None] = []
-    for start in range(0, len(conversations), CHUNK):
-        asked, contexts = conversations[start : start + CHUNK], fallen[start : start + CHUNK]
 
-        def compute(
-            asked: Sequence[Conversation] = asked, contexts: Sequence[Context | None] = contexts
-        ) -> dict[str, Any]:
-            there = [(c, context) for c, context in zip(asked, contexts, strict=True) if context is not None]
-            prompts = [context.prompt(engine, system) for _, context in there]
-            said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
-            verdicts = iter(judged(bench.judge, [c for c, _ in there], said))
-            each = [None if context is None else next(verdicts) for context in contexts]
-            return {"again": [None if v is None else vars(v) for v in each]}
+    def compute(rows: Sequence[int]) -> dict[str, Any]:
+        there = [(conversations[n], context) for n in rows if (context := fallen[n]) is not None]
+        prompts = [context.prompt(engine, system) for _, context in there]
+        said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
+        verdicts = iter(judged(bench.judge, [c for c, _ in there], said))
+        return {"again": [None if fallen[n] is None else vars(next(verdicts)) for n in rows]}
 
-        unit = steps.unit(f"again/{start}", engine, compute, 0)
-        found += [None if v is None else Verdict(**v) for v in unit["again"]]
-    return tuple(found)
+    units = steps.units("again", engine, range(len(conversations)), compute, counted=False)
+    return tuple(None if v is None else Verdict(**v) for unit in units for v in unit["again"])
 
 
 def keep_outcome(bench: Bench[ScenarioQuestion], stage: str, prompts: SteerPrompts, outcome: Outcome) -> None:

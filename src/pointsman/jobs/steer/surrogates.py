@@ -60,7 +60,7 @@ def measure_gap(
         for matrix in matrices:
             phase = matrix.phase or bench.question.scenario.grid.phases[0]
             mask = matrix.mask(sigma, ALPHA, phase)
-            labels = labels_under(bench, contexts, mask, steps.under(f"gap/{matrix.name}"))
+            labels = labels_under(bench, contexts, mask, f"gap/{matrix.name}", steps)
             turned = Rate.of([label == 0 for label in labels], [c.source for c in contexts])
             rows.append(
                 Gap(
