@@ -84,6 +84,21 @@ class Column:
     beneath: str = ""
     optional: bool = False
 
+    @staticmethod
+    def numbers(*heads: str) -> list[Column]:
+        """Columns of numbers."""
+        return [Column(head, "number") for head in heads]
+
+    @staticmethod
+    def rates(*heads: str) -> list[Column]:
+        """Columns of rates and differences."""
+        return [Column(head, "rate") for head in heads]
+
+    @staticmethod
+    def bars(head: str = "0 to 100 %") -> Column:
+        """A column of bars, left out on phones."""
+        return Column(head, "bar", optional=True)
+
 
 @dataclass(frozen=True)
 class Row:

@@ -63,7 +63,7 @@ def _stages(cost: RunCost, predicted: Forecast | None, names: Mapping[str, str])
         numbers = [cell(of, write, stage) for _, of, write in (KINDS[2], *KINDS[:2])]
         rows.append(Row([stage_name(stage, names), plot.share_bar(part), f"{100 * part:.0f}", *numbers]))
     columns = [Column("Stage"), Column("share of time", "bar", optional=True)]
-    columns += [Column(head, "number") for head in ("%", "Time", "Forwards", "Tokens")]
+    columns += Column.numbers("%", "Time", "Forwards", "Tokens")
     caption = "The bar is the stage’s share of the time." + (" In grey: predicted." if predicted else "")
     return Table(columns, rows, caption, "compact", tag=False)
 

@@ -170,7 +170,7 @@ def _overfit(found: Overfit | None, words: Wording) -> list[Block]:
             f"{words.gain} on validation, where the mask was chosen: {text.full(validation)}; on test: "
             f"{text.full(test)}. Overfit gap: {gap} points."
         )
-    columns = [Column("Split"), Column("0 to 100 %", "bar", optional=True), Column(words.gain, "rate")]
+    columns = [Column("Split"), Column.bars(), Column(words.gain, "rate")]
     rows = [Row(["validation", Bar.of(validation), validation]), Row(["test", Bar.of(test, "good"), test])]
     table = Table(columns, rows, "The chosen mask on either split.", "wide")
     return [Heading("Chosen on validation, scored on test"), *map(Text, said), table]

@@ -42,7 +42,7 @@ def _gains(groups: Mapping[str, GroupGain] | None) -> Rates:
 
 
 def _table(title: str, head: str, before: Rates, after: Rates) -> Table:
-    columns = [Column(head), Column("0 to 100 %", "bar"), Column("Without", "rate"), Column("With", "rate")]
+    columns = [Column(head), Column("0 to 100 %", "bar"), *Column.rates("Without", "With")]
     rows = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)

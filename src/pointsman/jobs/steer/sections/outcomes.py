@@ -102,13 +102,7 @@ def _gains(results: SteerResults, words: Wording) -> Table:
         readings.append((name, before.dsr_context, after.dsr_context, None))
     where = " at the last turn" if words.objective == "defend" else ""
     readings.append((f"gives in{where}, whatever the content", before.any_compliance, after.any_compliance, None))
-    columns = [
-        Column("Measure"),
-        Column("0 to 100 %", "bar", optional=True),
-        Column("Without", "rate"),
-        Column("With", "rate"),
-        Column("Difference, points", "rate"),
-    ]
+    columns = [Column("Measure"), Column.bars(), *Column.rates("Without", "With", "Difference, points")]
     rows = [
         Row([name, drawings.before_over_after(old, new), old, new, difference], top=number == 0)
         for number, (name, old, new, difference) in enumerate(readings)
@@ -123,8 +117,7 @@ def _costs(results: SteerResults, words: Wording) -> Table:
     columns = [
         Column("Measure"),
         Column("Without", "rate", optional=True),
-        Column("With", "rate"),
-        Column("Difference, points", "rate"),
+        *Column.rates("With", "Difference, points"),
         Column("points lost →", "bar", optional=True),
         Column("Limit"),
     ]
@@ -172,13 +165,8 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
     arms: dict[str, TestOutcome] = {arm: found for arm in ARMS if (found := getattr(results.test, arm))}
     bound = results.upper_bound
     rates = RateColumns.of(list(arms.values()), words)
-    columns = [
-        Column("Condition"),
-        Column("0 to 100 %", "bar", optional=True),
-        rates.columns[0],
-        Column("Chosen − this, points", "rate"),
-        *rates.columns[1:],
-    ]
+    first, *others = rates.columns
+    columns = [Column("Condition"), Column.bars(), first, *Column.rates("Chosen − this, points"), *others]
     rows, breaking = [], []
     for arm, outcome in arms.items():
         broken = results.broken_on_test if arm == "after" else outcome.broken
@@ -188,7 +176,7 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
         bar = Bar.of(outcome.gain, "good" if arm == "after" else "plain")
         rows.append(Row([ARMS[arm], bar, gain, Cell(difference, bare=True), *costs], top=arm == "after"))
     if bound is not None:
-        gain = Cell(bound.gain, bare=rates.columns[0].beneath == text.rows(bound.gain.n))
+        gain = Cell(bound.gain, bare=first.beneath == text.rows(bound.gain.n))
         name = Cell("upper bound", beneath=bound.what)
         rows.append(Row([name, Bar.of(bound.gain), gain, *[None] * (len(columns) - 3)]))
     return [

@@ -110,14 +110,8 @@ def _seeds(seeds: Sequence[SurrogateSeed]) -> str:
 
 
 def _contexts(results: SteerResults, words: Wording) -> Table:
-    columns = [
-        Column("Split"),
-        Column("Played", "number"),
-        Column(words.fallen, "rate"),
-        Column("Label 1", "number"),
-        Column("Label 0", "number"),
-        Column("Matched pairs", "number"),
-    ]
+    columns = [Column("Split"), *Column.numbers("Played"), *Column.rates(words.fallen)]
+    columns += Column.numbers("Label 1", "Label 0", "Matched pairs")
     rows = [
         Row([split, found.played, found.fallen, found.label1, found.label0, found.matched_pairs])
         for split, found in results.contexts.items()
@@ -163,12 +157,7 @@ def _said(gap: Gap) -> str:
 
 
 def _table(gaps: Sequence[Gap], caption: str) -> Table:
-    columns = [
-        Column("Refinement"),
-        Column("0 to 100 %", "bar"),
-        Column("Surrogate", "number"),
-        Column("Model", "rate"),
-    ]
+    columns = [Column("Refinement"), Column("0 to 100 %", "bar"), *Column.numbers("Surrogate"), *Column.rates("Model")]
     rows = [
         Row(
             [
