@@ -177,7 +177,7 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Chart:
     """A drawing, made by `plot`.
 
     Attributes:
@@ -224,9 +224,7 @@ class Beside:
     style: str = ""
 
 
-Block: TypeAlias = (
-    Finding | Text | Heading | Reading | Table | Legend | Figure | Definitions | Claims | Details | Beside
-)
+Block: TypeAlias = Finding | Text | Heading | Reading | Table | Legend | Chart | Definitions | Claims | Details | Beside
 
 # ---------------------------------------------------------------------- the page
 

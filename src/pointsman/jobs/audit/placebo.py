@@ -20,7 +20,7 @@ _COVERED = 0.9  # share of the refusals that the refusal tokens begin
 
 
 @dataclass(frozen=True)
-class Refusals:
+class RefusalTokens:
     """How the model's own refusals begin.
 
     Attributes:
@@ -57,7 +57,7 @@ def without_placebo(why: str, refused: int | None = None) -> PlaceboSettings:
     return PlaceboSettings(0, (), refused, None, why)
 
 
-def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour], steps: Steps) -> Refusals:
+def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour], steps: Steps) -> RefusalTokens:
     """How the model begins when it refuses these prompts: the fewest first tokens that cover 90 % of its refusals."""
     engine = bench.engine
     first: Counter[int] = Counter()
@@ -86,4 +86,4 @@ def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour],
         return {"tokens": [a.text for a in answers]}
 
     tokens = steps.unit("refusal-tokens", engine, texts, 0)["tokens"]
-    return Refusals(tuple(ids), tuple(tokens), first.total())
+    return RefusalTokens(tuple(ids), tuple(tokens), first.total())

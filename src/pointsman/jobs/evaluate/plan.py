@@ -50,5 +50,5 @@ class Evaluate:
         """The seed; the one that the steering was learnt with if none was given."""
         if self.seed is not None:
             return self.seed
-        learnt = steering.about.get("split_seed")
-        return learnt if type(learnt) is int and learnt >= 0 else 0  # not a bool, nor whatever else a file may hold
+        known = steering.about.get("split_seed")
+        return known if type(known) is int and known >= 0 else 0  # not a bool, nor whatever else a file may hold

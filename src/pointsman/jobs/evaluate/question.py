@@ -50,10 +50,10 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
             f"{inputs.steering} was made for the scenario {name or 'of no name'}, which does not come with Pointsman",
             remedy,
         )
-    learnt, seed = replace(plan, seed=None).seed_for(steering), plan.seed_for(steering)
-    if seed != learnt:
+    its_seed, seed = replace(plan, seed=None).seed_for(steering), plan.seed_for(steering)
+    if seed != its_seed:
         note(
-            f"this steering was learnt on the splits of seed {learnt}: where prompts have no splits of their own, it "
+            f"this steering was learnt on the splits of seed {its_seed}: where prompts have no splits of their own, it "
             "may have been learnt on what is tested now"
         )
     asked = steer.ask_scenario(name, seed)

@@ -10,7 +10,7 @@ from pointsman.jobs.steer.choosing import Choice, Choosing
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import broken_limits
-from pointsman.jobs.steer.matrices import LearntMatrix
+from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
 from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
@@ -100,7 +100,7 @@ def with_other_seeds(
     return tuple(rows), tuple(matrices)
 
 
-def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> LearntMatrix:
+def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix:
     """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
     lambda_, begin = chosen.lambda_ or 0.0, None
     if chosen.refinement != "through_model" or chosen.start != "zero":

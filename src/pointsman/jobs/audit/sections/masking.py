@@ -10,9 +10,9 @@ from pointsman.report.blocks import (
     Bar,
     Block,
     Cell,
+    Chart,
     Column,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -65,7 +65,7 @@ def _phase(results: AuditResults, phase: Phase) -> list[Block]:
     finding = _finding(last, base)
     lines = _lines(records, base)
     ticks = [*([0] if base is not None else []), *(record.routers for record in records)]
-    chart = Figure(
+    chart = Chart(
         plot.line_chart(
             lines, ticks, of="of prompts", x_label=f"routers masked ({phase})",
             label=f"{finding} The tables below have every number.",
@@ -106,7 +106,7 @@ def _conditions(record: Masked, base: Masked | None) -> Conditions:
 
 
 def _name(control: str) -> str:
-    return CONTROLS.get(control, text.words(control))
+    return CONTROLS.get(control, text.readable(control))
 
 
 def _where(control: MaskControl) -> str:

@@ -23,10 +23,10 @@ from pointsman.report.blocks import (
     Beside,
     Block,
     Cell,
+    Chart,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -160,7 +160,7 @@ def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block
     return [
         Heading(Markup("One route: <bdi>{}</bdi>").format(example.id), tag=True),
         Text(said),
-        Figure(drawing, caption, scroll="Route over the prompt’s tokens"),
+        Chart(drawing, caption, scroll="Route over the prompt’s tokens"),
         *_course(fsour, example),
         Details(f"The {len(cells)} forced pairs of this route", [_pairs(cells, shown)]),
     ]
@@ -207,7 +207,7 @@ def _course(fsour: Fsour, example: ExampleRoute) -> list[Block]:
         f"Log-probability of the target (nats) after each accepted pair: from {first} to {last}. It says how likely "
         "the target’s words are, not that the answer is harmful: that is the judge’s word."
     )
-    return [Figure(drawing, caption)]
+    return [Chart(drawing, caption)]
 
 
 def _pairs(cells: Sequence[RouteCell], tokens: Sequence[str]) -> Table:
@@ -317,7 +317,7 @@ def _transfer(found: TransferResult) -> list[Block]:
     heat = plot.heat_map(matrix, titles, label=finding)
     return [
         Text(finding),
-        Beside([Figure(heat, scroll="Transfer of routes")], [rates], "heat"),
+        Beside([Chart(heat, scroll="Transfer of routes")], [rates], "heat"),
         Reading(
             "Filled squares off the outlined diagonal: routes that open prompts they were not searched for. Only pairs "
             "at template tokens can be replayed, since other prompts have other words.",

@@ -11,10 +11,10 @@ from pointsman.report import text
 from pointsman.report.blocks import (
     Block,
     Cell,
+    Chart,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -56,7 +56,7 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
 
     blocks: list[Block] = [
         Finding(finding),
-        Figure(
+        Chart(
             drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the entries."),
             "Rows are MoE layers from the first on, columns experts; blank cells are left alone (|S| ≤ 0.1 is cut to "
             "zero). At the right the L1 norm of each layer.",
