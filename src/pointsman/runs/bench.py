@@ -25,7 +25,7 @@ from pointsman.runs.results import (
     dump,
     notes_on_model,
 )
-from pointsman.runs.run import Run
+from pointsman.runs.run import COMPLETIONS, Run
 
 
 class Question(Protocol):
@@ -181,7 +181,7 @@ class Bench(Generic[Q]):
     def finish(self, results: Results) -> None:
         """Write what was kept of the answers and, last, the results: a run that has them is finished."""
         lines = (json.dumps(completion) + "\n" for completion in self.completions)
-        self.run.write_text("artefacts/completions.jsonl", "".join(lines))
+        self.run.write_text(COMPLETIONS, "".join(lines))
         self.run.write_results(dump(results))
 
 

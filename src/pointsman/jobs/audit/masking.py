@@ -13,7 +13,7 @@ from pointsman.data.types import Behaviour
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts, with_targets
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import AttackAndUse, Draw, MaskControl, Masked, MaskingSeeds, RankingSeeds
+from pointsman.jobs.audit.results import AttackAndUse, Draw, MaskControl, Masked, MaskingSeeds, RankingSeeds, Spread
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask, DatasetMaskResult
@@ -272,6 +272,6 @@ def mask_under_other_seeds(
                 result = again.search(bench.engine, test, bench.judge, order[: row.routers], steps=named)
                 layers.append(result.layers)
                 asr.append(sum(successes(result.attempts)) / len(test))
-            spread = {"mean": float(np.mean(asr)), "min": min(asr), "max": max(asr)}
+            spread = vars(Spread.of(asr))
             found.append(MaskingSeeds(row.routers, row.phase, ranking.seeds, tuple(layers), tuple(asr), **spread))
     return tuple(found)

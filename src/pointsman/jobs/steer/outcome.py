@@ -19,6 +19,7 @@ from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.runs.bench import Bench
+from pointsman.runs.rates import grouped
 from pointsman.stats.paired import Comparison, compare
 from pointsman.stats.rates import Rate
 
@@ -259,9 +260,5 @@ def _rows(items: Sequence[Played | Attempt], counts: Callable[[Verdict], bool]) 
 
 
 def _by_group(names: Sequence[str], rows: Rows) -> dict[str, Rate]:
-    groups: dict[str, Rows] = {}
-    for name, success, source in zip(names, *rows, strict=True):
-        successes, sources = groups.setdefault(name, ([], []))
-        successes.append(success)
-        sources.append(source)
-    return {name: Rate.of(*group) for name, group in sorted(groups.items())}
+    groups = grouped(zip(names, *rows, strict=True), lambda row: row[0])
+    return {name: Rate.of([row[1] for row in group], [row[2] for row in group]) for name, group in groups.items()}

@@ -21,6 +21,7 @@ from pointsman.jobs.steer.results import ContextCounts
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
+from pointsman.runs.rates import grouped
 from pointsman.stats.rates import Rate
 
 
@@ -58,14 +59,11 @@ class PlayedSplit:
     def counts(self) -> ContextCounts:
         """How many conversations fell (or requests were refused), and what there is to learn from."""
         played, labels = self.outcome.played, Counter(c.label for c in self.contexts)
-        tactics: dict[str, list[Played]] = {}
-        for p in played:
-            tactics.setdefault(p.tactic, []).append(p)
         return ContextCounts(
             played=len(self.outcome.of_scenario),
             fallen=_fallen(self.outcome.of_scenario),
             by_turn=where_it_falls(played),
-            by_tactic={name: _fallen(group) for name, group in sorted(tactics.items())},
+            by_tactic={name: _fallen(group) for name, group in grouped(played, lambda p: p.tactic).items()},
             matched_pairs=len(matched_pairs(self.contexts)),
             label1=labels[1],
             label0=labels[0],

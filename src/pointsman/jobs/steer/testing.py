@@ -14,7 +14,7 @@ from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
 from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, TestOutcome, UpperBound
+from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, UpperBound
 from pointsman.methods.mascing import circuit
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.runs.bench import Bench
@@ -32,16 +32,13 @@ class Arms:
 
     def tested(self, limits: Limits) -> TestArms:
         """The rates of each, and the limits that it breaks."""
-
-        def arm(outcome: Outcome) -> TestOutcome:
-            return outcome.tested(broken_limits(outcome.rates, self.before.rates, limits))
-
+        arms: dict[str, Outcome | None] = vars(self)
         return TestArms(
-            before=arm(self.before),
-            after=arm(self.after),
-            steermoe=arm(self.steermoe) if self.steermoe else None,
-            random=arm(self.random) if self.random else None,
-            surrogate_only=arm(self.surrogate_only) if self.surrogate_only else None,
+            **{
+                arm: outcome.tested(broken_limits(outcome.rates, self.before.rates, limits))
+                for arm, outcome in arms.items()
+                if outcome is not None
+            }
         )
 
     def comparisons(self) -> Comparisons:
