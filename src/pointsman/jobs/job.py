@@ -50,16 +50,18 @@ class Job:
 
 
 class Work(Protocol):
-    """What a job does: the names of a module, or the attributes of whatever else is of this shape.
+    """What a job does: the names of a module, or the attributes of whatever else is of this shape."""
 
-    Attributes:
-        results: The dataclass of what it finds.
-        older: Schemas of results that came before, each with what makes the present JSON of such a file; headline,
-            limits and claims are made anew.
-    """
+    @property
+    def results(self) -> type[Any]:
+        """The dataclass of what it finds."""
+        ...
 
-    results: type[Any]
-    older: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]
+    @property
+    def older(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        """Schemas of results that came before, each with what makes the present JSON of such a file; headline, limits
+        and claims are made anew."""
+        ...
 
     def ask(self, model: str, inputs: Any, plan: Any, note: Note) -> tuple[Question, Any]:
         """Read what is asked, and settle what the plan leaves to it, such as the seed that a steering was learnt with.
