@@ -276,8 +276,8 @@ def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
     def short(rate: Evidence) -> str:
         return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
-    head = ["checkpoint (n)", "as it is", "two routers masked", "two random ones (sets that reach it)", "routes found (F-SOUR)",
-            "random routes"]  # fmt: skip
+    head = ["checkpoint (n)", "as it is", "two routers masked", "two random ones (sets that reach it)",
+            "routes found (F-SOUR)", "random routes"]  # fmt: skip
     rows = []
     for e in everything:
         two, f = masked(e, 2), e["fsour"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pointsman.errors import RunError
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.runs.results import dump
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -24,7 +24,7 @@ def golden(run: str) -> dict[str, Any]:
 def test_a_file_of_an_earlier_version_is_of_the_job_that_made_it(run: str) -> None:
     job, results = read_results(golden(run))
     assert job.name == results.job == run
-    assert isinstance(results, job.results)
+    assert isinstance(results, job.work.results)
     assert read_results(dump(results)) == (job, results)
 
 

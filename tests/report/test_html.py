@@ -15,11 +15,11 @@ from pointsman.report.blocks import (
     Block,
     Card,
     Cell,
+    Chart,
     Claims,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Legend,
@@ -32,8 +32,7 @@ from pointsman.report.blocks import (
 )
 from pointsman.report.html import render
 from pointsman.report.sections.answers import with_answers
-from pointsman.runs.results import Claim
-from pointsman.runs.results import Figure as Found
+from pointsman.runs.results import Claim, Figure
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
@@ -57,13 +56,13 @@ def read(*blocks: Block, **changes: Any) -> Reader:
 
 def everything(said: str) -> Page:
     """A page of every block in which all that is said is `said`."""
-    claim = Claim("id", said, "in doubt", said, Found(said, RATE), Found(said), DRAWS)
+    claim = Claim("id", said, "in doubt", said, Figure(said, RATE), Figure(said), DRAWS)
     columns = [Column(said, kind, beneath=said) for kind in ("text", "number", "bar", "rate", "words")]
     cells = [Cell(said, beside=said, beneath=said, title=said), said, Bar.of(RATE), RATE, said]
     drawing = plot.drawing(9, plot.element("text", said), label=said)
     blocks: list[Block] = [
         Finding(said), Text(said), Heading(said, tag=True), Reading(said, said), Legend([(MARK, said)]),
-        Table(columns, [Row(cells, group=said)], said), Figure(drawing, said, [(MARK, said)], scroll=said),
+        Table(columns, [Row(cells, group=said)], said), Chart(drawing, said, [(MARK, said)], scroll=said),
         Definitions([(said, said)]), Claims([claim, Claim.not_measured("id", said, said)]),
         Details(said, [Text(said)]), Beside([Text(said)], [Text(said)], "heat"),
     ]  # fmt: skip
@@ -169,7 +168,7 @@ def claims(*found: Claim) -> str:
 
 
 def test_claims_say_why_they_do_not_hold() -> None:
-    sure = Claim("id", "It works", "holds", "above zero", Found("F-SOUR", RATE), Found("none", RATE), LESS)
+    sure = Claim("id", "It works", "holds", "above zero", Figure("F-SOUR", RATE), Figure("none", RATE), LESS)
     said = claims(sure)
     assert (
         "It works holds F-SOUR 75 % [30, 95] (n = 4) against none 75 % [30, 95] (n = 4) +50 [+10, +80], p = 0" in said

@@ -84,6 +84,21 @@ class Column:
     beneath: str = ""
     optional: bool = False
 
+    @staticmethod
+    def numbers(*heads: str) -> list[Column]:
+        """Columns of numbers."""
+        return [Column(head, "number") for head in heads]
+
+    @staticmethod
+    def rates(*heads: str) -> list[Column]:
+        """Columns of rates and differences."""
+        return [Column(head, "rate") for head in heads]
+
+    @staticmethod
+    def bars(head: str = "0 to 100 %") -> Column:
+        """A column of bars, left out on phones."""
+        return Column(head, "bar", optional=True)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -162,7 +177,7 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Chart:
     """A drawing, made by `plot`.
 
     Attributes:
@@ -209,9 +224,7 @@ class Beside:
     style: str = ""
 
 
-Block: TypeAlias = (
-    Finding | Text | Heading | Reading | Table | Legend | Figure | Definitions | Claims | Details | Beside
-)
+Block: TypeAlias = Finding | Text | Heading | Reading | Table | Legend | Chart | Definitions | Claims | Details | Beside
 
 # ---------------------------------------------------------------------- the page
 

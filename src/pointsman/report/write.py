@@ -10,11 +10,9 @@ from typing import Any
 from pointsman.errors import RunError
 from pointsman.report.blocks import Page
 from pointsman.report.html import render
-from pointsman.report.sections.answers import FILE, with_answers
+from pointsman.report.sections.answers import with_answers
 from pointsman.runs.folder import PRIVATE, USUAL, read_file, refuse_links, replace_file
-
-RESULTS = "results.json"
-REPORT = "report.html"
+from pointsman.runs.run import COMPLETIONS, REPORT, RESULTS
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -58,14 +56,9 @@ def write_page(folder: Path, page: Page) -> Path:
     """
     if page.show_text:
         page = with_answers(page, read_completions(folder))
-    return write_html(folder, render(page), private=page.show_text)
-
-
-def write_html(folder: Path, html: str, *, private: bool) -> Path:
-    """Write the report of a run, whole or not at all; see `write_page`."""
-    target = folder / REPORT
+    target, data = folder / REPORT, render(page).encode("utf-8", "replace")
     try:
-        replace_file(target, html.encode("utf-8", "replace"), PRIVATE if private else USUAL)
+        replace_file(target, data, PRIVATE if page.show_text else USUAL)
     except OSError as error:
         raise RunError(
             f"{target} cannot be written ({error.strerror})", "Check the folder's permissions and free space"
@@ -75,7 +68,7 @@ def write_html(folder: Path, html: str, *, private: bool) -> Path:
 
 def read_completions(folder: Path) -> list[dict[str, Any]] | None:
     """Prompts and answers of a run, None if it has no such file. A line that cannot be read becomes an empty record."""
-    path = folder / FILE
+    path = folder / COMPLETIONS
     try:
         lines = read_file(path).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from pointsman.data.types import Behaviour, Suite
-from pointsman.engine.types import Cost, Engine
+from pointsman.data.types import Behaviour, Conversation, Suite
+from pointsman.engine.types import Cost, Engine, Routing
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt
-from pointsman.methods.play import Played
+from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.play import Played, play
 from pointsman.methods.steps import Steps
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
-from pointsman.runs.results import RunCost, StageCost
-from pointsman.runs.run import Run
+from pointsman.runs.results import (
+    Forecast,
+    JudgeFacts,
+    ModelFacts,
+    Provenance,
+    Results,
+    RunCost,
+    StageCost,
+    dump,
+    notes_on_model,
+)
+from pointsman.runs.run import COMPLETIONS, Run
 
 
 class Question(Protocol):
@@ -86,6 +96,36 @@ class Bench(Generic[Q]):
         """
         return StageSteps(self, key, name, total)
 
+    def ask(
+        self,
+        behaviours: Sequence[Behaviour],
+        *,
+        key: str,
+        steps: Steps,
+        routing: Routing = None,
+        system: str | None = None,
+    ) -> list[Attempt]:
+        """`ask_in_steps`: the engine asked under a routing, and its answers judged."""
+        return ask_in_steps(
+            self.engine, behaviours, self.judge, key=key, steps=steps, routing=routing,
+            max_new_tokens=self.answer_tokens, system=system,
+        )  # fmt: skip
+
+    def play(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        key: str,
+        steps: Steps,
+        routing: Routing = None,
+        system: str | None = None,
+    ) -> list[Played]:
+        """`play`: the conversations with the engine under a routing, and every answer judged."""
+        return play(
+            self.engine, conversations, self.judge, key=key, steps=steps, routing=routing,
+            max_new_tokens=self.answer_tokens, system=system,
+        )  # fmt: skip
+
     def keep_answers(self, stage: str, behaviours: Sequence[Behaviour], attempts: Sequence[Attempt]) -> None:
         """Keep what was said for the completions file."""
         for b, a in zip(behaviours, attempts, strict=True):
@@ -109,11 +149,6 @@ class Bench(Generic[Q]):
                  "label": verdict.label, "reason": verdict.reason}
             )  # fmt: skip
 
-    def write_completions(self) -> None:
-        """Write what was kept; before the results, since a run that has its results is finished."""
-        lines = (json.dumps(completion) + "\n" for completion in self.completions)
-        self.run.write_text("artefacts/completions.jsonl", "".join(lines))
-
     def note_cost(self, key: str, cost: dict[str, float]) -> None:
         """Add to what a stage has cost."""
         known = self.costs.setdefault(key, dict.fromkeys(cost, 0))
@@ -126,6 +161,28 @@ class Bench(Generic[Q]):
         total["seconds"] = round(total["seconds"], 1)
         stages = tuple(StageCost(stage=key, **cost) for key, cost in self.costs.items())  # type: ignore[arg-type]
         return RunCost(**total, stages=stages)
+
+    def shared_fields(self, notes: Iterable[str] = (), predicted: Forecast | None = None) -> dict[str, Any]:
+        """The fields of `Results` that say who was asked by whom, and at what cost: the same for every job.
+
+        Args:
+            notes: Of the job, behind those on prompts and model.
+            predicted: What the run was foretold to cost.
+        """
+        return {
+            "suite": self.suite.name,
+            "judge": JudgeFacts.of(self.judge),
+            "model": ModelFacts.of(self.engine),
+            "notes": (*self.suite.notes, *notes_on_model(self.engine), *notes),
+            "cost": replace(self.cost(), predicted=predicted),
+            "provenance": Provenance.of(self.command),
+        }
+
+    def finish(self, results: Results) -> None:
+        """Write what was kept of the answers and, last, the results: a run that has them is finished."""
+        lines = (json.dumps(completion) + "\n" for completion in self.completions)
+        self.run.write_text(COMPLETIONS, "".join(lines))
+        self.run.write_results(dump(results))
 
 
 class StageSteps:

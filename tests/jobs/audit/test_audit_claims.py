@@ -12,7 +12,7 @@ import pytest
 
 from pointsman.jobs.audit.claims import conclude, headline
 from pointsman.jobs.audit.results import AuditResults, MethodSeeds, RankingSeeds, Reach, Rise
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.runs.results import Claim
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Mean, Rate

@@ -17,7 +17,7 @@ from rich.console import Console
 from pointsman.errors import RunError
 from pointsman.jobs.audit.page import page, summary
 from pointsman.jobs.audit.results import AuditResults, Masked, RouterScore
-from pointsman.jobs.job import read_results, write_report
+from pointsman.jobs.finished import read_results, write_report
 from pointsman.report.html import render
 from pointsman.report.terminal import table
 from pointsman.runs.results import Claim, ModelFacts, dump

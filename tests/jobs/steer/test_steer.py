@@ -23,7 +23,7 @@ from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, Wr
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
-from pointsman.jobs.job import summary_table, write_report
+from pointsman.jobs.finished import read_results, write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
@@ -330,7 +330,8 @@ def test_the_report_renders(finished: Finished, objective: str, tmp_path: Path) 
     page = write_report(folder).read_text()
     assert "tiny" in page
     assert len(page) > 20_000
-    assert summary_table(results_of(folder)).row_count >= 5
+    job, results = read_results(results_of(folder))
+    assert len(job.work.summary(results).rows) >= 5
 
 
 # ---------------------------------------------------------------------- the artefact
@@ -394,7 +395,8 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     assert found["splits"]["test"] == known["splits"]["test"]
     assert (found["job"], found["candidates"]) == ("evaluate", [])
     write_report(tmp_path / "run")
-    summary_table(found)
+    job, results = read_results(found)
+    assert job.work.summary(results).rows
     for units in (2, 7):
         with pytest.raises(KeyboardInterrupt):
             evaluate_in(tmp_path / "killed", units)

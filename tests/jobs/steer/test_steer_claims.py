@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pointsman.jobs.steer import JOB
 from pointsman.jobs.steer.claims import conclude
-from pointsman.jobs.steer.older import from_steer_1
+from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.runs.results import SCHEMA, Claim, read
 from pointsman.stats.auroc import Auroc
@@ -23,7 +22,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 def golden(run: str) -> SteerResults:
     """A frozen run, read through its migration."""
     data = json.loads((GOLDEN / run / "results.json").read_text(encoding="utf-8"))
-    return JOB.conclude(read({**from_steer_1(data), "schema": SCHEMA}, SteerResults))
+    return conclude(read({**from_steer_1(data), "schema": SCHEMA}, SteerResults))
 
 
 @pytest.fixture(scope="module")

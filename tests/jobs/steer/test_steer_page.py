@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from pointsman.jobs.steer.claims import conclude
-from pointsman.jobs.steer.older import from_steer_1
+from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
 from pointsman.jobs.steer.results import SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis

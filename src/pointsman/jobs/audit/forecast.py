@@ -17,9 +17,9 @@ from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.route_variants import other_targets
-from pointsman.methods.attempts import CHUNK
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
+from pointsman.methods.steps import CHUNK
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import Forecast, Spent, StageCost, dump, read
 from pointsman.runs.run import FORECAST

@@ -5,8 +5,6 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
@@ -25,7 +23,6 @@ from pointsman.jobs.audit.routes import examine_routes, search_routes, search_un
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -62,13 +59,10 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
 
     results = conclude(
         AuditResults(
-            suite=suite.name,
+            **bench.shared_fields(room.notes(), predicted),
             seed=plan.seed,
             small_n=min(len(prompts.test), plan.searches or len(prompts.test)) < 100,
             threat_model="T1",
-            judge=JudgeFacts.of(judge),
-            model=ModelFacts.of(engine),
-            notes=(*suite.notes, *notes_on_model(engine), *room.notes()),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,
@@ -83,12 +77,9 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             fsour=fsour,
             attacks=attacks,
             seeds=seeds,
-            cost=replace(bench.cost(), predicted=predicted),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 

@@ -16,7 +16,6 @@ from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
@@ -67,14 +66,11 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     note = "A given steering is evaluated: nothing was learnt or chosen here."
     results = conclude(
         SteerResults(
+            **bench.shared_fields((*room.notes(), note)),
             job="evaluate",
-            suite=bench.suite.name,
             seed=seed,
             small_n=tested.after.gain.n < 100,
             threat_model="T3",
-            judge=JudgeFacts.of(bench.judge),
-            model=ModelFacts.of(engine),
-            notes=(*bench.suite.notes, *notes_on_model(engine), *room.notes(), note),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={"test": prompts.sizes()},
@@ -85,10 +81,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
             latency=latency,
-            cost=bench.cost(),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results

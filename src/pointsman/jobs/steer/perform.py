@@ -27,7 +27,6 @@ from pointsman.jobs.steer.traces import collect_traces
 from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 from pointsman.steering.artefact import DATA, Steering
 
 ARTEFACT = "steering"
@@ -82,14 +81,11 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
         SteerResults(
+            **bench.shared_fields((*_notes_on_judge(bench), *room.notes())),
             job="steer",
-            suite=bench.suite.name,
             seed=plan.seed,
             small_n=tested.after.gain.n < 100,
             threat_model="T3",
-            judge=JudgeFacts.of(bench.judge),
-            model=ModelFacts.of(bench.engine),
-            notes=(*bench.suite.notes, *notes_on_model(bench.engine), *_notes_on_judge(bench), *room.notes()),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={split: prompts[split].sizes() for split in SPLITS},
@@ -108,13 +104,10 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             latency=latency,
             seeds=seeds or None,
             artefact=f"artefacts/{ARTEFACT}",
-            cost=bench.cost(),
-            provenance=Provenance.of(bench.command),
         )
     )
     _save(plan, bench, choice.best, material.sigma, tested)
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 

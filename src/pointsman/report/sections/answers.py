@@ -10,8 +10,8 @@ from typing import Any
 from pointsman.report import text
 from pointsman.report.blocks import Block, Cell, Column, Details, Page, Row, Section, Table, Text
 from pointsman.report.sections.cost import stage_name
+from pointsman.runs.run import COMPLETIONS
 
-FILE = "artefacts/completions.jsonl"
 FINDINGS_END = ("cost", "read")
 """Sections that no longer tell findings: answers stand before the first of them."""
 
@@ -32,12 +32,11 @@ def section(completions: Iterable[Mapping[str, Any]] | None, stages: Mapping[str
         table = Table([*columns, Column("Answer", "words")], rows, "Every prompt, answer and verdict.")
         blocks.append(Details(f"Show {len(rows)} answers (model output, may be harmful)", [table]))
     else:
-        blocks.append(
-            Text(f"Not shown: this run folder has no {FILE}." if completions is None else f"{FILE} holds no answers.")
-        )
+        none = f"Not shown: this run folder has no {COMPLETIONS}."
+        blocks.append(Text(none if completions is None else f"{COMPLETIONS} holds no answers."))
     torn = len(records) - len(rows)
     if torn:
-        blocks.append(Text(f"{text.many(torn, 'line')} of {FILE} could not be read."))
+        blocks.append(Text(f"{text.many(torn, 'line')} of {COMPLETIONS} could not be read."))
     return Section("answers", "Prompts and answers", ["As asked and as generated, unedited."], blocks)
 
 
