@@ -122,7 +122,10 @@ def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
     for name in jobs.names():
         job = job_of(name)
         if isinstance(schema, str) and schema in job.older:
-            now = job.older[schema](dict(data))
+            try:
+                now = job.older[schema](dict(data))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise _unknown(f"is not what {schema} was ({type(error).__name__}: {error})") from error
             if now["job"] == name:
                 return job, job.conclude(read({**now, "schema": SCHEMA}, job.results))
     raise _unknown(f"has schema {str(schema)[:60]!r}" if schema is not None else "names no schema")
