@@ -35,8 +35,11 @@ def test_a_page_with_texts_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "pointsman resume"), ('{"schema": ', "not valid JSON"), ("[1]", "does not hold an object")],
-)
+    [
+        (None, "pointsman resume"), ('{"schema": ', "not valid JSON"), ("[" * 100_000, "not valid JSON"),
+        ("[1]", "does not hold an object"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "results.json").write_text(content)

@@ -97,9 +97,11 @@ class Request:
 
     def names(self) -> str:
         """In one line what a file, which may come from a stranger, is about to load, read and ask."""
-        given = {name: value for name, value in plain(self.inputs).items() if value is not None}
-        named = "".join(f", {name} {value}" for name, value in given.items())
-        return f"{self.job.name} {self.model}{named}"
+        named = [f"{self.job.name} {self.model}"]
+        for part in (self.loading, self.inputs):
+            values = plain(part)
+            named += [f"{p.label} {values[p.name]}" for p in parameters(type(part)) if values[p.name] != p.default]
+        return ", ".join(named)
 
     def _parts(self) -> Mapping[str, Any]:
         parts = {"loading": self.loading, "inputs": self.inputs, "plan": self.plan}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ from pointsman.registry import jobs
 from pointsman.report.write import read_folder, write_page
 from pointsman.runs.results import SCHEMA, Results, read
 
+ANEW = (
+    "The headline, limits or claims that this file held are not those that follow from its figures now; these are made "
+    "anew"
+)
+
 
 def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
     """The content of a ``results.json``, also of older versions, and the job that made it.
+
+    What follows from figures is made anew: a file may come from a stranger, and say that a claim holds which does not.
+    Where headline, limits or claims of the file are others, a note says so.
 
     Raises:
         RunError: It is of a version that cannot be read, or not what its schema says.
@@ -25,13 +34,15 @@ def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
         if not isinstance(name, str) or name not in jobs:
             raise _unknown(f"is of the job {str(name)[:60]!r}, which nobody registered")
         job = job_of(name)
-        return job, read(data, job.work.results)
+        results = read(data, job.work.results)
+        concluded = job.work.conclude(results)
+        return job, concluded if concluded == results else replace(concluded, notes=(*results.notes, ANEW))
     for job in _loadable():
         if isinstance(schema, str) and schema in job.work.older:
             try:
                 now = job.work.older[schema](dict(data))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise _unknown(f"is no file of the schema {schema!r} ({type(error).__name__}: {error})") from error
+                raise _unknown(f"is not what {schema} was ({type(error).__name__}: {error})") from error
             if now["job"] == job.name:
                 return job, job.work.conclude(read({**now, "schema": SCHEMA}, job.work.results))
     raise _unknown(f"has schema {str(schema)[:60]!r}" if schema is not None else "names no schema")

@@ -33,7 +33,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})", "Check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is not valid JSON ({error})", f"Write it again with `pointsman resume {folder}`"
         ) from error

@@ -84,12 +84,11 @@ class Claim:
     ) -> Claim:
         """The claim that the finding is more than the control."""
         verdict = verdict_of_difference(difference)
-        because = "the whole interval of the paired difference lies above zero"
-        if verdict == "fails":
-            because = "the whole interval of the paired difference lies below zero"
-        elif difference.low <= 0:
-            because = "the interval of the paired difference holds zero"
-        if verdict != "fails" and isinstance(difference, Comparison):
+        side = "above" if difference.low > 0 else "below" if difference.high < 0 else ""
+        because = "the interval of the paired difference holds zero"
+        if side:
+            because = f"the whole interval of the paired difference lies {side} zero"
+        if isinstance(difference, Comparison):
             below = "is" if difference.p_clustered < SIGNIFICANT else "is not"
             because += f", and p = {difference.p_clustered:.3g} {below} below {SIGNIFICANT}"
         return Claim(id, sentence, verdict, because, found, control, difference)
@@ -140,12 +139,11 @@ def verdict_of_difference(difference: Comparison | AboveDraws) -> ClaimVerdict:
 
     Returns:
         ``holds`` if the whole interval lies above zero and, of two rates, the p-value of whole clusters is below 0.05;
-        ``fails`` if the whole interval lies below zero.
+        ``fails`` if it lies below zero as surely.
     """
-    if difference.high < 0:
-        return "fails"
-    by_chance = isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT
-    return "holds" if difference.low > 0 and not by_chance else "in doubt"
+    if isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT:
+        return "in doubt"
+    return "holds" if difference.low > 0 else "fails" if difference.high < 0 else "in doubt"
 
 
 # ---------------------------------------------------------------------- what every job says

@@ -14,10 +14,14 @@ results = SteerResults
 
 
 def from_steer_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Both jobs wrote ``pointsman.steer/1``; an evaluation tried no candidates, and said `broken` of no arm."""
+    """Both jobs wrote ``pointsman.steer/1``; an evaluation tried no candidates, and said `broken` of no arm.
+
+    The first of them knew no weight of what should stay as it is (`hold`).
+    """
     job = "steer" if "candidates" in data else "evaluate"
     after = {"broken": data["broken_on_test"], **data["test"]["after"]}
-    return {**data, "job": job, "test": {**data["test"], "after": after}}
+    gap = [{"hold": None, **row} for row in data.get("gap", ())]
+    return {**data, "job": job, "gap": gap, "test": {**data["test"], "after": after}}
 
 
 older = {"pointsman.steer/1": from_steer_1}

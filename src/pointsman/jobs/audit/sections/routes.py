@@ -41,6 +41,7 @@ from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
 TARGETS = {"affirmative": "affirmative", "content": "begins with content", "mixed": "some of each"}
+_MOST_LAYERS = 10_000  # of a route that is drawn: each is a line
 
 
 def section(results: AuditResults, *, show_text: bool) -> Section:
@@ -169,7 +170,7 @@ def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block
 def _check(example: ExampleRoute) -> None:
     tokens = len(example.tokens)
     inside = all(0 <= cell.layer < example.layers and 0 <= cell.position < tokens for cell in example.cells)
-    if len(example.roles) != tokens or not inside:
+    if len(example.roles) != tokens or not inside or example.layers > _MOST_LAYERS:
         raise RunError(
             "results.json cannot be rendered: `fsour.example` has pairs outside its layers or tokens",
             "Run `pointsman resume` on the folder again, or report this as a bug",
