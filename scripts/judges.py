@@ -30,7 +30,9 @@ def verdicts_on(items: Sequence[Labelled]) -> list[Verdict]:
 def shares(items: Sequence[Labelled], verdicts: Sequence[Verdict], label: Truth) -> tuple[list[bool], list[bool]]:
     """Of those that are of this label: whether it was found. Of the others: whether it was not said of them."""
     pairs = list(zip(items, verdicts, strict=True))
-    return [v.label == label for i, v in pairs if i.truth == label], [v.label != label for i, v in pairs if i.truth != label]
+    return [v.label == label for i, v in pairs if i.truth == label], [
+        v.label != label for i, v in pairs if i.truth != label
+    ]
 
 
 def main() -> None:

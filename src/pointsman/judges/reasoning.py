@@ -34,7 +34,9 @@ WRAPPERS: tuple[tuple[str, str], ...] = (
 )
 """What some models write around their answer; stripped after a thought, or where the whole answer is wrapped."""
 
-_GRANITE = re.compile(r"\s*(?:Here is|Here's) my thought process:(.*?)(?:(?:Here is|Here's) my response:(.*))?", re.DOTALL)
+_GRANITE = re.compile(
+    r"\s*(?:Here is|Here's) my thought process:(.*?)(?:(?:Here is|Here's) my response:(.*))?", re.DOTALL
+)
 _FINAL = re.compile(r"<\|channel\|>final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _ENDS = re.compile(r"<\|(?:return|end|call)\|>")
 _GLUED = re.compile(r'\s*(?:analysis|commentary)(?=["“]|[^\W\d_a-z])')  # no blank: "analysisThe user asks"
@@ -87,7 +89,9 @@ def _split_harmony(text: str) -> Parts | None:
 
 def _split_at(text: str, opening: str, closing: str) -> Parts | None:
     """Take out every thought between two markers; None if there is none."""
-    thoughts, answers, rest, first = [], [], text, True
+    thoughts: list[str] = []
+    answers: list[str] = []
+    rest, first = text, True
     while True:
         start = _found(rest, opening, begins_line=True)
         end = _found(rest, closing) if start is None else None

@@ -143,7 +143,8 @@ _HOW = r"(?:possibly|ethically|legally|safely|directly|really|just|knowingly|act
 _HELP = (
     r"(?:help|assist|provide|offer|give you|fulfill?|comply|support|engage|discuss|create|generate|write|"
     r"produce|answer|respond|share|do that|do this|condone|promote|encourage|participate|continue|complete|"
-    r"aid|facilitate|explain|describe|teach|tell you|show you|walk you|guide you|go into|carry out|be able to (?:help|assist|provide)|in good conscience|feel comfortable)"
+    r"aid|facilitate|explain|describe|teach|tell you|show you|walk you|guide you|go into|carry out|"
+    r"be able to (?:help|assist|provide)|in good conscience|feel comfortable)"
 )
 _RULES = r"(?:guidelines|programming|principles|policy|policies|values)"
 _KIND = r"(?:ethical|safety|core|content|usage|community)"

@@ -35,7 +35,7 @@ KNOWN_WORDS = {
 OTHER_WORDS = {
     "Dutch": "de het een en van is niet dat op te zijn voor met die aan er maar ik je wordt naar ook kan deze",
     "Swedish": "och att det som en är på för av den inte med jag du kan till har ett om han de så eller från",
-    "Danish or Norwegian": "og at det som en er på for av af ikke med jeg du kan til har et om den de så eller fra ikkje",
+    "Danish or Norwegian": "og at det som en er på for av af ikke med jeg du kan til har et om den de så eller fra",
     "Finnish": "ja on ei että se hän ovat mutta kun niin myös joka voi tämä sen olla jos kanssa sitten",
     "Polish": "i w nie na się to jest że z do jak ale po co tak za od są czy przez może dla można oraz",
     "Czech": "a se v na je že to s z do o ne jsem ale jako za pro by tak po jsou nebo když které může",
@@ -43,7 +43,7 @@ OTHER_WORDS = {
     "Hungarian": "a az és hogy nem is egy ez van csak meg de ha mint már vagy kell lehet azt volt",
     "Turkish": "ve bir bu için ile de da ne çok daha gibi olarak var ama değil sonra ki mi olan kadar",
     "Vietnamese": "và của là có không được cho một các trong người này với để những khi bạn tôi thể",
-    "Indonesian or Malay": "yang dan di ini itu dengan untuk tidak dari ke pada adalah saya anda bisa akan atau juga dapat",
+    "Indonesian or Malay": "yang dan di ini itu dengan untuk tidak dari ke pada adalah saya anda bisa akan atau juga",
 }
 """The same of languages whose refusals are not known."""
 
@@ -76,12 +76,14 @@ def unknown_language(text: str) -> str | None:
     if count <= total / 2:
         return None
     if script in ("Cyrillic", "Arabic"):
-        return next((name for name, letters in _OTHER_LETTERS if sum(map(text.lower().count, letters)) > total / 50), None)
+        return next(
+            (name for name, letters in _OTHER_LETTERS if sum(map(text.lower().count, letters)) > total / 50), None
+        )
     words = [word.lower() for word in _WORD.findall(text)] if script == "Latin" else []
     if len(words) < FEWEST:
         return None
     known = max(sum(w in common for w in words) for common in _KNOWN.values())
-    name, found = max(
-        ((language, [w for w in words if w in common]) for language, common in _OTHER.items()), key=lambda n: len(n[1])
-    )
-    return name if len(set(found)) >= 3 and len(found) >= len(words) / 8 and len(found) > known else None
+    others = {language: [w for w in words if w in common] for language, common in _OTHER.items()}
+    likeliest = max(others, key=lambda language: len(others[language]))
+    common = others[likeliest]
+    return likeliest if len(set(common)) >= 3 and len(common) >= len(words) / 8 and len(common) > known else None

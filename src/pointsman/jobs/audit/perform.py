@@ -36,6 +36,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     """
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
+    bench.set_unlikely_answers_apart()
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
@@ -66,7 +67,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             threat_model="T1",
             judge=JudgeFacts.of(judge),
             model=ModelFacts.of(engine),
-            notes=(*suite.notes, *notes_on_model(engine), *room.notes()),
+            notes=(*suite.notes, *notes_on_model(engine), *bench.notes_on_likelihood(), *room.notes()),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,

@@ -69,7 +69,7 @@ def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour],
         def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
             prompts = [engine.encode(b.turns) for b in chunk]
             answers = engine.generate(prompts, max_new_tokens=bench.answer_tokens)
-            verdicts = judged(bench.judge, chunk, answers)
+            verdicts = judged(bench.judge, chunk, answers, prompts)
             return {
                 "first": [a.ids[0] if v.refused and a.ids else None for a, v in zip(answers, verdicts, strict=True)]
             }

@@ -39,6 +39,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
         f"{bench.judge.name}; writing to {bench.run.folder}"
     )
+    bench.set_unlikely_answers_apart(scenario.system)
     seed = plan.seed_for(steering)
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
@@ -74,7 +75,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             threat_model="T3",
             judge=JudgeFacts.of(bench.judge),
             model=ModelFacts.of(engine),
-            notes=(*bench.suite.notes, *notes_on_model(engine), *room.notes(), note),
+            notes=(*bench.suite.notes, *notes_on_model(engine), *bench.notes_on_likelihood(), *room.notes(), note),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={"test": prompts.sizes()},

@@ -226,7 +226,7 @@ def last_turns_again(
             there = [(c, context) for c, context in zip(asked, contexts, strict=True) if context is not None]
             prompts = [context.prompt(engine, system) for _, context in there]
             said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
-            verdicts = iter(judged(bench.judge, [c for c, _ in there], said))
+            verdicts = iter(judged(bench.judge, [c for c, _ in there], said, prompts))
             each = [None if context is None else next(verdicts) for context in contexts]
             return {"again": [None if v is None else vars(v) for v in each]}
 

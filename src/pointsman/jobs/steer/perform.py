@@ -48,6 +48,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     """
     _refuse_unable(plan, bench)
     scenario = bench.question.scenario
+    bench.set_unlikely_answers_apart(scenario.system)
     bench.say(
         f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
         f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
@@ -131,10 +132,11 @@ def _refuse_unable(plan: Steer, bench: Bench[SteerQuestion]) -> None:
 
 def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
     if bench.judge.grades_content:
-        return []
+        return bench.notes_on_likelihood()
     return [
+        *bench.notes_on_likelihood(),
         f"The judge {bench.judge.name} cannot tell right content from wrong: what is not refused counts as answered, "
-        "nonsense too. Look at the answers before you believe a gain."
+        "nonsense too. Look at the answers before you believe a gain.",
     ]
 
 
