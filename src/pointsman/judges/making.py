@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from pointsman.errors import JudgeError
-from pointsman.judges.types import Judge, Reading
+from pointsman.judges.types import Judge, JudgeAround, Reading
 from pointsman.registry import judges, read_name, write_name
 
 
@@ -32,6 +32,8 @@ def judge_of(name: str, parameters: Mapping[str, Any]) -> Judge:
 
 def parameters_of(judge: Judge) -> dict[str, Any]:
     """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them."""
+    while isinstance(judge, JudgeAround):
+        judge = judge.inner
     return judges.chosen(judge)
 
 

@@ -53,7 +53,7 @@ def ask(
     """Generate an answer to every behaviour under its routing, and judge it."""
     prompts = [engine.encode(b.turns, system=system) for b in behaviours]
     completions = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens)
-    verdicts = judged(judge, behaviours, completions)
+    verdicts = judged(judge, behaviours, completions, prompts)
     return [
         Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, verdict)
         for b, c, verdict in zip(behaviours, completions, verdicts, strict=True)

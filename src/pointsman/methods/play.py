@@ -96,7 +96,8 @@ def _play(
         room = [engine.info.context > len(prompt) for prompt in prompts]
         asked = [prompt for prompt, fits in zip(prompts, room, strict=True) if fits]
         completions = engine.generate(asked, routing=routing, max_new_tokens=max_new_tokens) if asked else []
-        found = judged(judge, [conversations[n] for n, fits in zip(going, room, strict=True) if fits], completions)
+        playing = [conversations[n] for n, fits in zip(going, room, strict=True) if fits]
+        found = judged(judge, playing, completions, asked)
         said = zip(completions, found, strict=True)
         for n, fits in zip(going, room, strict=True):
             if not fits:

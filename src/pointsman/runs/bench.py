@@ -9,10 +9,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Cost, Engine, Routing
-from pointsman.judges.types import Judge
+from pointsman.judges.types import Judge, tells_garbage
 from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.play import Played, play
 from pointsman.methods.steps import Steps
+from pointsman.runs.likelihood import KEY, UnlikelyAnswersApart
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
 from pointsman.runs.results import (
     Forecast,
@@ -60,6 +61,7 @@ class Bench(Generic[Q]):
         note: Called with sentences that nobody asked for and everybody should know.
         completions: What the model said, for ``artefacts/completions.jsonl``.
         costs: What every stage has cost.
+        likelihood: Stands before the judge, once `set_unlikely_answers_apart`.
     """
 
     engine: Engine
@@ -72,6 +74,7 @@ class Bench(Generic[Q]):
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    likelihood: UnlikelyAnswersApart | None = None
 
     @property
     def suite(self) -> Suite:
@@ -79,7 +82,24 @@ class Bench(Generic[Q]):
 
     @property
     def judge(self) -> Judge:
-        return self.question.judge
+        return self.likelihood or self.question.judge
+
+    def set_unlikely_answers_apart(self, system: str | None = None) -> None:
+        """From now on, unless the judge tells garbage itself: what the model finds unlikely without routing is garbage.
+
+        Args:
+            system: The system prompt that everything is asked with.
+        """
+        judge = self.question.judge
+        if not tells_garbage(judge):
+            benign, most = self.suite.benign, self.answer_tokens
+            self.likelihood = UnlikelyAnswersApart(judge, self.engine, benign, self.run.remember, most, system)
+
+    def notes_on_likelihood(self) -> list[str]:
+        """What that did; of the answers that are kept. Nothing where no answer was judged by this way of judging."""
+        if self.likelihood is None or KEY not in self.run:
+            return []
+        return [self.likelihood.note([completion["reason"] for completion in self.completions])]
 
     @property
     def answer_tokens(self) -> int:
@@ -173,7 +193,7 @@ class Bench(Generic[Q]):
             "suite": self.suite.name,
             "judge": JudgeFacts.of(self.judge),
             "model": ModelFacts.of(self.engine),
-            "notes": (*self.suite.notes, *notes_on_model(self.engine), *notes),
+            "notes": (*self.suite.notes, *notes_on_model(self.engine), *self.notes_on_likelihood(), *notes),
             "cost": replace(self.cost(), predicted=predicted),
             "provenance": Provenance.of(self.command),
         }

@@ -64,8 +64,9 @@ def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour],
     example: dict[int, Behaviour] = {}
 
     def compute(some: Sequence[Behaviour]) -> dict[str, Any]:
-        answers = engine.generate([engine.encode(b.turns) for b in some], max_new_tokens=bench.answer_tokens)
-        verdicts = judged(bench.judge, some, answers)
+        prompts = [engine.encode(b.turns) for b in some]
+        answers = engine.generate(prompts, max_new_tokens=bench.answer_tokens)
+        verdicts = judged(bench.judge, some, answers, prompts)
         return {"first": [a.ids[0] if v.refused and a.ids else None for a, v in zip(answers, verdicts, strict=True)]}
 
     units = steps.units("refusals", engine, behaviours, compute)

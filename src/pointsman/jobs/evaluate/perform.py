@@ -38,6 +38,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
         f"{bench.judge.name}; writing to {bench.run.folder}"
     )
+    bench.set_unlikely_answers_apart(scenario.system)
     seed = plan.seed_for(steering)
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)

@@ -119,7 +119,7 @@ def labels_under(
         prompts = [c.prompt(engine, scenario.system) for c in some]
         said = engine.generate(prompts, routing=routing or None, max_new_tokens=bench.answer_tokens)
         asked = [Behaviour(c.id, c.goal, "", c.category, c.source, c.split) for c in some]
-        verdicts = judged(bench.judge, asked, said)
+        verdicts = judged(bench.judge, asked, said, prompts)
         neither = ("garbage", "unscored", "wrong")
         return {"unsafe": [None if v.label in neither else bool(v.success) for v in verdicts]}
 

@@ -9,11 +9,11 @@ from typing import Any
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Prompt, TokenRole
+from pointsman.engine.types import Completion, Prompt, TokenRole
 from pointsman.jobs.steer.contexts import Context
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.judges.types import Answer, Verdict, judged
+from pointsman.judges.types import Verdict, judged
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
@@ -65,8 +65,8 @@ class Lessons:
             begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
             said = engine.generate(begun, max_new_tokens=self.bench.answer_tokens)
             whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
-            texts = [Answer(engine.decode(ids), s.finished) for ids, s in zip(whole, said, strict=True)]
-            verdicts = judged(self.bench.judge, some, texts)
+            texts = [Completion(engine.decode(i), i, s.finished) for i, s in zip(whole, said, strict=True)]
+            verdicts = judged(self.bench.judge, some, texts, prompts)
             answers = [
                 list(self._ended(ids)) if verdict.success else list(target)
                 for ids, target, verdict in zip(whole, targets, verdicts, strict=True)

@@ -219,7 +219,7 @@ def last_turns_again(
         there = [(conversations[n], context) for n in rows if (context := fallen[n]) is not None]
         prompts = [context.prompt(engine, system) for _, context in there]
         said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
-        verdicts = iter(judged(bench.judge, [c for c, _ in there], said))
+        verdicts = iter(judged(bench.judge, [c for c, _ in there], said, prompts))
         return {"again": [None if fallen[n] is None else vars(next(verdicts)) for n in rows]}
 
     units = steps.units("again", engine, range(len(conversations)), compute, counted=False)

@@ -47,6 +47,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     """
     _refuse_unable(plan, bench)
     scenario = bench.question.scenario
+    bench.set_unlikely_answers_apart(scenario.system)
     bench.say(
         f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
         f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
@@ -127,7 +128,7 @@ def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
         return []
     return [
         f"The judge {bench.judge.name} cannot tell right content from wrong: what is not refused counts as answered, "
-        "nonsense too. Look at the answers before you believe a gain."
+        "nonsense too. Look at the answers before you believe a gain.",
     ]
 
 
