@@ -31,8 +31,11 @@ def judge_of(name: str, parameters: Mapping[str, Any]) -> Judge:
 
 
 def parameters_of(judge: Judge) -> dict[str, Any]:
-    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them."""
-    return judges.chosen(judge)
+    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them.
+
+    Of a judge around another (`inner`), those of the other.
+    """
+    return judges.chosen(getattr(judge, "inner", judge))
 
 
 def written_judge(judge: Judge) -> str:

@@ -16,6 +16,7 @@ from pointsman.methods.steps import Steps
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
 from pointsman.runs.results import RunCost, StageCost
 from pointsman.runs.run import Run
+from pointsman.runs.verdicts import judging_cost, remembering
 
 
 class Question(Protocol):
@@ -69,7 +70,8 @@ class Bench(Generic[Q]):
 
     @property
     def judge(self) -> Judge:
-        return self.question.judge
+        """Who judges; of one that sends answers away the run remembers every verdict."""
+        return remembering(self.question.judge, self.run)
 
     @property
     def answer_tokens(self) -> int:
@@ -125,7 +127,7 @@ class Bench(Generic[Q]):
         total: dict[str, Any] = {f.name: sum(c[f.name] for c in self.costs.values()) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
         stages = tuple(StageCost(stage=key, **cost) for key, cost in self.costs.items())  # type: ignore[arg-type]
-        return RunCost(**total, stages=stages)
+        return RunCost(**total, stages=stages, judging=judging_cost(self.question.judge, self.run))
 
 
 class StageSteps:
