@@ -16,7 +16,7 @@ from pointsman.methods.steps import Steps
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
 from pointsman.runs.results import RunCost, StageCost
 from pointsman.runs.run import Run
-from pointsman.runs.verdicts import judging_cost, remembering
+from pointsman.runs.verdicts import judging_cost, judging_foretold, remembering
 
 
 class Question(Protocol):
@@ -77,6 +77,12 @@ class Bench(Generic[Q]):
     def answer_tokens(self) -> int:
         """Tokens of an answer, at most."""
         return self.max_new_tokens or self.suite.max_new_tokens
+
+    def foretell_judging(self, answers: int) -> None:
+        """Say what it will take to judge about so many answers, if they are sent away to be judged."""
+        said = judging_foretold(self.judge, answers, self.answer_tokens)
+        if said:
+            self.say(said)
 
     def stage(self, key: str, name: str, total: int) -> StageSteps:
         """A stage: ``with bench.stage("rosais", "RoSais", 60) as steps: method.rank(..., steps=steps)``.
