@@ -268,6 +268,9 @@ def test_a_request_that_is_too_long_is_unscored(tmp_path: Path) -> None:
         ("contains", "There are 42 eggs, I think", "correct"),
         ("contains", "There are 142 eggs", "wrong"),
         ("contains", REFUSAL, "refused"),
+        ("exact", "<think>41 eggs. or 43?</think>\n42 eggs.", "correct"),
+        ("contains", "<think>42 eggs.</think> 41 eggs.", "wrong"),
+        ("normalised", "...", "garbage"),
     ],
 )
 def test_gold(match: str, answer: str, label: str) -> None:

@@ -30,17 +30,21 @@ class GoldJudge:
     version: ClassVar[str] = "1"
     grades_content: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reading]] = frozenset({"request"})
+    tells_garbage: ClassVar[bool] = True  # a right answer may look like anything
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:
         """Correct answers score 1. What is not correct is refused if it says so, and else wrong."""
         return [self._one(one, answer.text) for one, answer in zip(asked, answers, strict=True)]
 
     def _one(self, asked: Behaviour | Conversation, answer: str) -> Verdict:
+        answer = answer.rpartition("</think>")[2]
         said, right = self._form(answer), self._form(getattr(asked, "reference", ""))
         if not right:
             return Verdict("unscored", None, "the file gives no right answer to it")
         if said == right or (self.match == "contains" and f" {right} " in f" {said} "):
             return Verdict("correct", 1.0, f"{self.match} match")
+        if not said:
+            return Verdict("garbage", 0.0, "empty")
         if refusal_phrase(answer):
             return Verdict("refused", 0.0, "no match, and it refuses")
         return Verdict("wrong", 0.0, "no match")

@@ -35,7 +35,9 @@ def parameters_of(judge: Judge) -> dict[str, Any]:
 
     Of a judge around another (`inner`), those of the other.
     """
-    return judges.chosen(getattr(judge, "inner", judge))
+    while hasattr(judge, "inner"):
+        judge = judge.inner
+    return judges.chosen(judge)
 
 
 def written_judge(judge: Judge) -> str:

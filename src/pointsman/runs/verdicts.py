@@ -129,7 +129,8 @@ def judging_foretold(judge: Judge, answers: int, answer_tokens: int) -> str | No
 
 
 def _remote(judge: Judge) -> RemoteJudge | None:
-    judge = getattr(judge, "inner", judge)
+    while hasattr(judge, "inner"):
+        judge = judge.inner
     return judge if getattr(judge, "remote", False) and isinstance(judge, RemoteJudge) else None
 
 
