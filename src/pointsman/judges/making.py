@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from pointsman.errors import JudgeError
-from pointsman.judges.types import Judge, JudgeAround, Reading
+from pointsman.judges.types import Judge, Reading
 from pointsman.registry import judges, read_name, write_name
 
 
@@ -31,8 +31,11 @@ def judge_of(name: str, parameters: Mapping[str, Any]) -> Judge:
 
 
 def parameters_of(judge: Judge) -> dict[str, Any]:
-    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them."""
-    while isinstance(judge, JudgeAround):
+    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them.
+
+    Of a judge around another (`inner`), those of the other.
+    """
+    while hasattr(judge, "inner"):
         judge = judge.inner
     return judges.chosen(judge)
 

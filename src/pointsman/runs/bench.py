@@ -27,6 +27,7 @@ from pointsman.runs.results import (
     notes_on_model,
 )
 from pointsman.runs.run import COMPLETIONS, Run
+from pointsman.runs.verdicts import judging_cost, judging_foretold, remembering
 
 
 class Question(Protocol):
@@ -82,7 +83,8 @@ class Bench(Generic[Q]):
 
     @property
     def judge(self) -> Judge:
-        return self.likelihood or self.question.judge
+        """Who judges: of one that sends answers away the run remembers every verdict."""
+        return self.likelihood or remembering(self.question.judge, self.run)
 
     def set_unlikely_answers_apart(self, system: str | None = None) -> None:
         """From now on, unless the judge tells garbage itself: what the model finds unlikely without routing is garbage.
@@ -90,7 +92,7 @@ class Bench(Generic[Q]):
         Args:
             system: The system prompt that everything is asked with.
         """
-        judge = self.question.judge
+        judge = self.judge
         if not tells_garbage(judge):
             benign, most = self.suite.benign, self.answer_tokens
             self.likelihood = UnlikelyAnswersApart(judge, self.engine, benign, self.run.remember, most, system)
@@ -105,6 +107,12 @@ class Bench(Generic[Q]):
     def answer_tokens(self) -> int:
         """Tokens of an answer, at most."""
         return self.max_new_tokens or self.suite.max_new_tokens
+
+    def foretell_judging(self, answers: int) -> None:
+        """Say what it will take to judge about so many answers, if they are sent away to be judged."""
+        said = judging_foretold(self.judge, answers, self.answer_tokens)
+        if said:
+            self.say(said)
 
     def stage(self, key: str, name: str, total: int) -> StageSteps:
         """A stage: ``with bench.stage("rosais", "RoSais", 60) as steps: method.rank(..., steps=steps)``.
@@ -180,7 +188,7 @@ class Bench(Generic[Q]):
         total: dict[str, Any] = {f.name: sum(c[f.name] for c in self.costs.values()) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
         stages = tuple(StageCost(stage=key, **cost) for key, cost in self.costs.items())  # type: ignore[arg-type]
-        return RunCost(**total, stages=stages)
+        return RunCost(**total, stages=stages, judging=judging_cost(self.question.judge, self.run))
 
     def shared_fields(self, notes: Iterable[str] = (), predicted: Forecast | None = None) -> dict[str, Any]:
         """The fields of `Results` that say who was asked by whom, and at what cost: the same for every job.

@@ -257,11 +257,34 @@ class Forecast(Spent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgingCost:
+    """What an endpoint took to judge.
+
+    Attributes:
+        answers: That were judged there; the same answer to the same request is judged once.
+        unscored: Of these, those without a verdict.
+        requests: That were sent, with those that failed and were sent again.
+        tokens_in, tokens_out: Of requests and replies, as the endpoint counted them.
+        uncounted: Answers for which it did not count.
+        money: By the prices that were given, if any were.
+    """
+
+    answers: int
+    unscored: int
+    requests: int
+    tokens_in: int
+    tokens_out: int
+    uncounted: int
+    money: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunCost(Spent):
-    """What a run took, by stage, beside what was foretold."""
+    """What a run took, by stage, beside what was foretold; and what judging took, where an endpoint did it."""
 
     stages: tuple[StageCost, ...]
     predicted: Forecast | None = None
+    judging: JudgingCost | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -232,6 +232,10 @@ class Run:
             value = _dumps(compute(), what)
             value = _dumps(json.loads(value), what)  # as read back, also where keys were no strings
             self._append(key, value)
+        return self.recall(key)
+
+    def recall(self, key: str) -> Any:
+        """The value of a step that is done."""
         return json.loads(self._done[key])
 
     def _append(self, key: str, value: str) -> None:

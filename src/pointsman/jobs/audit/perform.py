@@ -11,7 +11,7 @@ from pointsman.engine.types import Engine, refuse_unable
 from pointsman.jobs.audit.attacks import try_attacks
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
-from pointsman.jobs.audit.forecast import forecast
+from pointsman.jobs.audit.forecast import Assumed, answers_to_judge, forecast
 from pointsman.jobs.audit.masking import mask, mask_under_other_seeds
 from pointsman.jobs.audit.noise import add_noise
 from pointsman.jobs.audit.plan import Audit
@@ -45,6 +45,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         f"seed {plan.seed}; writing to {bench.run.folder}"
     )
     bench.say(foretold(predicted, resumed=bench.run.has_begun))
+    bench.foretell_judging(answers_to_judge(plan, prompts, len(engine.routers), Assumed()))
 
     baseline = ask_unrouted(bench, prompts)
     ranking = rank(bench, plan, prompts)

@@ -43,6 +43,9 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
+    turns = sum(len(c.turns) for c in (*prompts.conversations, *prompts.benign_conversations))
+    single = len(prompts.scenario) + len(prompts.restricted) + len(prompts.benign) + len(prompts.borderline)
+    bench.foretell_judging(2 * (turns + single))
 
     outcome = ask_in_stage(bench, prompts, None, "test/before", "Unsteered", stage="test")
     refuse_unscored(bench, outcome)
