@@ -162,7 +162,7 @@ def write_report(folder: Path, *, show_text: bool = False) -> Path:
             cannot be written.
     """
     job, results = read_results(read_folder(folder))
-    return write_page(folder, job.page(results, show_text=show_text))
+    return write_page(folder, job.page(results, show_text=show_text), results.judge.name)
 
 
 def summary_table(data: Mapping[str, Any]) -> RichTable:
