@@ -64,10 +64,8 @@ def test_lines_and_marks_can_be_seen(theme: str) -> None:
 @pytest.mark.parametrize("theme", THEMES)
 def test_tinted_tokens_can_be_read(theme: str) -> None:
     known = colours(theme)
-    shades = [
-        int(share) / 100
-        for share in re.findall(r"\.t\d \{ background: color-mix\(in srgb, var\(--attack\) (\d+)%", CSS)
-    ]
+    shares = re.findall(r"\.t\d \{ background: color-mix\(in srgb, var\(--attack\) (\d+)%", CSS)
+    shades = [int(share) / 100 for share in shares]
     assert len(shades) == 5
     for shade in shades:
         assert contrast(known["ink"], mixed(known["attack"], known["wash"], shade)) >= 4.5
