@@ -81,4 +81,4 @@ def write_report(folder: Path, *, show_text: bool = False) -> Path:
             cannot be written.
     """
     job, results = read_results(read_folder(folder))
-    return write_page(folder, job.work.page(results, show_text=show_text))
+    return write_page(folder, job.work.page(results, show_text=show_text), results.judge.name)

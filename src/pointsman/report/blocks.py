@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from markupsafe import Markup
 
+from pointsman.report.answers import Answered
 from pointsman.runs.results import Claim
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
@@ -224,7 +225,34 @@ class Beside:
     style: str = ""
 
 
-Block: TypeAlias = Finding | Text | Heading | Reading | Table | Legend | Chart | Definitions | Claims | Details | Beside
+@dataclass(frozen=True)
+class Choice:
+    """What a filter offers: a value, how it is called, and how many there are."""
+
+    value: str
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Prompts with everything that the model said to them; filters where the page may run its script.
+
+    Attributes:
+        doubtful: Those with a verdict in doubt, the most doubtful first.
+        stages, categories, verdicts: What there is to filter by.
+    """
+
+    prompts: Sequence[Answered]
+    doubtful: Sequence[Answered]
+    stages: Sequence[Choice]
+    categories: Sequence[Choice]
+    verdicts: Sequence[Choice]
+
+
+Block: TypeAlias = (
+    Finding | Text | Heading | Reading | Table | Legend | Chart | Definitions | Claims | Details | Beside | Answers
+)
 
 # ---------------------------------------------------------------------- the page
 

@@ -11,6 +11,7 @@ from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Cost, Engine, Routing
 from pointsman.judges.types import Judge, tells_garbage
 from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.fsour import Search
 from pointsman.methods.play import Played, play
 from pointsman.methods.steps import Steps
 from pointsman.runs.likelihood import KEY, UnlikelyAnswersApart
@@ -26,7 +27,7 @@ from pointsman.runs.results import (
     dump,
     notes_on_model,
 )
-from pointsman.runs.run import COMPLETIONS, Run
+from pointsman.runs.run import Run
 from pointsman.runs.verdicts import judging_cost, judging_foretold, remembering
 
 
@@ -61,6 +62,8 @@ class Bench(Generic[Q]):
         say: Called with sentences for whoever waits: what is about to be done, and what it will take.
         note: Called with sentences that nobody asked for and everybody should know.
         completions: What the model said, for ``artefacts/completions.jsonl``.
+        beside: What that file has no room for, by the name of its own: ``attempts`` (source, score, whether it ended),
+            ``conversations`` (every turn) and ``routes`` (where experts were forced).
         costs: What every stage has cost.
         likelihood: Stands before the judge, once `set_unlikely_answers_apart`.
     """
@@ -74,6 +77,7 @@ class Bench(Generic[Q]):
     say: Callable[[str], None] = _ignore
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)
+    beside: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     likelihood: UnlikelyAnswersApart | None = None
 
@@ -161,6 +165,7 @@ class Bench(Generic[Q]):
                 {"stage": stage, "id": b.id, "category": b.category, "prompt": b.goal, "response": a.response,
                  "label": a.verdict.label, "reason": a.verdict.reason}
             )  # fmt: skip
+            self._keep("attempts", stage, a.id, source=a.source, score=a.verdict.score, finished=a.finished)
 
     def keep_conversations(self, stage: str, turns: Sequence[Sequence[str]], played: Sequence[Played]) -> None:
         """Keep the answer in which each conversation fell, or its last.
@@ -176,6 +181,22 @@ class Bench(Generic[Q]):
                  "prompt": " / ".join(asked[: turn + 1]), "response": p.responses[turn],
                  "label": verdict.label, "reason": verdict.reason}
             )  # fmt: skip
+            said = [
+                {"asked": words, "said": response, **vars(v)}
+                for words, response, v in zip(asked, p.responses, p.verdicts, strict=True)
+            ]
+            self._keep("conversations", stage, p.id, source=p.source, fallen=p.fallen, turns=said)
+
+    def keep_routes(self, stage: str, behaviours: Sequence[Behaviour], searches: Sequence[Search]) -> None:
+        """Keep where the route of each behaviour forces experts, over the tokens of its prompt."""
+        layers = len(self.engine.routers)
+        for b, s in zip(behaviours, searches, strict=True):
+            prompt, pairs = self.engine.encode(b.turns), list(map(vars, s.steps))
+            tokens, roles = list(prompt.tokens), list(prompt.roles)
+            self._keep("routes", stage, b.id, layers=layers, tokens=tokens, roles=roles, before=s.before, pairs=pairs)
+
+    def _keep(self, name: str, stage: str, id: str, **more: Any) -> None:
+        self.beside.setdefault(name, []).append({"stage": stage, "id": id, **more})
 
     def note_cost(self, key: str, cost: dict[str, float]) -> None:
         """Add to what a stage has cost."""
@@ -208,8 +229,8 @@ class Bench(Generic[Q]):
 
     def finish(self, results: Results) -> None:
         """Write what was kept of the answers and, last, the results: a run that has them is finished."""
-        lines = (json.dumps(completion) + "\n" for completion in self.completions)
-        self.run.write_text(COMPLETIONS, "".join(lines))
+        for name, kept in {"completions": self.completions, **self.beside}.items():
+            self.run.write_text(f"artefacts/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self.run.write_results(dump(results))
 
 

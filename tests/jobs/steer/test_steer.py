@@ -304,6 +304,19 @@ def test_nothing_of_the_test_split_is_learnt_or_chosen_from(finished: Finished, 
     assert all(c["prompt"] not in text for c in said)
 
 
+def test_every_turn_of_a_conversation_is_kept(finished: Finished) -> None:
+    folder = finished("defend")
+    rows = [json.loads(line) for line in (folder / "artefacts/conversations.jsonl").read_text().splitlines()]
+    said = {(c["stage"], c["id"]): c for c in map(json.loads, (folder / "artefacts/completions.jsonl").open())}
+    turns = {c.id: list(c.turns) for c in suite_of("defend").conversations}
+    assert {row["stage"].split("/")[1] for row in rows} == {"before", "after"}
+    for row in (row for row in rows if row["id"] in turns):
+        assert [turn["asked"] for turn in row["turns"]] == turns[row["id"]]
+        decisive = row["turns"][-1 if row["fallen"] is None else row["fallen"]]
+        kept = said[row["stage"], row["id"]]
+        assert (decisive["said"], decisive["label"]) == (kept["response"], kept["label"])
+
+
 def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
     def of(objective: str) -> set[tuple[str, int, str]]:
         lines = (finished(objective) / "artefacts/contexts.jsonl").read_text().splitlines()

@@ -57,6 +57,7 @@ def search_routes(bench: Bench[AuditQuestion], plan: Audit, behaviours: tuple[Be
     with bench.stage("fsour", "F-SOUR", len(behaviours)) as steps:
         found = method.search(bench.engine, behaviours, bench.judge, steps=steps)
     bench.keep_answers("fsour", behaviours, [r.best.attempt for r in found])
+    bench.keep_routes("fsour", behaviours, [r.best for r in found])
     return Routes(method, behaviours, found)
 
 

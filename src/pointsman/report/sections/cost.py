@@ -16,8 +16,12 @@ KINDS: tuple[tuple[str, Callable[[Spent], float], Callable[[float | None], str]]
 
 
 def stage_name(stage: str, names: Mapping[str, str]) -> str:
-    """The name of a stage, or of its parts as in ``test/before``, as people say it."""
-    return ", ".join(names.get(part, text.readable(part)) for part in stage.split("/"))
+    """The name of a stage, or of its parts as in ``test/before`` and ``fsour-natural``, as people say it."""
+
+    def name(part: str) -> str:
+        return names.get(part) or " ".join(names.get(word, text.readable(word)) for word in part.split("-"))
+
+    return names.get(stage) or ", ".join(map(name, stage.split("/")))
 
 
 def section(cost: RunCost, names: Mapping[str, str]) -> Section:
