@@ -13,6 +13,7 @@ from pointsman.jobs.audit.plan import FRACTIONS, Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.parameters import Metavar
 from pointsman.runs.files import OTHER_VERSION, digest, files_json, judge_again, located, reading_manifest
+from pointsman.runs.task_folder import TaskFolder, task_config
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
@@ -30,12 +31,14 @@ class AuditInputs:
         benign: Benign requests: measures utility and over-refusal.
         borderline: Benign requests that look restricted.
         judge: The suite's own if left out; some judges take parameters.
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     behaviors: Path | None = None
     benign: Path | None = None
     borderline: Path | None = None
     judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
@@ -48,9 +51,12 @@ def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
     from pointsman.data.splits import assign_splits
     from pointsman.judges.making import make_judge
     from pointsman.methods.attack import make_attack
+    from pointsman.runs.tasks import refuse_unknown_tasks
 
     for attack in plan.attacks:
         make_attack(attack)  # refuse a name that nobody knows before anything is loaded
+    tasks = TaskFolder.read(inputs.utility_tasks)
+    refuse_unknown_tasks(plan, tasks)
     name = model.partition(":")[0] if inputs.behaviors is None else None
     if name is not None:
         _refuse_ignored(model, name, inputs)
@@ -60,7 +66,7 @@ def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
     judge = make_judge(suite.judge if inputs.judge is None else inputs.judge)
     if any(b.split is None for b in suite.restricted):
         assign_splits(suite.restricted, plan.seed, FRACTIONS)  # the audit does so: refuse what is too little now
-    return AuditQuestion(suite, judge, name, files)
+    return AuditQuestion(suite, judge, name, files, tasks)
 
 
 def config(question: AuditQuestion) -> dict[str, Any]:
@@ -72,6 +78,7 @@ def config(question: AuditQuestion) -> dict[str, Any]:
     return {
         "prompts": {"suite": name, "digest": known, "files": files_json(question.files)},
         "judge": judge_json(question.judge),
+        **task_config(question.task_folder),
     }
 
 
@@ -88,11 +95,11 @@ def ask_again(run: Run, note: Callable[[str], None]) -> AuditQuestion:
             raise ValueError("neither a suite nor a file")
         files = located(run, {key: known[key] for key in _FILES if key in known})
         then = data["digest"]
-        judge = judge_again(run, note)
+        judge, tasks = judge_again(run, note), TaskFolder.again(run)
     suite = read_suite(name, files)
     if name is not None and digest(suite) != then:
         raise RunError(f"The prompts of {name} have changed since {run.folder} began", OTHER_VERSION)
-    return AuditQuestion(suite, judge, name, files)
+    return AuditQuestion(suite, judge, name, files, tasks)
 
 
 def read_suite(name: str | None, files: Mapping[str, Path]) -> Suite:

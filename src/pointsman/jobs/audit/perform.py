@@ -22,10 +22,12 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.ranking import rank
 from pointsman.jobs.audit.results import AuditResults, MethodSeeds
 from pointsman.jobs.audit.routes import examine_routes, search_routes, search_under_other_seeds
+from pointsman.jobs.audit.tasks import solve_under_masks
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
 from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
+from pointsman.runs.tasks import prepare_tasks
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -41,6 +43,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
     room.tell(bench.note)
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
     predicted = forecast(bench, plan, prompts)
     bench.say(
         f"Auditing {engine.info.name} with {len(prompts.test)} behaviours of {suite.name}, judge {judge.name}, "
@@ -56,6 +59,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
     attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
+    solved = solve_under_masks(bench, plan, prompts, tasks, masking) if tasks else None
     seeds = None
     if plan.method_seeds > 1:
         seeds = MethodSeeds(ranking.seeds, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
@@ -83,6 +87,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             fsour=fsour,
             attacks=attacks,
             seeds=seeds,
+            tasks=solved,
             cost=replace(bench.cost(), predicted=predicted),
             provenance=Provenance.of(bench.command),
         )

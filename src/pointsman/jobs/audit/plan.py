@@ -38,6 +38,9 @@ class Audit:
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
         attacks: Another attack, of a package that registers some; empty for none.
+        utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
+        utility_limit: Documents of each of these tasks at most; None for all.
+        utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the suite's.
     """
 
@@ -61,6 +64,9 @@ class Audit:
     other_targets: Count = 40
     transfer: Count = 12
     attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
+    utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
+    utility_limit: Annotated[Positive | None, Formerly(100)] = 100
+    utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (

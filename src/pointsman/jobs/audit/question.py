@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
     from pointsman.judges.types import Judge
+    from pointsman.runs.task_folder import TaskFolder
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,11 @@ class AuditQuestion:
     Attributes:
         registered: The name of the suite, if it is a registered one.
         files: What it was read from otherwise, by option.
+        task_folder: Task files for lm-eval, of the user.
     """
 
     suite: Suite
     judge: Judge
     registered: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    task_folder: TaskFolder | None = None

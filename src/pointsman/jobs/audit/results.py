@@ -12,6 +12,7 @@ from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
 from pointsman.runs.rates import AttackRates, answered
 from pointsman.runs.results import Results
+from pointsman.runs.tasks import TaskResults
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rank_agreement import Stability
 from pointsman.stats.rates import Rate
@@ -434,6 +435,7 @@ class AuditResults(Results):
     fsour: Fsour
     attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
+    tasks: TaskResults | None = None
 
     @property
     def phases(self) -> list[Phase]:

@@ -15,6 +15,7 @@ from pointsman.jobs.parameters import Metavar
 from pointsman.jobs.steer import inputs as steering_run
 from pointsman.runs.files import known_hash, reading_manifest, typed
 from pointsman.runs.steering import read_steering
+from pointsman.runs.task_folder import task_config
 
 if TYPE_CHECKING:
     from pointsman.runs.run import Run
@@ -28,10 +29,12 @@ class EvaluateInputs:
     Attributes:
         steering: Folder or hub id of a steering, or the folder of a run that found one.
         scenario: A scenario by name, or a YAML file; the one that the steering was made for if left out.
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     steering: Annotated[str, Metavar("FOLDER")]
     scenario: Annotated[str, Metavar("NAME|FILE")] | None = None
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 def ask(inputs: EvaluateInputs, plan: Evaluate, note: Callable[[str], None]) -> tuple[EvaluateQuestion, Evaluate]:
@@ -41,6 +44,7 @@ def ask(inputs: EvaluateInputs, plan: Evaluate, note: Callable[[str], None]) -> 
         UsageError: The steering was made for prompts that do not come with Pointsman.
     """
     from pointsman.data.scenario import scenario_names
+    from pointsman.runs.tasks import refuse_unknown_tasks
 
     steering = read_steering(inputs.steering)
     name = inputs.scenario or str(steering.about.get("scenario", ""))
@@ -56,7 +60,8 @@ def ask(inputs: EvaluateInputs, plan: Evaluate, note: Callable[[str], None]) -> 
             f"this steering was learnt on the splits of seed {learnt}: where prompts have no splits of their own, it "
             "may have been learnt on what is tested now"
         )
-    asked = steering_run.ask(steering_run.SteerInputs(name), seed)
+    asked = steering_run.ask(steering_run.SteerInputs(name, inputs.utility_tasks), seed)
+    refuse_unknown_tasks(plan, asked.task_folder)
     made_on = steering.about.get("suite")
     if inputs.scenario is None and made_on != asked.suite.name:
         raise UsageError(
@@ -64,7 +69,7 @@ def ask(inputs: EvaluateInputs, plan: Evaluate, note: Callable[[str], None]) -> 
             f"asks {asked.suite.name}",
             remedy,
         )
-    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering)
+    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering, asked.task_folder)
     return question, replace(plan, seed=seed)
 
 
@@ -76,6 +81,7 @@ def config(question: EvaluateQuestion) -> dict[str, Any]:
     return {
         "steering": {"name": shareable(question.named), "local": local, "sha256": _hash(question.steering)},
         **steering_run.config(question.scenario, question.suite, question.judge),
+        **task_config(question.task_folder),
     }
 
 
@@ -101,7 +107,7 @@ def ask_again(run: Run, plan: Evaluate, note: Callable[[str], None]) -> Evaluate
             f"The steering {name} has changed since {run.folder} began",
             "Put the old one back, or start a new run in another folder",
         )
-    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name)
+    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name, asked.task_folder)
 
 
 def steering_of(run: Run) -> str:

@@ -17,6 +17,7 @@ from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, St
 from pointsman.jobs.steer.testing import Arms
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
+from pointsman.runs.tasks import Arm, prepare_tasks
 
 
 def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
@@ -40,6 +41,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         f"{bench.judge.name}; writing to {bench.run.folder}"
     )
     seed = plan.seed_for(steering)
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, seed)
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
@@ -52,6 +54,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         bench, prompts, steering.intervention, "test/after", "Steered", stage="test", fallen=test.fallen
     )
     latency = time_latency(bench, prompts.benign, steering.intervention, plan.latency_rounds)
+    solved = tasks.solve(bench, [Arm("with the mask", "routing", steering.intervention)]) if tasks else None
     keep_outcome(bench, "test/before", prompts, before)
     keep_outcome(bench, "test/after", prompts, after)
 
@@ -85,6 +88,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
             latency=latency,
+            tasks=solved,
             cost=bench.cost(),
             provenance=Provenance.of(bench.command),
         )

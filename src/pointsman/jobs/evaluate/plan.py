@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
-from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
 from pointsman.jobs.steer.plan import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -22,12 +22,18 @@ class Evaluate:
         seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
         limit: Most prompts of each kind to test; None for all.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
+        utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
+        utility_limit: Documents of each of these tasks at most; None for all.
+        utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
     """
 
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
     limit: Positive | None = 100
     latency_rounds: Count = 5
+    utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
+    utility_limit: Annotated[Positive | None, Formerly(100)] = 100
+    utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
 
     def __post_init__(self) -> None:

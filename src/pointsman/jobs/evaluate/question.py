@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
     from pointsman.judges.types import Judge
+    from pointsman.runs.task_folder import TaskFolder
     from pointsman.steering.artefact import Steering
 
 
@@ -18,6 +19,7 @@ class EvaluateQuestion:
 
     Attributes:
         named: The steering as the user named it: a folder, or a hub id.
+        task_folder: Task files for lm-eval, of the user.
     """
 
     steering: Steering
@@ -25,3 +27,4 @@ class EvaluateQuestion:
     suite: Suite
     judge: Judge
     named: str = ""
+    task_folder: TaskFolder | None = None

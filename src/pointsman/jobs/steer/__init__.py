@@ -52,13 +52,17 @@ class _Steer:
 
     def ask(self, model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
         from pointsman.jobs.steer.inputs import ask
+        from pointsman.runs.tasks import refuse_unknown_tasks
 
-        return ask(inputs, plan.seed), plan
+        question = ask(inputs, plan.seed)
+        refuse_unknown_tasks(plan, question.task_folder)
+        return question, plan
 
     def config(self, question: SteerQuestion) -> dict[str, Any]:
         from pointsman.jobs.steer.inputs import config
+        from pointsman.runs.task_folder import task_config
 
-        return config(question.scenario, question.suite, question.judge)
+        return {**config(question.scenario, question.suite, question.judge), **task_config(question.task_folder)}
 
     def local(self, question: SteerQuestion) -> dict[str, Any]:
         from pointsman.runs.files import places

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pointsman.errors import RunError
 from pointsman.jobs.parameters import Metavar
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.runs.files import PUT_BACK, digest, files_json, judge_again, located, reading_manifest
+from pointsman.runs.task_folder import TaskFolder
 
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
@@ -24,9 +26,11 @@ class SteerInputs:
 
     Attributes:
         scenario: A scenario that comes with Pointsman (`scenario list`) or a YAML file (`scenario init`).
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     scenario: Annotated[str, Metavar("NAME|FILE")]
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 def ask(inputs: SteerInputs, seed: int) -> SteerQuestion:
@@ -40,7 +44,7 @@ def ask(inputs: SteerInputs, seed: int) -> SteerQuestion:
 
     scenario = load_scenario(inputs.scenario)
     suite = scenario.read(seed)
-    return SteerQuestion(scenario, suite, make_judge(suite.judge))
+    return SteerQuestion(scenario, suite, make_judge(suite.judge), TaskFolder.read(inputs.utility_tasks))
 
 
 def config(scenario: Scenario, suite: Suite, judge: Judge) -> dict[str, Any]:
@@ -74,8 +78,8 @@ def ask_again(run: Run, seed: int, note: Callable[[str], None]) -> SteerQuestion
             files = {key: known.get(key, {"path": path}) for key, path in named.items()}
             data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
         scenario = Scenario.from_json(data)
-        judge = judge_again(run, note)
+        judge, tasks = judge_again(run, note), TaskFolder.again(run)
     suite = scenario.read(seed)
     if digest(suite) != prompts.get("digest"):
         raise RunError(f"The prompts of {scenario.name} have changed since {run.folder} began", PUT_BACK)
-    return SteerQuestion(scenario, suite, judge)
+    return SteerQuestion(scenario, suite, judge, tasks)

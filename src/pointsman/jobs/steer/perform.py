@@ -28,6 +28,7 @@ from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
+from pointsman.runs.tasks import Arm, prepare_tasks
 from pointsman.steering.artefact import DATA, Steering
 
 ARTEFACT = "steering"
@@ -52,6 +53,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
         f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
         f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
     )
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
     room = room_of(bench)
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)
@@ -78,6 +80,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
 
+    solved = tasks.solve(bench, [Arm("with the mask", "routing", chosen.routing)]) if tasks else None
     tested = arms.tested(scenario.limits)
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
@@ -107,6 +110,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             upper_bound=bound,
             latency=latency,
             seeds=seeds or None,
+            tasks=solved,
             artefact=f"artefacts/{ARTEFACT}",
             cost=bench.cost(),
             provenance=Provenance.of(bench.command),

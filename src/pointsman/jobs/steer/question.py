@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
     from pointsman.data.types import Suite
     from pointsman.judges.types import Judge
+    from pointsman.runs.task_folder import TaskFolder
 
 
 class ScenarioQuestion(Protocol):
@@ -26,8 +27,13 @@ class ScenarioQuestion(Protocol):
 
 @dataclass(frozen=True)
 class SteerQuestion:
-    """A scenario with the prompts that were read for it; and who judges the answers."""
+    """A scenario with the prompts that were read for it; and who judges the answers.
+
+    Attributes:
+        task_folder: Task files for lm-eval, of the user.
+    """
 
     scenario: Scenario
     suite: Suite
     judge: Judge
+    task_folder: TaskFolder | None = None

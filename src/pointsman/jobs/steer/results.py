@@ -17,6 +17,7 @@ from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
 from pointsman.runs.results import Results
+from pointsman.runs.tasks import TaskResults
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.calibration import Calibration
 from pointsman.stats.paired import Comparison
@@ -352,4 +353,5 @@ class SteerResults(Results):
     upper_bound: UpperBound | None = None
     latency: Latency | None = None
     seeds: tuple[SeedOutcome, ...] | None = None
+    tasks: TaskResults | None = None
     artefact: str | None = None
