@@ -1,4 +1,4 @@
-"""lm-eval on an engine says what lm-eval's own transformers model says, and under a routing what the routing makes of it.
+"""lm-eval on an engine says what its own transformers model says, and under a routing what the routing makes of it.
 
 Skipped where lm-eval is not installed: `make test-utility` installs it beside the rest.
 """
@@ -209,7 +209,7 @@ def test_an_audit_solves_tasks_and_resumes(cli: Cli, here: Path, model: Path, be
 
     then = (here / "run/results.json").read_text()
     (here / "run/results.json").unlink()
-    assert "--utility-tasks" in cli("resume", "run").refusal()
+    assert "--utility-tasks" in cli("resume", "run").refusal(notes=1)
     again = cli("resume", "run", "--utility-tasks", folder)
     assert again.code == 0, again.err
     assert json.loads((here / "run/results.json").read_text())["tasks"] == json.loads(then)["tasks"]
