@@ -22,7 +22,7 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.ranking import rank
 from pointsman.jobs.audit.results import AuditResults, MethodSeeds
 from pointsman.jobs.audit.routes import examine_routes, search_routes, search_under_other_seeds
-from pointsman.jobs.audit.tasks import solve_under_masks
+from pointsman.jobs.audit.tasks import measure_answers_under, solve_under_masks
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
@@ -59,6 +59,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
     attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
+    answers = measure_answers_under(bench, plan, prompts, baseline.benign, masking, noise) if plan.answer_loss else ()
     solved = solve_under_masks(bench, plan, prompts, tasks, masking) if tasks else None
     seeds = None
     if plan.method_seeds > 1:
@@ -88,6 +89,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             attacks=attacks,
             seeds=seeds,
             tasks=solved,
+            answers=answers,
             cost=replace(bench.cost(), predicted=predicted),
             provenance=Provenance.of(bench.command),
         )

@@ -10,6 +10,7 @@ from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
+from pointsman.runs.answers import AnswersUnder
 from pointsman.runs.rates import AttackRates, answered
 from pointsman.runs.results import Results
 from pointsman.runs.tasks import TaskResults
@@ -436,6 +437,7 @@ class AuditResults(Results):
     attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
     tasks: TaskResults | None = None
+    answers: tuple[AnswersUnder, ...] = ()
 
     @property
     def phases(self) -> list[Phase]:

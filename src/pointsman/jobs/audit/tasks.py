@@ -1,4 +1,4 @@
-"""Tasks under the audit's largest mask, and under as large a one on random routers."""
+"""Tasks and own answers under the audit's largest mask, and under as large a one on random routers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import Masked
+from pointsman.jobs.audit.results import Masked, Noisy
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask
+from pointsman.methods.noise import Noise
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.answers import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, TaskResults, TaskStage
 
@@ -36,3 +39,24 @@ def solve_under_masks(
             )
         arms.append(Arm(f"{most.routers} random masked, {phase}", "control", chosen.routing(phase)))
     return tasks.solve(bench, arms)
+
+
+def measure_answers_under(
+    bench: Bench[AuditQuestion],
+    plan: Audit,
+    prompts: AuditPrompts,
+    said: Sequence[Attempt],
+    masking: Sequence[Masked],
+    noise: Sequence[Noisy],
+) -> tuple[AnswersUnder, ...]:
+    """What own answers lose under every frozen mask, and under every level of noise."""
+    benign, arms = prompts.benign, list[Arm]()
+    for record in masking:
+        if record.routers:
+            kept = {int(layer): list(chosen) for layer, chosen in (record.controls["dataset"].mask or {}).items()}
+            name = f"top {record.routers} masked, frozen, {record.phase}"
+            arms.append(Arm(name, "routing", Intervention.force(kept, phase=record.phase)))
+    for level in noise:
+        noisy, sigma = Noise(level.sigma, seed=plan.seed), [std / level.sigma for std in level.std]
+        arms.append(Arm(f"noise of {level.sigma:g} sigma", "control", [noisy.routing(b, sigma) for b in benign]))
+    return measure_answers(bench, benign, said, arms, seed=plan.seed) if benign and arms else ()

@@ -15,6 +15,7 @@ from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_la
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
+from pointsman.runs.answers import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 from pointsman.runs.tasks import Arm, prepare_tasks
@@ -54,7 +55,11 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         bench, prompts, steering.intervention, "test/after", "Steered", stage="test", fallen=test.fallen
     )
     latency = time_latency(bench, prompts.benign, steering.intervention, plan.latency_rounds)
-    solved = tasks.solve(bench, [Arm("with the mask", "routing", steering.intervention)]) if tasks else None
+    mask = [Arm("with the mask", "routing", steering.intervention)]
+    solved = tasks.solve(bench, mask) if tasks else None
+    answers: tuple[AnswersUnder, ...] = ()
+    if plan.answer_loss:
+        answers = measure_answers(bench, prompts.benign, before.benign, mask, seed=seed, system=scenario.system)
     keep_outcome(bench, "test/before", prompts, before)
     keep_outcome(bench, "test/after", prompts, after)
 
@@ -89,6 +94,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             broken_on_test=tested.after.broken,
             latency=latency,
             tasks=solved,
+            answers=answers,
             cost=bench.cost(),
             provenance=Provenance.of(bench.command),
         )

@@ -22,6 +22,7 @@ class Evaluate:
         seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
         limit: Most prompts of each kind to test; None for all.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
+        answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
         utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
@@ -31,6 +32,7 @@ class Evaluate:
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
     limit: Positive | None = 100
     latency_rounds: Count = 5
+    answer_loss: Annotated[bool, Formerly(False)] = False
     utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False

@@ -26,6 +26,7 @@ from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
 from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.answers import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 from pointsman.runs.tasks import Arm, prepare_tasks
@@ -80,7 +81,13 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
 
-    solved = tasks.solve(bench, [Arm("with the mask", "routing", chosen.routing)]) if tasks else None
+    mask = [Arm("with the mask", "routing", chosen.routing)]
+    solved = tasks.solve(bench, mask) if tasks else None
+    answers: tuple[AnswersUnder, ...] = ()
+    if plan.answer_loss:
+        answers = measure_answers(
+            bench, test.prompts.benign, arms.before.benign, mask, seed=plan.seed, system=scenario.system
+        )
     tested = arms.tested(scenario.limits)
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
@@ -111,6 +118,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             latency=latency,
             seeds=seeds or None,
             tasks=solved,
+            answers=answers,
             artefact=f"artefacts/{ARTEFACT}",
             cost=bench.cost(),
             provenance=Provenance.of(bench.command),

@@ -43,6 +43,7 @@ class Steer:
         random_draws: Random masks with the circuit's entries, shuffled: the control.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
+        answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
         utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
@@ -66,6 +67,7 @@ class Steer:
     random_draws: Count = 3
     latency_rounds: Count = 5
     upper_bound: bool = False
+    answer_loss: Annotated[bool, Formerly(False)] = False
     utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False
