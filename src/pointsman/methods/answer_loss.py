@@ -1,6 +1,6 @@
 """How improbable a routing makes the answers that the untouched model gives: a price in nats, without a judge.
 
-The loss of an answer is the mean over its tokens of log p as the model is, less log p under the routing. Teacher-forced.
+The loss of an answer is the mean over its tokens of log p as the model is, less log p under the routing.
 It is no divergence: tokens that the model did not say do not count.
 """
 
