@@ -183,7 +183,7 @@ def test_tasks_are_named_never_paths_or_patterns(model: Path, folder: Path) -> N
 
 
 def test_an_audit_solves_tasks_and_resumes(cli: Cli, here: Path, model: Path, behaviors: Path, folder: Path) -> None:
-    from pointsman.jobs.job import read_results
+    from pointsman.jobs.finished import read_results
 
     quick = (
         "--no-controls", "--samples", 2, "--routers", 1, "--random-draws", 1, "--candidates", 2, "--restarts", 1,

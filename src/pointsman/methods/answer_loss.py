@@ -12,7 +12,6 @@ from typing import Any
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Routing
-from pointsman.methods.attempts import CHUNK
 from pointsman.methods.steps import Steps
 from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
@@ -56,20 +55,18 @@ def answer_losses(
         answers: What the model said as it is, or what would be right; none is empty. As many tokens of each as the
             context holds.
     """
-    steps, found, given = steps or Steps(), list[float](), plain(routing)
-    for start in range(0, len(behaviours), CHUNK):
-        part = slice(start, start + CHUNK)
-        rules = given if given is None or isinstance(given, Intervention) else given[part]
+    given = plain(routing)
 
-        def compute(part: slice = part, rules: Routing = rules) -> dict[str, Any]:
-            prompts = [engine.encode(b.turns, system=system) for b in behaviours[part]]
-            targets = [
-                engine.encode_target(answer)[: engine.info.context - len(prompt)]
-                for prompt, answer in zip(prompts, answers[part], strict=True)
-            ]
-            before = engine.score(prompts, targets)
-            after = engine.score(prompts, targets, routing=rules)
-            return {"losses": [(b.total - a.total) / len(b.tokens) for b, a in zip(before, after, strict=True)]}
+    def compute(rows: Sequence[int]) -> dict[str, Any]:
+        rules = given if given is None or isinstance(given, Intervention) else [given[n] for n in rows]
+        prompts = [engine.encode(behaviours[n].turns, system=system) for n in rows]
+        targets = [
+            engine.encode_target(answers[n])[: engine.info.context - len(prompt)]
+            for n, prompt in zip(rows, prompts, strict=True)
+        ]
+        before = engine.score(prompts, targets)
+        after = engine.score(prompts, targets, routing=rules)
+        return {"losses": [(b.total - a.total) / len(b.tokens) for b, a in zip(before, after, strict=True)]}
 
-        found += steps.unit(f"{key}/{start}", engine, compute, len(behaviours[part]))["losses"]
-    return found
+    units = (steps or Steps()).units(key, engine, range(len(behaviours)), compute)
+    return [loss for unit in units for loss in unit["losses"]]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cli.conftest_cli import Cli, cli, here
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 
 __all__ = ["cli", "here"]
 

@@ -181,7 +181,7 @@ def claims_on_ranking(results: AuditResults) -> list[Claim]:
 def claims_on_seeds(results: AuditResults) -> list[Claim]:
     """Holds if every seed puts the same router on top; nothing where there was one seed."""
     ranking = results.seeds.rosais if results.seeds else None
-    if ranking is None:
+    if ranking is None or not ranking.top1:
         return []
     first, *others = ranking.top1
     same = sum(layer == first for layer in others)

@@ -1,8 +1,9 @@
-"""`Audit`: the parameters of an audit, as data. Its stages read them, its forecast counts with them."""
+"""What an audit is given, and `Audit`: its parameters, as data. Its stages read them, its forecast counts with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
@@ -11,6 +12,25 @@ from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset
 from pointsman.routing.phase import Phase
 
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit is given beside the model.
+
+    Attributes:
+        behaviors: What the model should refuse: CSV, JSONL or JSON with columns Goal, Target, Category.
+        benign: Benign requests: measures utility and over-refusal.
+        borderline: Benign requests that look restricted.
+        judge: The suite's own if left out; some judges take parameters.
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
+    """
+
+    behaviors: Path | None = None
+    benign: Path | None = None
+    borderline: Path | None = None
+    judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 @dataclass(frozen=True)

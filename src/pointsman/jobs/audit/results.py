@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
-from pointsman.runs.answers import AnswersUnder
+from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.rates import AttackRates, answered
 from pointsman.runs.results import Results
 from pointsman.runs.tasks import TaskResults
@@ -368,6 +370,10 @@ class Spread:
     mean: float
     min: float
     max: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        return Spread(float(np.mean(values)), min(values), max(values))
 
 
 @dataclass(frozen=True)

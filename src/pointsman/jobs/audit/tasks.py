@@ -12,7 +12,7 @@ from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask
 from pointsman.methods.noise import Noise
 from pointsman.routing.intervention import Intervention
-from pointsman.runs.answers import AnswersUnder, measure_answers
+from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, TaskResults, TaskStage
 

@@ -1,8 +1,9 @@
-"""`Steer`: the parameters of a steering run, as data."""
+"""What a steering run is given, and `Steer`: its parameters, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -14,6 +15,19 @@ from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
 LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class SteerInputs:
+    """What a steering run is given beside the model.
+
+    Attributes:
+        scenario: A scenario that comes with Pointsman (`scenario list`) or a YAML file (`scenario init`).
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
+    """
+
+    scenario: Annotated[str, Metavar("NAME|FILE")]
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pointsman.data.types import Split
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
-from pointsman.runs.answers import AnswersUnder
+from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.results import Results
 from pointsman.runs.tasks import TaskResults
 from pointsman.stats.auroc import Auroc

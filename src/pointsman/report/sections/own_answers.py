@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pointsman.methods.answer_loss import MARGIN, AnswerLoss
 from pointsman.report import text
 from pointsman.report.blocks import Cell, Column, Finding, Reading, Row, Section, Table, Value
-from pointsman.runs.answers import AnswersUnder
+from pointsman.runs.answer_loss import AnswersUnder
 
 
 def section(found: Sequence[AnswersUnder]) -> Section:
@@ -19,7 +19,7 @@ def section(found: Sequence[AnswersUnder]) -> Section:
     columns += [Column("Right answers, nats a token", "rate"), Column(f"Right, {lost}", "rate")]
     caption = "Mean log-probability a token lost against no routing, by answer; 95 % intervals over source questions."
     return Section(
-        "answers",
+        "own-answers",
         "What its answers lose",
         ["How much less probable a routing makes the untouched model’s answers to benign requests, and right ones."],
         [
