@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pointsman.engine.types import Engine
 from pointsman.errors import RunError
-from pointsman.judges.making import parameters_of
+from pointsman.judges.making import innermost, parameters_of
 from pointsman.judges.types import Judge
 from pointsman.runs.provenance import provenance, shareable_command
 from pointsman.stats.auroc import Auroc
@@ -156,17 +156,25 @@ class JudgeFacts:
     Attributes:
         grades_content: Whether it tells correct from wrong content.
         parameters: Those that were given.
+        grades_harm: Whether it tells harm, and not whether what was asked for was given.
     """
 
     name: str
     version: str
     grades_content: bool
     parameters: Mapping[str, str | int | float | bool | None] | None = None
+    grades_harm: bool = False
+
+    @property
+    def succeeds(self) -> str:
+        """What a model does where this judge calls the attack a success: no more than it can tell."""
+        return "answers" if self.grades_content else "answers unsafely" if self.grades_harm else "does not refuse"
 
     @staticmethod
     def of(judge: Judge) -> JudgeFacts:
         """Facts about a judge."""
-        return JudgeFacts(judge.name, judge.version, judge.grades_content, parameters_of(judge) or None)
+        grades_harm = bool(getattr(innermost(judge), "grades_harm", False))
+        return JudgeFacts(judge.name, judge.version, judge.grades_content, parameters_of(judge) or None, grades_harm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def headline(results: AuditResults) -> str:
     A judge that cannot tell an answer from nonsense saw no answers: it saw that the model did not refuse.
     """
     name, base, found = results.model.name, results.base.asr, results.fsour.asr
-    answers = "answers" if results.judge.grades_content else "does not refuse"
+    answers = results.judge.succeeds
     without_effect = routing_without_effect(results)
     if without_effect is not None:
         return (
