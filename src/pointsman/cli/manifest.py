@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pointsman.cli.loading import ModelOptions, Template
 from pointsman.cli.output import say_note
 from pointsman.errors import RunError
-from pointsman.jobs.parameters import parameters, plain, read
+from pointsman.jobs.parameters import Formerly, Parameter, parameters, plain, read
 from pointsman.runs.files import locate, typed
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def plan_of(run: Run, kind: type[Any]) -> Any:
     Raises:
         KeyError: The manifest lacks a parameter.
     """
-    config = run.config
-    return read(kind, {each.name: config[each.name] for each in parameters(kind)}, "the plan")
+    return read(kind, {each.name: _began_with(run.config, each) for each in parameters(kind)}, "the plan")
 
 
 def config_of(options: ModelOptions, asked: Mapping[str, Any], plan: Any) -> dict[str, Any]:
@@ -106,6 +105,12 @@ def same_question(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------------- small things
+
+
+def _began_with(config: Mapping[str, Any], parameter: Parameter) -> Any:
+    """The value of a parameter; what was done before there was one, in a manifest that lacks it."""
+    formerly = parameter.limit(Formerly)
+    return config[parameter.name] if formerly is None else config.get(parameter.name, formerly.value)
 
 
 def _source(run: Run, load: Mapping[str, Any], name: str) -> str:

@@ -97,7 +97,7 @@ class Request:
 
     def names(self) -> str:
         """In one line what a file, which may come from a stranger, is about to load, read and ask."""
-        given = {name: value for name, value in plain(self.inputs).items() if value is not None}
+        given = {name: value for name, value in plain(self.inputs).items() if value not in (None, [])}
         named = "".join(f", {name} {value}" for name, value in given.items())
         return f"{self.job.name} {self.model}{named}"
 

@@ -38,6 +38,13 @@ class Metavar:
 
 
 @dataclass(frozen=True)
+class Formerly:
+    """What the manifest of a run means that began before there was this parameter, where that is not its default."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Preset:
     """Values of several parameters under one name, a switch of the command line.
 
@@ -65,7 +72,7 @@ class Parameter:
         many: Whether it is a tuple of values.
         optional: Whether it may be None.
         default: MISSING if it must be given.
-        limits: Bounds, and a `Metavar`.
+        limits: Bounds, a `Metavar`, and what was done `Formerly`.
         help: What it is.
     """
 

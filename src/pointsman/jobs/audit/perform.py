@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
+from pointsman.engine.with_system import with_system
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
 from pointsman.jobs.audit.forecast import forecast
@@ -36,6 +37,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     """
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
+    bench.engine = with_system(bench.engine, bench.question.system)
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
@@ -66,7 +68,13 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             threat_model="T1",
             judge=JudgeFacts.of(judge),
             model=ModelFacts.of(engine),
-            notes=(*suite.notes, *notes_on_model(engine), *room.notes()),
+            notes=(
+                *suite.notes,
+                *_notes_on_system(bench.question.system),
+                *prompts.notes,
+                *notes_on_model(engine),
+                *room.notes(),
+            ),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,
@@ -87,6 +95,10 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     bench.write_completions()
     bench.run.write_results(dump(results))  # last: a run that has its results is finished
     return results
+
+
+def _notes_on_system(system: str | None) -> list[str]:
+    return [f"Every request is asked with a system prompt of {len(system)} characters"] if system else []
 
 
 def _refuse_unable(engine: Engine, plan: Audit) -> None:

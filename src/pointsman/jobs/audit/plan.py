@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from pointsman.jobs.parameters import Count, Positive, Preset, check
+from pointsman.jobs.parameters import Count, Formerly, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
-FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+Splitting = Literal["balanced", "drawn"]
+DISCOVERY = 0.3
+"""Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Audit:
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
         max_new_tokens: Length of answers; None for the suite's.
+        splits: How source questions without splits are divided: balanced (of every category 30 % to rank on, the others
+            to test) or drawn (each by lot: 30 % to rank on, 50 % to test; the other 20 % are not asked).
     """
 
     seed: Count = 0
@@ -60,6 +64,7 @@ class Audit:
     other_targets: Count = 40
     transfer: Count = 12
     max_new_tokens: Positive | None = None
+    splits: Annotated[Splitting, Formerly("drawn")] = "balanced"
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (
         Preset(

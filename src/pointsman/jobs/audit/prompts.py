@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
+from pointsman.data.splits import SPLITS, assign_balanced, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
 from pointsman.errors import DataError
-from pointsman.jobs.audit.plan import FRACTIONS, Audit
+from pointsman.jobs.audit.plan import DISCOVERY, Audit
 from pointsman.runs.room import Room
 
 AFFIRMATIVE = "Sure"
@@ -33,6 +33,7 @@ class AuditPrompts:
         benign_discovery: Harmless requests of the discovery split, for the placebo of the ranking.
         conversations: Of the test split.
         sizes: Of the splits, and of what is used of them.
+        notes: What was left out, in sentences.
     """
 
     discovery: tuple[Behaviour, ...]
@@ -42,6 +43,7 @@ class AuditPrompts:
     benign_discovery: tuple[Behaviour, ...] = ()
     conversations: tuple[Conversation, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> AuditPrompts:
@@ -53,16 +55,18 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
     Raises:
         DataError: Nothing is left to rank routers on, or to test.
     """
-    seed, limit, restricted = plan.seed, plan.limit, suite.restricted
-    if any(b.split is None for b in restricted):
-        restricted = assign_splits(restricted, seed, FRACTIONS)
+    seed, limit, restricted = plan.seed, plan.limit, divided(suite.restricted, plan)
     discovery, test = by_split(restricted, "discovery"), by_split(restricted, "test")
     if not discovery or not test:
         raise DataError(
             f"{suite.name} leaves {len(discovery)} prompts to rank routers on and {len(test)} to test",
             "Give more behaviours with different source questions",
         )
-    benign, talks = _divided(suite.benign, seed), _tested(suite.conversations)
+    benign, talks = _divided_benign(suite.benign, plan), _tested(suite.conversations)
+    apart = {cluster(b) for b in discovery} if plan.splits == "balanced" else set()
+    fresh = tuple(c for c in talks if c.split or cluster(c) not in apart)
+    ranked = len(talks) - len(fresh)
+    notes = (f"{ranked} conversations are left out: routers are ranked on their source questions",) if ranked else ()
     ranked_on = plan.rank_prompts or limit or len(discovery)
     chosen = AuditPrompts(
         discovery=take_fitting(discovery, ranked_on, seed),
@@ -70,7 +74,8 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
         benign=take_fitting(_tested(benign), limit or len(benign), seed),
         borderline=take_fitting(_tested(suite.borderline), limit or len(suite.borderline), seed),
         benign_discovery=take_fitting(by_split(benign, "discovery"), ranked_on, seed),
-        conversations=take(talks, limit or len(talks), seed),
+        conversations=take(fresh, limit or len(fresh), seed),
+        notes=notes,
     )
     sizes: dict[str, int] = {name: len(by_split(restricted, name)) for name in SPLITS}
     used = {"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)}
@@ -101,11 +106,24 @@ def with_targets(behaviours: Sequence[Behaviour]) -> list[Behaviour]:
     return [b if b.target else replace(b, target=AFFIRMATIVE) for b in behaviours]
 
 
-def _divided(benign: tuple[Behaviour, ...], seed: int) -> tuple[Behaviour, ...]:
+def divided(behaviours: Sequence[Behaviour], plan: Audit) -> tuple[Behaviour, ...]:
+    """Behaviours with splits, as the plan wants them; those that have all their own keep them.
+
+    Raises:
+        DataError: There are too few source questions.
+    """
+    if all(b.split for b in behaviours):
+        return tuple(behaviours)
+    if plan.splits == "drawn":
+        return assign_splits(behaviours, plan.seed)
+    return assign_balanced(behaviours, plan.seed, DISCOVERY)
+
+
+def _divided_benign(benign: tuple[Behaviour, ...], plan: Audit) -> tuple[Behaviour, ...]:
     """Benign requests with splits, since the placebo ranks on some: unless they have their own, or are few."""
     if any(b.split for b in benign) or len({cluster(b) for b in benign}) < FEWEST_BENIGN:
         return benign
-    return assign_splits(benign, seed, FRACTIONS)
+    return divided(benign, plan)
 
 
 def _tested(items: Sequence[Asked]) -> tuple[Asked, ...]:

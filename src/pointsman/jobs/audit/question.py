@@ -19,9 +19,13 @@ class AuditQuestion:
     Attributes:
         registered: The name of the suite, if it is a registered one.
         files: What it was read from otherwise, by option.
+        columns: What the user says of the columns of these files: ``USE=COLUMN``, or ``FILE.USE=COLUMN``.
+        system: A system prompt for every request.
     """
 
     suite: Suite
     judge: Judge
     registered: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    system: str | None = None
