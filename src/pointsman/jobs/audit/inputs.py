@@ -64,7 +64,7 @@ def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
         UsageError: There is nothing to ask, or an option that would be ignored.
         DataError: A file cannot be used, or holds too little to split.
     """
-    from pointsman.jobs.audit.prompts import divided
+    from pointsman.jobs.audit.splitting import divided
     from pointsman.judges.making import make_judge
 
     name = model.partition(":")[0] if inputs.behaviors is None else None

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from pointsman.data.splits import SPLITS, assign_balanced, assign_splits, by_split, cluster, take
+from pointsman.data.splits import SPLITS, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
 from pointsman.errors import DataError
-from pointsman.jobs.audit.plan import DISCOVERY, Audit
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.splitting import divided, divided_benign
 from pointsman.runs.room import Room
 
 AFFIRMATIVE = "Sure"
 """How an answer to a benign request without a target is taken to begin."""
-FEWEST_BENIGN = 20  # sources; fewer are all tested, and there is no placebo
 
 Asked = TypeVar("Asked", Behaviour, Conversation)
 Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]
@@ -62,7 +62,7 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
             f"{suite.name} leaves {len(discovery)} prompts to rank routers on and {len(test)} to test",
             "Give more behaviours with different source questions",
         )
-    benign, talks = _divided_benign(suite.benign, plan), _tested(suite.conversations)
+    benign, talks = divided_benign(suite.benign, plan), _tested(suite.conversations)
     apart = {cluster(b) for b in discovery} if plan.splits == "balanced" else set()
     fresh = tuple(c for c in talks if c.split or cluster(c) not in apart)
     ranked = len(talks) - len(fresh)
@@ -104,26 +104,6 @@ def choose_fitting_prompts(suite: Suite, plan: Audit, engine: Engine) -> tuple[A
 def with_targets(behaviours: Sequence[Behaviour]) -> list[Behaviour]:
     """The same, with `AFFIRMATIVE` for the target of those that have none."""
     return [b if b.target else replace(b, target=AFFIRMATIVE) for b in behaviours]
-
-
-def divided(behaviours: Sequence[Behaviour], plan: Audit) -> tuple[Behaviour, ...]:
-    """Behaviours with splits, as the plan wants them; those that have all their own keep them.
-
-    Raises:
-        DataError: There are too few source questions.
-    """
-    if all(b.split for b in behaviours):
-        return tuple(behaviours)
-    if plan.splits == "drawn":
-        return assign_splits(behaviours, plan.seed)
-    return assign_balanced(behaviours, plan.seed, DISCOVERY)
-
-
-def _divided_benign(benign: tuple[Behaviour, ...], plan: Audit) -> tuple[Behaviour, ...]:
-    """Benign requests with splits, since the placebo ranks on some: unless they have their own, or are few."""
-    if any(b.split for b in benign) or len({cluster(b) for b in benign}) < FEWEST_BENIGN:
-        return benign
-    return divided(benign, plan)
 
 
 def _tested(items: Sequence[Asked]) -> tuple[Asked, ...]:

@@ -14,9 +14,10 @@ from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.parameters import Metavar
 from pointsman.jobs.steer import inputs as steering_run
 from pointsman.runs.files import known_hash, reading_manifest, typed
-from pointsman.runs.steering import read_steering
+from pointsman.runs.steering import learnt_on, read_steering
 
 if TYPE_CHECKING:
+    from pointsman.data.types import Suite
     from pointsman.runs.run import Run
     from pointsman.steering.artefact import Steering
 
@@ -64,8 +65,29 @@ def ask(inputs: EvaluateInputs, plan: Evaluate, note: Callable[[str], None]) -> 
             f"asks {asked.suite.name}",
             remedy,
         )
+    if seed == learnt:
+        _note_on_prompts(inputs.steering, made_on, asked.suite, note)
     question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering)
     return question, replace(plan, seed=seed)
+
+
+def _note_on_prompts(named: str, made_on: object, suite: Suite, note: Callable[[str], None]) -> None:
+    """Say whether prompts that are tested are among those that the steering was learnt or chosen on."""
+    from pointsman.data.objective import FILES
+    from pointsman.data.splits import by_split, spoken
+
+    known = learnt_on(named)
+    tested = {spoken(item.goal) for name in FILES for item in by_split(getattr(suite, name), "test")}
+    if known is None and made_on != suite.name:
+        note(
+            f"{named} was made on the prompts {made_on}, and {suite.name} is asked: whether it was learnt on what is "
+            "tested now cannot be known without the folder of the run that found it"
+        )
+    elif known and known & tested:
+        note(
+            f"{len(known & tested)} of {len(tested)} requests that are tested are among those that this steering was "
+            "learnt or chosen on: its gain is too good to be true"
+        )
 
 
 def config(question: EvaluateQuestion) -> dict[str, Any]:

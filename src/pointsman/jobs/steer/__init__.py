@@ -51,9 +51,12 @@ class _Steer:
         return {"pointsman.steer/1": from_steer_1}
 
     def ask(self, model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
+        from pointsman.jobs.steer.enough import refuse_too_few
         from pointsman.jobs.steer.inputs import ask
 
-        return ask(inputs, plan.seed), plan
+        question = ask(inputs, plan.seed)
+        refuse_too_few(question.scenario, question.suite)
+        return question, plan
 
     def config(self, question: SteerQuestion) -> dict[str, Any]:
         from pointsman.jobs.steer.inputs import config
