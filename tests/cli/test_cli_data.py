@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest_cli import EFFORT, Cli, testbed_rows, write_csv
 
-from pointsman.jobs.audit.inputs import mapped_columns
+from pointsman.jobs.audit.columns import mapped_columns
 
 FIXTURES = Path(__file__).parents[1] / "data/fixtures"
 

@@ -18,8 +18,8 @@ import torch
 from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
-from pointsman.jobs.evaluate.inputs import EvaluateInputs, ask
-from pointsman.jobs.evaluate.plan import Evaluate
+from pointsman.jobs.evaluate.plan import Evaluate, EvaluateInputs
+from pointsman.jobs.evaluate.question import ask
 from pointsman.jobs.steer.learning import Learning
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.runs.results import read
@@ -209,7 +209,7 @@ def test_a_mask_is_evaluated_on_the_splits_that_it_was_learnt_on(
 def test_prompts_that_a_mask_was_learnt_on_are_noticed(done: Done, here: Path) -> None:
     def noted(steering: Path, scenario: Path) -> list[str]:
         notes: list[str] = []
-        ask(EvaluateInputs(str(steering), str(scenario)), Evaluate(), notes.append)
+        ask("testbed", EvaluateInputs(str(steering), str(scenario)), Evaluate(), notes.append)
         return notes
 
     assert noted(done.folder, done.scenario) == []

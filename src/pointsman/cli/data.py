@@ -71,7 +71,7 @@ def check(
     pointsman data check hub:JailbreakBench/JBB-Behaviors:behaviors:benign --as benign --json
     """
     from pointsman.data.check import check_file
-    from pointsman.jobs.audit.inputs import mapped_columns
+    from pointsman.jobs.audit.columns import mapped_columns
 
     mapped = mapped_columns(column or (), ("behaviors",)).get("behaviors", {})
     found = check_file(file, None if kind is None else kind.value, mapped)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pointsman.cli.loading import ModelOptions, Template
+from pointsman.cli.loading import ChatTemplate, ModelOptions
 from pointsman.cli.output import say_note
 from pointsman.errors import RunError
 from pointsman.jobs.parameters import Formerly, Parameter, parameters, plain, read
@@ -81,7 +81,7 @@ def config_of(options: ModelOptions, asked: Mapping[str, Any], plan: Any) -> dic
     """Everything that decides the results, for the manifest.
 
     Args:
-        asked: From `Job.config`.
+        asked: From `Work.config`.
     """
     config = {"model": options.shown, "load": options.to_json(), **asked, **plain(plan)}
     if "scenario" in asked:  # where it has stood from the first manifest of a scenario on
@@ -94,7 +94,7 @@ def local_of(options: ModelOptions, places: Mapping[str, Any]) -> dict[str, Any]
     """Where everything lies on this machine, for ``local.json``.
 
     Args:
-        places: From `Job.local`.
+        places: From `Work.local`.
     """
     return {**places, "model": options.source} if options.local else dict(places)
 
@@ -129,14 +129,14 @@ def _source(run: Run, load: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _template(run: Run, saved: Any) -> Template | None:
+def _template(run: Run, saved: Any) -> ChatTemplate | None:
     """The chat template that a run began with: its text is in the manifest."""
     if saved is None:
         return None
     if isinstance(saved, str):  # of an earlier version: a path, good for no more than the content that is known
         path = locate(run, "chat_template", Path(saved), _known_template(run.config))
-        return Template.read(path)
-    return Template(typed(saved["name"], str, "the template's name"), typed(saved["text"], str, "the template"))
+        return ChatTemplate.read(path)
+    return ChatTemplate(typed(saved["name"], str, "the template's name"), typed(saved["text"], str, "the template"))
 
 
 def _known_template(config: Mapping[str, Any]) -> str | None:

@@ -32,13 +32,6 @@ ShowTextOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="FOLDER", help="Folder of the run; runs/... if left out.")
 ]
-SteeringOption = Annotated[
-    str,
-    typer.Option(
-        "--steering", metavar="FOLDER", help="Folder or hub id of a steering, or the folder of a run that found one.",
-        show_default=False,
-    ),
-]  # fmt: skip
 
 P = TypeVar("P")
 Command = Callable[..., None]
@@ -69,17 +62,11 @@ def with_model(*left_out: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def declared(
-    command: Command, name: str, help: str, options: Sequence[inspect.Parameter], *, model: bool = True
-) -> Command:
-    """A command that takes ``**given``, with the options that typer shall see in their place.
-
-    Args:
-        model: Whether it takes MODEL.
-    """
-    first = [("context", typer.Context), *([("model", ModelArgument)] if model else [])]
-    every = [*(inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for each, kind in first),
-             *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options)]  # fmt: skip
+def declared(command: Command, name: str, help: str, options: Sequence[inspect.Parameter]) -> Command:
+    """A command that takes ``**given``, with MODEL and the options that typer shall see in their place."""
+    needed = inspect.Parameter.empty
+    every = [shared("context", typer.Context, needed), shared("model", ModelArgument, needed)]
+    every += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options]
 
     def called(**given: Any) -> None:
         command(**given)
@@ -108,19 +95,16 @@ def loading_options(*left_out: str) -> list[inspect.Parameter]:
 def option(parameter: Parameter, panel: str | None = None) -> inspect.Parameter:
     """The option that a parameter is on the command line; None where it is not given."""
     least, above, most = (parameter.limit(kind) for kind in (Ge, Gt, Le))
-    written = parameter.limit(Metavar)
+    lowest = 0 if parameter.zero_is_none else least.ge if least else above.gt if above else None
     usual = "NAME" if parameter.choices and parameter.many else {int: "N", float: "X", Path: "FILE"}.get(parameter.kind)
-    number = parameter.kind in (int, float)
-    taken: Any = _words(parameter.name, parameter.choices) if parameter.choices else parameter.kind
+    written = parameter.limit(Metavar)
+    taken: Any = _choice(parameter.name, parameter.choices) if parameter.choices else parameter.kind
     if parameter.many:
         taken = list[taken]
-    names = f"--{parameter.label}"
-    if parameter.default is True:
-        names += f"/--no-{parameter.label}"
     needed = parameter.default is MISSING
     found = typer.Option(
-        names,
-        min=(0 if parameter.zero_is_none else least.ge if least else above.gt if above else None) if number else None,
+        f"--{parameter.label}" + (f"/--no-{parameter.label}" if parameter.default is True else ""),
+        min=lowest,
         max=most.le if most else None,
         metavar=written.text if written else usual,
         help=help_of(parameter),
@@ -167,8 +151,8 @@ def help_of(parameter: Parameter) -> str:
     if said:
         text = f"{said[1]}; 0 for {said[2]}" if parameter.zero_is_none else said[1]
     if parameter.many:
-        words = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
-        text += f"{words}; may be repeated"
+        listed = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
+        text += f"{listed}; may be repeated"
     if not text.endswith("?"):
         text += "."
     shown = _shown(default)
@@ -189,7 +173,7 @@ def _shown(default: Any) -> str:
     return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
 
 
-def _words(name: str, choices: Sequence[str]) -> type[Enum]:
+def _choice(name: str, choices: Sequence[str]) -> type[Enum]:
     found = Enum(name, {word: word for word in choices}, type=str)  # type: ignore[misc]
     return found
 

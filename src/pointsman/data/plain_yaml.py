@@ -10,7 +10,7 @@ LARGEST = 64 * 1024
 """Bytes of a file."""
 _DEEPEST = 16
 _MOST_VALUES = 4096
-_REMEDY = "Correct the YAML; `pointsman scenario init` writes an example"
+_REMEDY = "Correct the YAML; `pointsman scenario init` and --save-plan write examples"
 
 
 def plain_yaml(text: str, where: str) -> Any:

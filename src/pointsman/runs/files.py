@@ -9,6 +9,7 @@ not read.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -138,11 +139,15 @@ def known_hash(run: Run, what: str, sha256: object) -> None:
         )
 
 
+CONSENT = "POINTSMAN_SEND_KEY_TO"
+"""The environment variable in which a user says that a judge out of a manifest may send a key there."""
+
+
 def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are said.
 
     Raises:
-        RunError: It is of another version now.
+        RunError: It is of another version now, or would send a key that the user did not name.
         KeyError, TypeError: The manifest does not say.
     """
     from pointsman.judges.making import judge_of, written_judge
@@ -151,6 +156,7 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
     if not isinstance(name, str) or not isinstance(parameters, dict):
         raise TypeError(f"the judge is {saved!r}")
+    _refuse_key(run, name, parameters)
     judge = judge_of(name, parameters)
     if judge.version != version:
         raise RunError(
@@ -160,6 +166,20 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     if parameters:
         note(f"judging with the judge that this run names: {written_judge(judge)}")
     return judge
+
+
+def _refuse_key(run: Run, name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise if a manifest would have a secret of this machine sent where it says, and nobody here said so now.
+
+    Raises:
+        RunError: It would.
+    """
+    key, endpoint = parameters.get("key"), str(parameters.get("endpoint") or "OpenAI")
+    if key is not None and os.environ.get(CONSENT) != endpoint:
+        raise RunError(
+            f"{run.folder} names a judge, {name}, that sends what the environment variable {key} holds to {endpoint}",
+            f"If you want that, say so with {CONSENT}={shlex.quote(endpoint)} in front of the command",
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pointsman.jobs.audit.results import AuditResults, Fsour, Masked
-from pointsman.jobs.audit.sections import base, masking, noise, reading, routers, routes, seeds
+from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
 from pointsman.report.sections import claims, cost, head, provenance
@@ -46,6 +46,7 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
         masking.section(results),
         noise.section(results),
         routes.section(results, show_text=show_text),
+        *([attacks.section(results)] if results.attacks else []),
         *([seeds.section(results, results.seeds)] if results.seeds else []),
         base.section(results),
         cost.section(results.cost, STAGES),
@@ -101,7 +102,7 @@ def _cards(results: AuditResults) -> list[Card]:
 
 def _provenance(results: AuditResults, show_text: bool) -> Section:
     ranking = results.rosais_settings
-    splits = [(f"{text.words(name)} prompts", str(n)) for name, n in results.splits.items()]
+    splits = [(f"{text.readable(name)} prompts", str(n)) for name, n in results.splits.items()]
     # The first tokens of the model's own refusals are words of its answers.
     tokens = text.show([token if show_text else text.REDACTED for token in ranking.placebo.tokens])
     rosais = [

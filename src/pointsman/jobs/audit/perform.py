@@ -5,15 +5,14 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
 from pointsman.engine.with_system import with_system
+from pointsman.jobs.audit.attacks import try_attacks
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
-from pointsman.jobs.audit.forecast import forecast
+from pointsman.jobs.audit.forecast import Assumed, answers_to_judge, forecast
 from pointsman.jobs.audit.masking import mask, mask_under_other_seeds
 from pointsman.jobs.audit.noise import add_noise
 from pointsman.jobs.audit.plan import Audit
@@ -25,7 +24,6 @@ from pointsman.jobs.audit.routes import examine_routes, search_routes, search_un
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -38,6 +36,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
     bench.engine = with_system(bench.engine, bench.question.system)
+    bench.set_unlikely_answers_apart()
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
@@ -48,6 +47,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         f"seed {plan.seed}; writing to {bench.run.folder}"
     )
     bench.say(foretold(predicted, resumed=bench.run.has_begun))
+    bench.foretell_judging(answers_to_judge(plan, prompts, len(engine.routers), Assumed()))
 
     baseline = ask_unrouted(bench, prompts)
     ranking = rank(bench, plan, prompts)
@@ -56,25 +56,17 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     masking_seeds = mask_under_other_seeds(bench, plan, prompts.test, masking, ranking.seeds) if ranking.seeds else ()
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
+    attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
     seeds = None
     if plan.method_seeds > 1:
         seeds = MethodSeeds(ranking.seeds, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
 
     results = conclude(
         AuditResults(
-            suite=suite.name,
+            **bench.shared_fields((*_notes_on_system(bench.question.system), *prompts.notes, *room.notes()), predicted),
             seed=plan.seed,
             small_n=min(len(prompts.test), plan.searches or len(prompts.test)) < 100,
             threat_model="T1",
-            judge=JudgeFacts.of(judge),
-            model=ModelFacts.of(engine),
-            notes=(
-                *suite.notes,
-                *_notes_on_system(bench.question.system),
-                *prompts.notes,
-                *notes_on_model(engine),
-                *room.notes(),
-            ),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,
@@ -87,13 +79,11 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             masking=masking,
             noise=noise,
             fsour=fsour,
+            attacks=attacks,
             seeds=seeds,
-            cost=replace(bench.cost(), predicted=predicted),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 

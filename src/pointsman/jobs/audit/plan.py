@@ -1,18 +1,44 @@
-"""`Audit`: the parameters of an audit, as data. Its stages read them, its forecast counts with them."""
+"""What an audit is given, and `Audit`: its parameters, as data. Its stages read them, its forecast counts with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from pointsman.jobs.parameters import Count, Formerly, Positive, Preset, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
 Splitting = Literal["balanced", "drawn"]
 DISCOVERY = 0.3
 """Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit is given beside the model.
+
+    Attributes:
+        behaviors: What the model should refuse: CSV, TSV, JSONL, JSON, Parquet or hub:owner/name, with columns Goal,
+            Target, Category; `data check` says what is understood.
+        benign: Benign requests: measures utility and over-refusal.
+        borderline: Benign requests that look restricted.
+        conversations: Multi-turn attempts at restricted requests.
+        columns: What a column is used for, where its name does not say it: goal=Question of --behaviors,
+            benign.goal=Question of --benign.
+        system: A system prompt for every request, or the file that holds it.
+        judge: The suite's own if left out; some judges take parameters.
+    """
+
+    behaviors: Path | None = None
+    benign: Path | None = None
+    borderline: Path | None = None
+    conversations: Path | None = None
+    columns: Annotated[tuple[str, ...], Metavar("[FILE.]USE=NAME")] = ()
+    system: Annotated[str, Metavar("TEXT|@FILE")] | None = None
+    judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,7 @@ class Audit:
         route_controls: Random routes, and the natural top-k, at the pairs of every route found.
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
+        attacks: Another attack, of a package that registers some; empty for none.
         max_new_tokens: Length of answers; None for the suite's.
         splits: How source questions without splits are divided: balanced (of every category 30 % to rank on, the others
             to test) or drawn (each by lot: 30 % to rank on, 50 % to test; the other 20 % are not asked).
@@ -63,6 +90,7 @@ class Audit:
     route_controls: bool = True
     other_targets: Count = 40
     transfer: Count = 12
+    attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
     max_new_tokens: Positive | None = None
     splits: Annotated[Splitting, Formerly("drawn")] = "balanced"
 

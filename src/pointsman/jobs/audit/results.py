@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
+from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
@@ -366,6 +369,10 @@ class Spread:
     min: float
     max: float
 
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        return Spread(float(np.mean(values)), min(values), max(values))
+
 
 @dataclass(frozen=True)
 class RankingSeeds:
@@ -431,6 +438,7 @@ class AuditResults(Results):
     masking: tuple[Masked, ...]
     noise: tuple[Noisy, ...]
     fsour: Fsour
+    attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
 
     @property
