@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from conftest_cli import Cli, testbed_rows, write_csv
 
 from pointsman.data.scenario import load_scenario
+from pointsman.errors import DataError
+from pointsman.jobs.steer.enough import FEWEST_SOURCES
 
 
 @pytest.mark.parametrize("verb", ["", "init", "list", "check"])
@@ -89,3 +92,41 @@ def test_no_torch_is_imported() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_what_steer_refuses_is_refused_and_fine_limits_are_named(cli: Cli, here: Path) -> None:
+    def write(count: int) -> str:
+        write_csv(here / "m.csv", testbed_rows("mature", count))
+        write_csv(here / "h.csv", testbed_rows("restricted", count))
+        write_csv(here / "b.csv", testbed_rows("benign", count))
+        (here / "s.yaml").write_text(
+            "schema: pointsman.scenario/1\nname: mine\nobjective: allow\njudge: testbed\n"
+            "prompts: {scenario: m.csv, restricted: h.csv, benign: b.csv}\nlimits: {held: 0.5, over_refusal: 0}\n"
+        )
+        return "s.yaml"
+
+    line = cli("scenario", "check", write(6)).refusal()
+    assert "at most 6 source questions in the discovery split, and 8 are needed" in line
+    assert line.replace("scenario check", "steer") == cli("steer", "testbed", "--scenario", "s.yaml").refusal()
+    done = cli("scenario", "check", write(30))
+    assert done.code == 0, done.err
+    said = re.search(r"Note: limits.benign is 2 points and is measured on (\d+) validation prompts, .*", done.out)
+    assert said
+    assert f"of which one is {100 / int(said[1]):.1f} points: a single change breaks it" in said[0]
+    assert said[0].endswith("give 50 or more, or a wider limit.")
+    assert "limits.over_refusal is 0 points" in done.out
+    assert "limits.held" not in done.out
+
+
+@pytest.mark.parametrize(("sources", "learnt"), [(7, False), (8, True)])
+def test_the_fewest_sources_are_those_of_the_surrogate(sources: int, learnt: bool) -> None:
+    """At best: half of them of each label."""
+    from pointsman.methods.surrogate import split
+
+    labels, groups = [n % 2 for n in range(sources)], [f"q{n}" for n in range(sources)]
+    assert learnt == (sources >= FEWEST_SOURCES)
+    if learnt:
+        assert len(split(labels, groups, 0)[1]) == 2
+        return
+    with pytest.raises(DataError, match="Too few contexts to train a surrogate and to test it"):
+        split(labels, groups, 0)

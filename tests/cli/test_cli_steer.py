@@ -18,7 +18,11 @@ import torch
 from conftest_cli import Cli, forget_checksums, save_moe
 
 from pointsman.cli import main
+from pointsman.jobs.evaluate.plan import Evaluate, EvaluateInputs
+from pointsman.jobs.evaluate.question import ask
 from pointsman.jobs.steer.learning import Learning
+from pointsman.jobs.steer.results import SteerResults
+from pointsman.runs.results import read
 from pointsman.steering.artefact import DATA, Steering
 from pointsman.testbed.language import Request, Talk, requests, talks
 
@@ -202,6 +206,62 @@ def test_a_mask_is_evaluated_on_the_splits_that_it_was_learnt_on(
     assert ("was learnt on the splits of seed 3" in found.err) == noted
 
 
+def test_prompts_that_a_mask_was_learnt_on_are_noticed(done: Done, here: Path) -> None:
+    def noted(steering: Path, scenario: Path) -> list[str]:
+        notes: list[str] = []
+        ask("testbed", EvaluateInputs(str(steering), str(scenario)), Evaluate(), notes.append)
+        return notes
+
+    assert noted(done.folder, done.scenario) == []
+    other = write_scenario(here, "other", splits={"discovery": 0.25, "validation": 0.25, "test": 0.5})
+    (line,) = noted(done.folder, other)
+    found = re.match(r"(\d+) of (\d+) requests that are tested are among those that this steering was learnt", line)
+    assert found
+    assert 0 < int(found[1]) < int(found[2])
+    alone = done.folder / "artefacts/steering"
+    assert noted(alone, done.scenario) == []
+    (line,) = noted(alone, other)
+    assert "was made on the prompts mine, and other is asked" in line
+    assert "cannot be known without the folder of the run that found it" in line
+
+
+# ---------------------------------------------------------------------- a mask that gains nothing
+
+
+@pytest.mark.parametrize(
+    ("objective", "what"), [("defend", "withstands no more conversations"), ("allow", "opens nothing")]
+)
+def test_what_gains_nothing_is_in_vain(done: Done, objective: Any, what: str) -> None:
+    results = read(results_of(done.folder), SteerResults)
+    assert results.in_vain is None
+    scenario, test = replace(results.scenario, objective=objective), results.test
+    vain = replace(results, scenario=scenario, test=replace(test, after=replace(test.after, gain=test.before.gain)))
+    assert vain.in_vain
+    assert vain.in_vain.startswith(f"The chosen mask {what}: ")
+    assert replace(vain, job="evaluate").in_vain is None, "what is given is measured, not looked for"
+
+
+def test_a_run_in_vain_says_so_and_ends_with_3(
+    cli: Cli, done: Done, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(done.folder, here / "run")
+    journal = folder / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    first = next(n for n, line in enumerate(lines) if b"artefacts/steering" in line)
+    journal.write_bytes(b"".join(lines[:first]))
+    shutil.rmtree(folder / "artefacts/steering")
+    (folder / "results.json").unlink()
+    monkeypatch.setattr(SteerResults, "in_vain", "The chosen mask opens nothing")
+    found = cli("resume", folder)
+    assert found.code == 3
+    assert found.out.splitlines()[-1].endswith("run/report.html")
+    assert found.err.splitlines()[-1] == "pointsman: The chosen mask opens nothing."
+    about = Steering.from_pretrained(folder / "artefacts/steering").about
+    assert about["warning"] == "The chosen mask opens nothing"
+    assert "| warning | The chosen mask opens nothing |" in (folder / "artefacts/steering/README.md").read_text()
+    assert "warning" not in Steering.from_pretrained(done.folder / "artefacts/steering").about
+
+
 # ---------------------------------------------------------------------- a mask that cannot be used
 
 
@@ -355,7 +415,7 @@ def begun(cli: Cli, path: Path, *options: str) -> str:
 
 def test_a_model_that_never_falls(cli: Cli, here: Path) -> None:
     path = write_scenario(here, prompts={"conversations": "firm.jsonl", "benign": "benign.jsonl"})
-    write_jsonl(here / "firm.jsonl", talk_rows("insistence", questions=4))
+    write_jsonl(here / "firm.jsonl", talk_rows("insistence", questions=8))
     line = begun(cli, path)
     assert "testbed falls in no conversation of the discovery split: mine has nothing to defend" in line
     assert "Give harder conversations" in line

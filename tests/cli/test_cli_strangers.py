@@ -333,7 +333,7 @@ def test_a_path_that_cannot_be_is_refused_in_one_line(cli: Cli, stopped: Path, p
 def test_a_journal_that_answers_other_requests_is_refused(cli: Cli, stopped: Path) -> None:
     edit_config(stopped, lambda config: config.update(limit=10**18))
     line = last_line(cli, "resume", stopped)
-    assert "The journal holds 6 answers in base, and not to the 17 requests that are asked" in line
+    assert "The journal holds 6 answers in base, and not to the 28 requests that are asked" in line
 
 
 # ---------------------------------------------------------------------- runs of earlier versions

@@ -189,7 +189,7 @@ def test_bad_files(tmp_path: Path, name: str, text: str, words: tuple[str, ...])
 def test_bad_places_and_encodings(tmp_path: Path) -> None:
     refused(tmp_path / "none.csv", "does not exist")
     (tmp_path / "folder.csv").mkdir()
-    refused(tmp_path / "folder.csv", "is a folder. Name one .csv, .tsv, .jsonl or .json file in it")
+    refused(tmp_path / "folder.csv", "is a folder. Name one .csv, .jsonl, .json, .tsv or .parquet file in it")
     latin = tmp_path / "latin.csv"
     latin.write_bytes("goal,target\nfür,t\n".encode("latin-1"))
     refused(latin, "line 2: not UTF-8", "byte 13")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
+from pointsman.data.splits import SPLITS, assign_balanced, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.errors import DataError, UsageError
 
@@ -116,3 +116,39 @@ def test_take_is_seeded() -> None:
     assert take(rows(20), 5, 0) != take(rows(20), 5, 1)
     with pytest.raises(UsageError, match="0 or more"):
         take(rows(3), -1, 0)
+
+
+# ---------------------------------------------------------------------- balanced
+
+
+@settings(deadline=None)
+@given(sources=st.integers(2, 60), kinds=st.integers(1, 9), each=st.integers(1, 3), seed=st.integers(0, 10**6))
+def test_balanced_splits_spread_every_category(sources: int, kinds: int, each: int, seed: int) -> None:
+    behaviours = [replace(b, category=f"c{int(b.source[1:]) % kinds}") for b in rows(sources, each)]
+    out = assign_balanced(behaviours, seed, 0.3)
+    assert [b.id for b in out] == [b.id for b in behaviours]
+    shuffled = behaviours.copy()
+    random.Random(seed).shuffle(shuffled)
+    assert by_id(assign_balanced(shuffled, seed, 0.3)) == by_id(out)
+    split = {b.source: b.split for b in out}
+    assert all(b.split == split[b.source] for b in out)
+    assert sum(s == "discovery" for s in split.values()) == int(sources * 0.3 + 0.5)
+    for kind in range(kinds):
+        own = [split[f"q{n}"] for n in range(sources) if n % kinds == kind]
+        assert abs(own.count("discovery") - 0.3 * len(own)) < 1 + 1e-9
+
+
+def test_a_hundred_rows_are_used_well() -> None:
+    hundred = [replace(b, category=f"c{n % 10}") for n, b in enumerate(rows(100))]
+    out = assign_balanced(hundred, 0, 0.3)
+    assert Counter((b.category, b.split) for b in out) == {
+        (f"c{n}", split): count for n in range(10) for split, count in (("discovery", 3), ("test", 7))
+    }
+    assert by_id(assign_balanced(hundred, 1, 0.3)) != by_id(out)
+    first = [replace(b, split="validation") if n < 5 else b for n, b in enumerate(hundred)]
+    assert [b.split for b in assign_balanced(first, 0, 0.3)[:5]] == ["validation"] * 5
+
+
+def test_one_source_cannot_be_balanced() -> None:
+    with pytest.raises(DataError, match=r"Too few source questions \(1\) for 2 splits: discovery stays empty"):
+        assign_balanced(rows(1, 9), 0, 0.3)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__, environment
-from pointsman.cli import chat, fold, jobs, look, resume, scenario, show, testbed
+from pointsman.cli import chat, data, fold, jobs, look, resume, scenario, show, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
@@ -56,6 +56,7 @@ def application() -> typer.Typer:
     app.command("resume", rich_help_panel="Runs")(resume.resume)
     app.command("report", rich_help_panel="Runs")(resume.report)
     app.command("show", rich_help_panel="Runs")(show.show_answers)
+    app.add_typer(data.app, name="data", rich_help_panel="Look")
     app.command("doctor", rich_help_panel="Look")(look.doctor)
     app.command("routers", rich_help_panel="Look")(look.routers)
     app.add_typer(testbed.app, name="testbed", rich_help_panel="Look")
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if None.
 
     Returns:
-        Exit code: 0; 2 for what the user can mend; 130 after Ctrl-C; 1 for the unforeseen.
+        Exit code: 0; 2 for what the user can mend; 3 for a run that is finished and found nothing of use; 130 after
+        Ctrl-C; 1 for the unforeseen.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     _never_fail_to_print()

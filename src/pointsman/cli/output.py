@@ -9,7 +9,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _WIDE = 240  # columns for tables where no terminal limits them: nothing is cut off in a file or a pipe
+_NARROW = 80
 _LONGEST = 400  # characters of a message that somebody else wrote
 
 
@@ -43,6 +44,21 @@ def show(table: RenderableType) -> None:
     from rich.console import Console
 
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE, highlight=False).print(table)
+
+
+def narrow_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table that fits 80 columns to stdout, wherever it goes."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(titles))
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    Console(file=sys.stdout, width=_NARROW, highlight=False).print(table)
 
 
 def say(text: str) -> None:

@@ -100,7 +100,8 @@ class Request:
         named = [f"{self.job.name} {self.model}"]
         for part in (self.loading, self.inputs):
             values = plain(part)
-            named += [f"{p.label} {values[p.name]}" for p in parameters(type(part)) if values[p.name] != p.default]
+            changed = [p for p in parameters(type(part)) if getattr(part, p.name) != p.default]
+            named += [f"{p.label} {values[p.name]}" for p in changed]
         return ", ".join(named)
 
     def _parts(self) -> Mapping[str, Any]:

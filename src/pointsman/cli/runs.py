@@ -61,8 +61,15 @@ def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[
         yield engine, command
 
 
+IN_VAIN = 3
+
+
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
-    """Render the report; print the results, and where the report is."""
+    """Render the report; print the results, and where the report is.
+
+    Raises:
+        typer.Exit: With `IN_VAIN`, after all that, if the run found nothing of use.
+    """
     from pointsman.jobs.finished import read_results, write_report
     from pointsman.report.terminal import table
     from pointsman.runs.forecast import against_forecast
@@ -76,11 +83,14 @@ def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(dump(results), indent=2))
         say(f"Report: {path}")
-        return
-    show(table(job.work.summary(results)))
-    print(one_line(results.headline))
-    print()
-    print(path)
+    else:
+        show(table(job.work.summary(results)))
+        print(one_line(results.headline))
+        print()
+        print(path)
+    if results.in_vain:
+        say(f"pointsman: {results.in_vain}.")
+        raise typer.Exit(IN_VAIN)
 
 
 def tell_changes(run: Run) -> None:

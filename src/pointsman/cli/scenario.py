@@ -91,7 +91,7 @@ def check(
 ) -> None:
     """Read a scenario and its prompts, and print how many there are in each split. No model is loaded.
 
-    Exits with 2 and one line if something is wrong.
+    Exits with 2 and one line if something is wrong, or if `steer` would refuse it whatever the model says.
 
     [bold]Examples[/bold]
 
@@ -100,16 +100,20 @@ def check(
     pointsman scenario check fiction.yaml --json
     """
     from pointsman.data.scenario import load_scenario
+    from pointsman.jobs.steer.enough import limits_too_fine, refuse_too_few
+    from pointsman.jobs.steer.plan import Steer
 
     loaded = load_scenario(scenario)
     suite = loaded.read(seed)
+    refuse_too_few(loaded, suite)
+    too_fine = limits_too_fine(loaded, suite, Steer().validate)
     if as_json:
         checked = {"schema": "pointsman.scenario-check/1", "ok": True, "scenario": loaded.to_json(), "seed": seed}
-        print(json.dumps({**checked, "splits": _counts(suite), "notes": list(suite.notes)}, indent=2))
+        print(json.dumps({**checked, "splits": _counts(suite), "notes": [*suite.notes, *too_fine]}, indent=2))
         return
     print(one_line(f"{loaded.name}: objective {loaded.objective}, suite {suite.name}, judge {suite.judge}"))
     show(_table(_counts(suite)))
-    for note in suite.notes:
+    for note in (*suite.notes, *too_fine):
         print(one_line(f"Note: {note.rstrip('.')}."))
     print(f"{_plan(loaded)} Everything needed is in order.")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman.data.records import Record, Records, read_records, text_of
+from pointsman.data.records import Record, Records, read_records, refuse_taken, text_of
 from pointsman.data.types import Conversation
 from pointsman.errors import DataError
 
@@ -42,8 +42,12 @@ class ConversationFile:
     """
 
     rows: tuple[Conversation, ...]
-    with_goal: frozenset[str]
+    with_goal: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Of every conversation its source, and what it asks for: its goal if the file states one, else its turns."""
+        return [(c.source, c.goal if c.id in self.with_goal else "\n".join(c.turns)) for c in self.rows]
 
 
 def load_conversations(path: Path, *, prefix: str = "", question_prefix: str = "") -> ConversationFile:
@@ -54,7 +58,7 @@ def load_conversations(path: Path, *, prefix: str = "", question_prefix: str = "
     is dropped. Only what users say is read: messages of assistants and system prompts are counted in `notes`.
 
     Args:
-        path: A ``.csv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8.
+        path: As `read_records` takes it.
         prefix: Goes before ids, also where they are sources.
         question_prefix: Goes before a `question_id`.
 
@@ -72,11 +76,7 @@ def load_conversations(path: Path, *, prefix: str = "", question_prefix: str = "
     others: Counter[str] = Counter()
     for number, row in enumerate(records.rows, start=1):
         name = text_of(path, row, ids, required=True) if ids else f"row-{number}"
-        if name in seen:
-            raise DataError(
-                f"{path} uses the id {name!r} twice ({seen[name]} and {row.place})", "Give every row an id of its own"
-            )
-        seen[name] = row.place
+        refuse_taken(path, name, row, seen)
         turns = _said(path, row, messages, others) if messages else _turns(path, row)
         question = text_of(path, row, questions)
         goal = text_of(path, row, records.column(("goal",)))

@@ -1,4 +1,4 @@
-"""Behaviour files: CSV, JSONL or a JSON list, in the schemas of the field's public data sets.
+"""Behaviour files, in the schemas of the field's public data sets.
 
 Columns are found by name, whatever their case:
 
@@ -13,7 +13,8 @@ Columns are found by name, whatever their case:
 Any of them may have a column `targets`: other beginnings of an answer that gives in, such as one that begins with
 content instead of "Sure". A cell holds one text, or several as a JSON list: ``["First, take", "Step 1:"]``.
 
-Another cell is text and nothing else: markup and formulas in it mean nothing here.
+Another cell is text and nothing else: markup and formulas in it mean nothing here. What a column is used for may be
+said instead of found: ``{"goal": "Question"}``.
 """
 
 from __future__ import annotations
@@ -23,18 +24,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pointsman.data.records import Records, read_records, refuse_missing, text_of, texts_of
+from pointsman.data.conversations import ConversationFile, load_conversations
+from pointsman.data.records import Record, Records, read_records, refuse_missing, refuse_taken, text_of, texts_of
 from pointsman.data.splits import join_sources, spoken
 from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError
 
 GOAL_COLUMNS = ("goal", "forbidden_prompt", "prompt", "behavior", "behaviour")
-TARGET_COLUMNS = ("target",)
-OTHER_TARGETS_COLUMNS = ("targets",)
-CATEGORY_COLUMNS = ("category", "semanticcategory", "semantic_category", "type")
-ID_COLUMNS = ("id", "behaviorid", "behavior_id", "index")
-SOURCE_COLUMNS = ("source_question", "cluster")
-"""JailbreakBench's `Source` is not among them: it names the data set of a row, not its question."""
+USES: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "behaviorid", "behavior_id", "index"),
+    "goal": GOAL_COLUMNS,
+    "context": (),
+    "target": ("target",),
+    "targets": ("targets",),
+    "category": ("category", "semanticcategory", "semantic_category", "type"),
+    "source": ("source_question", "cluster"),
+    "reference": ("reference", "reference_answer", "gold", "gold_answer", "answer"),
+}
+"""What a column is used for, and the names by which it is found. JailbreakBench's `Source` is not among them: it names
+the data set of a row, not its question. A context (HarmBench's `ContextString`) is asked only if a user says so."""
+CONTEXT = "{context}\n\n---\n\n{goal}"
+"""How HarmBench asks about a context."""
+
+Mapped = Mapping[str, str]
+"""Of some uses, the column that a user names."""
+_FOUND: Mapped = {}  # nothing is mapped: all columns are found
 
 
 def load_behaviours(path: Path, *, target_optional: bool = False) -> tuple[Behaviour, ...]:
@@ -45,7 +59,7 @@ def load_behaviours(path: Path, *, target_optional: bool = False) -> tuple[Behav
     cluster. Space around a cell is dropped.
 
     Args:
-        path: A ``.csv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8.
+        path: As `read_records` takes it.
         target_optional: For benign and borderline files, where nobody attacks: `target` may be missing or
             empty, and the unsafe contrasts of an XSTest file (`label` ``unsafe``) are left out, since
             refusing them is right.
@@ -56,36 +70,55 @@ def load_behaviours(path: Path, *, target_optional: bool = False) -> tuple[Behav
     return _one_cluster_per_prompt(read_behaviours(path, targets=not target_optional, harmless=target_optional).rows)
 
 
-def load_suite(path: Path, *, benign: Path | None = None, borderline: Path | None = None) -> Suite:
-    """Read what an audit asks: restricted behaviours, and benign and borderline requests if there are any.
+def load_suite(
+    path: Path,
+    *,
+    benign: Path | None = None,
+    borderline: Path | None = None,
+    conversations: Path | None = None,
+    columns: Mapping[str, Mapped] | None = None,
+) -> Suite:
+    """Read what an audit asks: restricted behaviours, and the other files that are given.
 
-    Ids of the benign and borderline files get the prefix ``benign:`` and ``borderline:``, so that files which
-    number their rows alike (JailbreakBench does) can be used together. What was left out or merged is said in
-    `notes`.
+    Ids of the other files get the prefix ``benign:``, ``borderline:`` or ``conversations:``, so that files which
+    number their rows alike (JailbreakBench does) can be used together. Conversations share source questions with the
+    restricted behaviours. What was left out or merged is said in `notes`.
+
+    Args:
+        columns: What a user says of the columns of ``behaviors``, ``benign`` and ``borderline``.
 
     Raises:
         DataError: One of the files cannot be used, or a harmless request is also a restricted one.
     """
-    files = {"behaviors": path, "benign": benign, "borderline": borderline}
-    given = {name: file for name, file in files.items() if file is not None}
-    refuse_missing(given)
-    restricted = read_behaviours(path)
-    harmless = {
-        name: read_behaviours(file, targets=False, harmless=True, prefix=f"{name}:")
-        for name, file in given.items()
-        if name != "behaviors"
+    files: dict[str, Path | None] = {
+        "behaviors": path,
+        "benign": benign,
+        "borderline": borderline,
+        "conversations": conversations,
     }
-    parts = {"restricted": restricted, **harmless}
-    everything = [b for part in parts.values() for b in part.rows]
-    notes = notes_on(parts, [b.goal for b in everything])
-    merged = iter(_one_cluster_per_prompt(everything))
-    rows = {name: tuple(next(merged) for _ in part.rows) for name, part in parts.items()}
+    mapped: Mapping[str, Mapped] = columns or {}
+    given: dict[str, Path] = {name: file for name, file in files.items() if file is not None}
+    refuse_missing(given)
+    restricted = read_behaviours(path, columns=mapped.get("behaviors", _FOUND))
+    harmless: dict[str, BehaviourFile] = {
+        name: read_behaviours(
+            given[name], targets=False, harmless=True, prefix=f"{name}:", columns=mapped.get(name, _FOUND)
+        )
+        for name in ("benign", "borderline")
+        if name in given
+    }
+    parts: dict[str, BehaviourFile] = {"restricted": restricted, **harmless}
+    talks = load_conversations(conversations, prefix="conversations:") if conversations else ConversationFile(())
+    goals = [b.goal for part in parts.values() for b in part.rows]
+    sources = iter(join_sources([*((b.source, b.goal) for p in parts.values() for b in p.rows), *talks.asked()]))
+    rows = {name: tuple(replace(b, source=next(sources)) for b in part.rows) for name, part in parts.items()}
     suite = Suite(
         name=path.name,
         restricted=rows["restricted"],
         benign=rows.get("benign", ()),
         borderline=rows.get("borderline", ()),
-        notes=notes,
+        conversations=tuple(replace(c, source=next(sources)) for c in talks.rows),
+        notes=(*notes_on(parts, goals), *talks.notes),
     )
     refuse_shared(suite, {"restricted": f"{path}", **{name: f"{file}" for name, file in given.items()}})
     return suite
@@ -124,7 +157,67 @@ class BehaviourFile:
     left_out: int
 
 
-def read_behaviours(path: Path, *, targets: bool = True, harmless: bool = False, prefix: str = "") -> BehaviourFile:
+@dataclass(frozen=True)
+class BehaviourTable:
+    """A file whose columns are understood, and its rows not yet.
+
+    Attributes:
+        records: Its rows.
+        columns: By use; None for a use that no column has.
+        targets: Whether every row must have a target.
+    """
+
+    records: Records
+    columns: Mapping[str, str | None]
+    targets: bool
+
+    def behaviour(self, number: int, row: Record, prefix: str = "") -> Behaviour:
+        """One row, without a look at the others.
+
+        Args:
+            number: Of the row, from 1.
+            prefix: Goes before its id, also where that is its source.
+
+        Raises:
+            DataError: A cell cannot be used.
+        """
+        path, columns = self.records.path, self.columns
+        name = text_of(path, row, columns["id"], required=True) if columns["id"] else f"row-{number}"
+        target = text_of(path, row, columns["target"], required=self.targets)
+        goal = text_of(path, row, columns["goal"], required=True)
+        context = text_of(path, row, columns["context"])
+        return Behaviour(
+            id=prefix + name,
+            goal=CONTEXT.format(context=context, goal=goal) if context else goal,
+            target=target,
+            category=text_of(path, row, columns["category"]),
+            source=text_of(path, row, columns["source"]) or prefix + name,
+            targets=tuple(t for t in texts_of(path, row, columns["targets"]) if t != target),
+            reference=text_of(path, row, columns["reference"]),
+        )
+
+
+def open_behaviours(path: Path, *, targets: bool = True, columns: Mapped = _FOUND) -> BehaviourTable:
+    """Read a file, and find what its columns are.
+
+    Raises:
+        DataError: It cannot be read, or a column that is needed or named is not there.
+    """
+    records = read_records(path, noun="behaviour", example='{"goal": ..., "target": ...}')
+    found = {use: records.column(names) for use, names in USES.items()}
+    for use, column in columns.items():
+        if column.strip().lower() not in records.columns:
+            raise DataError(
+                f"{path} has no column {column!r} for {use}; found: {records.found()}", f"Name one of them for {use}"
+            )
+        found[use] = column.strip().lower()
+    _require(records, found["goal"], found["target"], targets)
+    return BehaviourTable(records, found, targets)
+
+
+def read_behaviours(
+    path: Path, *, targets: bool = True, harmless: bool = False, prefix: str = "", columns: Mapped = _FOUND
+) -> BehaviourFile:
     """Parse, check and name the rows of one file.
 
     Args:
@@ -132,43 +225,22 @@ def read_behaviours(path: Path, *, targets: bool = True, harmless: bool = False,
         targets: Whether every row must have a target.
         harmless: Leave out the unsafe contrasts of an XSTest file.
         prefix: Goes before ids, also where they are sources.
+        columns: What a user says of its columns.
 
     Raises:
         DataError: The file cannot be used.
     """
-    records = read_records(path, noun="behaviour", example='{"goal": ..., "target": ...}')
-    goal, target = records.column(GOAL_COLUMNS), records.column(TARGET_COLUMNS)
-    _require(records, goal, target, targets)
-    assert goal is not None
-    ids = records.column(ID_COLUMNS)
-    category, source = records.column(CATEGORY_COLUMNS), records.column(SOURCE_COLUMNS)
-    others = records.column(OTHER_TARGETS_COLUMNS)
-
+    table = open_behaviours(path, targets=targets, columns=columns)
     behaviours: list[Behaviour] = []
     seen: dict[str, str] = {}
     left_out = 0
-    for number, row in enumerate(records.rows, start=1):
-        if harmless and _is_unsafe_contrast(row.cells):
+    for number, row in enumerate(table.records.rows, start=1):
+        if harmless and is_unsafe_contrast(row.cells):
             left_out += 1
             continue
-        name = text_of(path, row, ids, required=True) if ids else f"row-{number}"
-        if name in seen:
-            raise DataError(
-                f"{path} uses the id {name!r} twice ({seen[name]} and {row.place})",
-                "Give every row an id of its own",
-            )
-        seen[name] = row.place
-        aim = text_of(path, row, target, required=targets)
-        behaviours.append(
-            Behaviour(
-                id=prefix + name,
-                goal=text_of(path, row, goal, required=True),
-                target=aim,
-                category=text_of(path, row, category),
-                source=text_of(path, row, source) or prefix + name,
-                targets=tuple(t for t in texts_of(path, row, others) if t != aim),
-            )
-        )
+        behaviour = table.behaviour(number, row, prefix)
+        refuse_taken(path, behaviour.id.removeprefix(prefix), row, seen)
+        behaviours.append(behaviour)
     if not behaviours:
         raise DataError(
             f"{path} holds only unsafe prompts",
@@ -205,7 +277,7 @@ def _require(records: Records, goal: str | None, target: str | None, targets: bo
     )
 
 
-def _is_unsafe_contrast(cells: Mapping[str, Any]) -> bool:
+def is_unsafe_contrast(cells: Mapping[str, Any]) -> bool:
     """A row of XSTest that a model should refuse: `label` says so, or, in its first version, `type`."""
     label = cells.get("label")
     if label is not None:

@@ -1,4 +1,6 @@
-"""Files of records: CSV, JSONL or a JSON list of objects, and their cells as text. Every refusal names file and row.
+"""Files of records: CSV, TSV, JSONL, a JSON list of objects, Parquet, and data sets on the hub; their cells as text.
+
+Every refusal names file and row.
 
 Cells of a CSV file are separated by commas, semicolons or tabs: by whichever its header has most of.
 """
@@ -10,16 +12,18 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
+from pointsman.data.tables import hub_rows, on_hub, parquet_rows
 from pointsman.errors import DataError
 
-_SUFFIXES = (".csv", ".jsonl", ".json", ".tsv")
+_SUFFIXES = (".csv", ".jsonl", ".json", ".tsv", ".parquet")
+_LARGEST_CELL = 2**31 - 1  # characters of a cell of CSV: contexts and conversations are longer than Python's 131,072
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _INVISIBLE = ("Cc", "Cf")  # categories of characters that nobody sees, such as a zero-width space
 _NAMED_DELIMITER = re.compile(r"sep=([,;\t])\r?\n")  # the line that Excel writes and reads before a header
@@ -60,13 +64,16 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
     """The records of a file, by its suffix.
 
     Args:
-        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8.
+        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` (list of objects) file in UTF-8, a ``.parquet`` file, or a
+            data set on the hub (`data.tables`).
         noun: What a row is, for messages, for example ``"behaviour"``.
         example: How an object is written, for messages.
 
     Raises:
         DataError: The file cannot be used; the message says where and what to do.
     """
+    if on_hub(path):
+        return _records(path, noun, _numbered(hub_rows(str(path))))
     suffix = path.suffix.lower()
     refuse_unreadable(path, noun)
     if suffix not in _SUFFIXES:
@@ -74,6 +81,8 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
             f"{path} has the unknown suffix {path.suffix!r}",
             f"Use a file that ends in {', '.join(_SUFFIXES)}",
         )
+    if suffix == ".parquet":
+        return _records(path, noun, _numbered(parquet_rows(path)))
     text = decode(path)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -81,17 +90,27 @@ def read_records(path: Path, *, noun: str, example: str) -> Records:
     if not text.strip():
         raise DataError(f"{path} is empty", f"Give a file with at least one {noun}")
     records = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json}[suffix]
-    rows = tuple(Record(place, _lower_columns(path, place, cells)) for place, cells in records(path, text, example))
+    return _records(path, noun, records(path, text, example))
+
+
+def _records(path: Path, noun: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Records:
+    rows = tuple(Record(place, _lower_columns(path, place, cells)) for place, cells in found)
     if not rows:
         raise DataError(f"{path} holds no rows", f"Give a file with at least one {noun}")
     return Records(path, rows, tuple(dict.fromkeys(name for row in rows for name in row.cells)))
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def refuse_unreadable(path: Path, noun: str) -> None:
     """Raise unless there is a file."""
     try:
         if path.is_dir():
-            raise DataError(f"{path} is a folder", "Name one .csv, .tsv, .jsonl or .json file in it")
+            raise DataError(
+                f"{path} is a folder", f"Name one {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file in it"
+            )
         if not path.exists():
             raise DataError(f"{path} does not exist", f"Check the path of the {noun} file")
         if not path.is_file():
@@ -111,9 +130,18 @@ def refuse_missing(files: Mapping[str, Path]) -> None:
         raise DataError(f"{len(missing)} files do not exist: {', '.join(missing)}", "Check their paths")
 
 
+def refuse_taken(path: Path, name: str, row: Record, seen: dict[str, str]) -> None:
+    """Raise if another row has this id; else remember where it stands."""
+    if name in seen:
+        raise DataError(
+            f"{path} uses the id {name!r} twice ({seen[name]} and {row.place})", "Give every row an id of its own"
+        )
+    seen[name] = row.place
+
+
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return on_hub(path) or path.exists()
     except (OSError, ValueError):
         return False
 
@@ -205,6 +233,7 @@ def _lower_columns(path: Path, place: str, cells: Mapping[str, Any]) -> dict[str
 def _csv(path: Path, text: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of a CSV file with a header."""
     named = _NAMED_DELIMITER.match(text)
+    csv.field_size_limit(_LARGEST_CELL)
     delimiter = named[1] if named else _delimiter(text)
     reader = csv.reader(io.StringIO(text[named.end() if named else 0 :], newline=""), strict=True, delimiter=delimiter)
     header: list[str] | None = None

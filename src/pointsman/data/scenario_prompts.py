@@ -99,11 +99,7 @@ def _file_prompts(name: str, files: Mapping[str, Path]) -> _Prompts:
     notes += notes_on(rows, [b.goal for part in rows.values() for b in part.rows])
 
     keys = [(b.source, b.goal) for part in rows.values() for b in part.rows]
-    keys += [
-        (c.source, c.goal if c.id in part.with_goal else "\n".join(c.turns))
-        for part in talks.values()
-        for c in part.rows
-    ]
+    keys += [key for part in talks.values() for key in part.asked()]
     sources = iter(join_sources(keys))
     behaviours = {n: tuple(replace(b, source=next(sources)) for b in part.rows) for n, part in rows.items()}
     conversations = {n: tuple(replace(c, source=next(sources)) for c in part.rows) for n, part in talks.items()}

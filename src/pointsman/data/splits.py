@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,39 @@ def assign_splits(
     if free:
         _fill_empty(chosen, free, seed, [s for s, f in zip(SPLITS, fractions, strict=True) if f > 0])
     return tuple(replace(b, split=b.split or chosen[cluster(b)]) for b in behaviours)
+
+
+def assign_balanced(items: Sequence[Item], seed: int, discovery: float) -> tuple[Item, ...]:
+    """Give every item without a split discovery or test by its source, so that categories are spread evenly.
+
+    Of all free sources, and of those of every category, the share in discovery is as asked to within one source,
+    whatever the seed. The order of the file does not matter; what else is in the file does.
+
+    Args:
+        items: Items of any split; assigned ones keep theirs, and their source follows them.
+        seed: Seed of the assignment.
+        discovery: Share of the sources that goes there, between 0 and 1; the others are tested.
+
+    Raises:
+        DataError: There are too few sources, or one source is in two splits already.
+    """
+    chosen = _given(items)
+    category: dict[str, str] = {}
+    for item in items:
+        category[cluster(item)] = min(category.get(cluster(item), item.category), item.category)
+
+    def order(source: str) -> tuple[bytes, str, bytes]:
+        own = category[source]
+        return _hash(seed, "category", own), own, _hash(seed, "balanced", source)
+
+    free = sorted(category.keys() - chosen.keys(), key=order)
+    for n, source in enumerate(free):
+        more = math.floor((n + 1) * discovery + 0.5) > math.floor(n * discovery + 0.5)
+        chosen[source] = "discovery" if more else "test"
+    for split in ("discovery", "test"):
+        if free and split not in chosen.values():
+            raise _too_few(len(chosen), 2, split)
+    return tuple(replace(item, split=item.split or chosen[cluster(item)]) for item in items)
 
 
 def by_split(items: Iterable[Item], split: Split) -> tuple[Item, ...]:
@@ -213,12 +247,16 @@ def _fill_empty(chosen: dict[str, Split], free: Sequence[str], seed: int, wanted
             continue
         movable = [s for s in free if sizes[chosen[s]] > 1 or chosen[s] not in wanted]
         if not movable:
-            raise DataError(
-                f"Too few source questions ({len(chosen)}) for {len(wanted)} splits: {split} stays empty",
-                f"Give at least {len(wanted)} behaviours with different source questions",
-            )
+            raise _too_few(len(chosen), len(wanted), split)
         nearest = min(movable, key=lambda s: (-sizes[chosen[s]], SPLITS.index(chosen[s]), _hash(seed, split, s)))
         chosen[nearest] = split
+
+
+def _too_few(sources: int, splits: int, empty: str) -> DataError:
+    return DataError(
+        f"Too few source questions ({sources}) for {splits} splits: {empty} stays empty",
+        f"Give at least {splits} behaviours with different source questions",
+    )
 
 
 def _hash(seed: int, purpose: str, name: str) -> bytes:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pointsman.data.tables import hub_sha256, on_hub
 from pointsman.errors import RunError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def files_json(files: Mapping[str, Path]) -> dict[str, Any]:
 
 def places(files: Mapping[str, Path]) -> dict[str, str]:
     """Where files lie on this machine, for ``local.json``."""
-    return {key: str(path.expanduser().resolve()) for key, path in files.items()}
+    return {key: str(path.expanduser().resolve()) for key, path in files.items() if not on_hub(path)}
 
 
 def digest(suite: Suite) -> str:
@@ -87,6 +88,13 @@ def located(run: Run, files: Mapping[str, Any]) -> dict[str, Path]:
     return {key: locate(run, key, Path(entry["path"]), entry.get("sha256")) for key, entry in files.items()}
 
 
+def announce_data_sets(files: Mapping[str, Any], note: Callable[[str], None]) -> None:
+    """Say which data sets of the hub a run names, before they are loaded."""
+    for entry in files.values():
+        if on_hub(Path(entry["path"])):
+            note(f"reading the data set that this run names: {entry['path']}")
+
+
 def locate(run: Run, key: str, named: Path, sha256: object) -> Path:
     """Where a file lies now, found by its content; nothing else of the content is looked at before.
 
@@ -96,6 +104,10 @@ def locate(run: Run, key: str, named: Path, sha256: object) -> Path:
         sha256: Of its content, from the manifest.
     """
     known_hash(run, str(named), sha256)
+    if on_hub(named):
+        if _sha256(named) != sha256:
+            raise RunError(f"{named} has changed since {run.folder} began", "Start a new run in another folder")
+        return named
     files = run.local().get("files")
     known = Path(typed(files.get(key, str(named)), str, "a path") if isinstance(files, dict) else named)
     try:
@@ -171,6 +183,8 @@ def _refuse_key(run: Run, name: str, parameters: Mapping[str, Any]) -> None:
 
 
 def _sha256(path: Path) -> str:
+    if on_hub(path):
+        return hub_sha256(str(path))
     with path.expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -359,6 +359,11 @@ class Results:
         return next((claim for claim in self.claims if claim.id == id), None)
 
     @property
+    def in_vain(self) -> str | None:
+        """Why the run found nothing of use, in a sentence; None if it did. Some jobs can fail at what they are for."""
+        return None
+
+    @property
     def within_limits(self) -> bool:
         """Whether no limit is broken."""
         return all(limit.verdict != "broken" for limit in self.limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,23 @@ from pointsman.runs.files import make_again
 
 if TYPE_CHECKING:
     from pointsman.steering.artefact import Steering
+
+CONTEXTS = "artefacts/contexts.jsonl"
+
+
+def learnt_on(name: str) -> frozenset[str] | None:
+    """The requests that a run's steering was learnt or chosen on, as `spoken`; None if no run says.
+
+    What the unsteered model neither refused nor fell for is not among them.
+    """
+    from pointsman.data.splits import spoken
+
+    try:
+        lines = (Path(name).expanduser() / CONTEXTS).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return frozenset(spoken(row["goal"]) for row in rows if row["split"] != "test")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_steering(name: str) -> Steering:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pointsman.data.types import Behaviour, Suite
+from pointsman.data.splits import assign_splits
+from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AFFIRMATIVE, choose_prompts, with_targets
 from pointsman.testbed.plugin import load_suite
@@ -36,6 +37,34 @@ def test_benign_requests_keep_splits_of_their_own() -> None:
 
 
 def test_requests_without_a_target_get_one() -> None:
-    bare = [replace(b, target="") for b in asked().benign]
-    assert {b.target for b in with_targets(bare)} == {AFFIRMATIVE}
+    lacking = [replace(b, target="") for b in asked().benign]
+    assert {b.target for b in with_targets(lacking)} == {AFFIRMATIVE}
     assert with_targets(asked().benign) == list(asked().benign)
+
+
+def bare(number: int) -> Suite:
+    """Behaviours without splits, and conversations about the first ten of them and about another one."""
+    named = tuple(Behaviour(f"b{n}", f"goal {n}", "Sure", category=f"c{n % 4}", source=f"q{n}") for n in range(number))
+    talks = tuple(Conversation(f"t{n}", ("a", "b"), "b", "", source=f"q{n}") for n in (*range(10), number))
+    return Suite("file", named, conversations=talks)
+
+
+def test_all_that_routers_are_not_ranked_on_is_tested() -> None:
+    chosen = choose_prompts(bare(100), Audit(limit=None))
+    assert (len(chosen.discovery), len(chosen.test)) == (30, 70)
+    assert chosen.sizes["validation"] == 0
+    ranked_on = {b.source for b in chosen.discovery}
+    assert {c.source for c in chosen.conversations} == {f"q{n}" for n in (*range(10), 100)} - ranked_on
+    left_out = 11 - len(chosen.conversations)
+    assert chosen.notes == (
+        f"{left_out} conversations are left out: routers are ranked on their source questions",
+    )  # fmt: skip
+
+
+def test_a_run_that_began_with_the_lot_goes_on_with_it() -> None:
+    chosen = choose_prompts(bare(100), Audit(limit=None, splits="drawn"))
+    drawn = {b.id: b.split for b in assign_splits(bare(100).restricted, 0)}
+    assert {b.id for b in chosen.discovery} == {name for name, split in drawn.items() if split == "discovery"}
+    assert {b.id for b in chosen.test} == {name for name, split in drawn.items() if split == "test"}
+    assert len(chosen.conversations) == 11
+    assert chosen.notes == ()

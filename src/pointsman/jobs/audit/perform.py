@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
+from pointsman.engine.with_system import with_system
 from pointsman.jobs.audit.attacks import try_attacks
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
@@ -36,6 +37,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     """
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
+    bench.engine = with_system(bench.engine, bench.question.system)
     bench.set_unlikely_answers_apart()
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
@@ -66,7 +68,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
 
     results = conclude(
         AuditResults(
-            **bench.shared_fields(room.notes(), predicted),
+            **bench.shared_fields((*_notes_on_system(bench.question.system), *prompts.notes, *room.notes()), predicted),
             seed=plan.seed,
             small_n=min(len(prompts.test), plan.searches or len(prompts.test)) < 100,
             threat_model="T1",
@@ -90,6 +92,10 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     )
     bench.finish(results)
     return results
+
+
+def _notes_on_system(system: str | None) -> list[str]:
+    return [f"Every request is asked with a system prompt of {len(system)} characters"] if system else []
 
 
 def _refuse_unable(engine: Engine, plan: Audit) -> None:

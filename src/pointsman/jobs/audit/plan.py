@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
 from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
-FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+Splitting = Literal["balanced", "drawn"]
+DISCOVERY = 0.3
+"""Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,14 @@ class AuditInputs:
     """What an audit is given beside the model.
 
     Attributes:
-        behaviors: What the model should refuse: CSV, JSONL or JSON with columns Goal, Target, Category.
+        behaviors: What the model should refuse: CSV, TSV, JSONL, JSON, Parquet or hub:owner/name, with columns Goal,
+            Target, Category; `data check` says what is understood.
         benign: Benign requests: measures utility and over-refusal.
         borderline: Benign requests that look restricted.
+        conversations: Multi-turn attempts at restricted requests.
+        columns: What a column is used for, where its name does not say it: goal=Question of --behaviors,
+            benign.goal=Question of --benign.
+        system: A system prompt for every request, or the file that holds it.
         judge: The suite's own if left out; some judges take parameters.
         utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
@@ -29,6 +36,9 @@ class AuditInputs:
     behaviors: Path | None = None
     benign: Path | None = None
     borderline: Path | None = None
+    conversations: Path | None = None
+    columns: Annotated[tuple[str, ...], Metavar("[FILE.]USE=NAME")] = ()
+    system: Annotated[str, Metavar("TEXT|@FILE")] | None = None
     judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
     utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
@@ -63,6 +73,8 @@ class Audit:
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the suite's.
+        splits: How source questions without splits are divided: balanced (of every category 30 % to rank on, the others
+            to test) or drawn (each by lot: 30 % to rank on, 50 % to test; the other 20 % are not asked).
     """
 
     seed: Count = 0
@@ -90,6 +102,7 @@ class Audit:
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
+    splits: Annotated[Splitting, Formerly("drawn")] = "balanced"
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (
         Preset(

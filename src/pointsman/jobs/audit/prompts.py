@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pointsman.data.splits import SPLITS, Item, assign_splits, by_split, cluster, take
+from pointsman.data.splits import SPLITS, Item, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
 from pointsman.errors import DataError
-from pointsman.jobs.audit.plan import FRACTIONS, Audit
+from pointsman.jobs.audit.plan import Audit
+from pointsman.jobs.audit.splitting import divided, divided_benign
 from pointsman.runs.room import Room
 
 AFFIRMATIVE = "Sure"
 """How an answer to a benign request without a target is taken to begin."""
-FEWEST_BENIGN = 20  # sources; fewer are all tested, and there is no placebo
 
 Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]
 """How so many of some behaviours are chosen with a seed."""
@@ -31,6 +31,7 @@ class AuditPrompts:
         benign_discovery: Harmless requests of the discovery split, for the placebo of the ranking.
         conversations: Of the test split.
         sizes: Of the splits, and of what is used of them.
+        notes: What was left out, in sentences.
     """
 
     discovery: tuple[Behaviour, ...]
@@ -40,6 +41,7 @@ class AuditPrompts:
     benign_discovery: tuple[Behaviour, ...] = ()
     conversations: tuple[Conversation, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> AuditPrompts:
@@ -51,16 +53,18 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
     Raises:
         DataError: Nothing is left to rank routers on, or to test.
     """
-    seed, limit, restricted = plan.seed, plan.limit, suite.restricted
-    if any(b.split is None for b in restricted):
-        restricted = assign_splits(restricted, seed, FRACTIONS)
+    seed, limit, restricted = plan.seed, plan.limit, divided(suite.restricted, plan)
     discovery, test = by_split(restricted, "discovery"), by_split(restricted, "test")
     if not discovery or not test:
         raise DataError(
             f"{suite.name} leaves {len(discovery)} prompts to rank routers on and {len(test)} to test",
             "Give more behaviours with different source questions",
         )
-    benign, talks = _divided(suite.benign, seed), _tested(suite.conversations)
+    benign, talks = divided_benign(suite.benign, plan), _tested(suite.conversations)
+    apart = {cluster(b) for b in discovery} if plan.splits == "balanced" else set()
+    fresh = tuple(c for c in talks if c.split or cluster(c) not in apart)
+    ranked = len(talks) - len(fresh)
+    notes = (f"{ranked} conversations are left out: routers are ranked on their source questions",) if ranked else ()
     ranked_on = plan.rank_prompts or limit or len(discovery)
     chosen = AuditPrompts(
         discovery=take_fitting(discovery, ranked_on, seed),
@@ -68,7 +72,8 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
         benign=take_fitting(_tested(benign), limit or len(benign), seed),
         borderline=take_fitting(_tested(suite.borderline), limit or len(suite.borderline), seed),
         benign_discovery=take_fitting(by_split(benign, "discovery"), ranked_on, seed),
-        conversations=take(talks, limit or len(talks), seed),
+        conversations=take(fresh, limit or len(fresh), seed),
+        notes=notes,
     )
     sizes: dict[str, int] = {name: len(by_split(restricted, name)) for name in SPLITS}
     used = {"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)}
@@ -97,13 +102,6 @@ def choose_fitting_prompts(suite: Suite, plan: Audit, engine: Engine) -> tuple[A
 def with_targets(behaviours: Sequence[Behaviour]) -> list[Behaviour]:
     """The same, with `AFFIRMATIVE` for the target of those that have none."""
     return [b if b.target else replace(b, target=AFFIRMATIVE) for b in behaviours]
-
-
-def _divided(benign: tuple[Behaviour, ...], seed: int) -> tuple[Behaviour, ...]:
-    """Benign requests with splits, since the placebo ranks on some: unless they have their own, or are few."""
-    if any(b.split for b in benign) or len({cluster(b) for b in benign}) < FEWEST_BENIGN:
-        return benign
-    return assign_splits(benign, seed, FRACTIONS)
 
 
 def _tested(items: Sequence[Item]) -> tuple[Item, ...]:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pointsman.data.loaders import load_suite
-from pointsman.data.splits import assign_splits
+from pointsman.data.records import decode
 from pointsman.data.types import Suite
 from pointsman.errors import RunError, UsageError
-from pointsman.jobs.audit.plan import FRACTIONS, Audit, AuditInputs
+from pointsman.jobs.audit.columns import mapped_columns
+from pointsman.jobs.audit.plan import Audit, AuditInputs
+from pointsman.jobs.audit.splitting import divided
 from pointsman.jobs.job import Note
 from pointsman.judges.making import judge_json, make_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attack import make_attack
 from pointsman.registry import behaviors
-from pointsman.runs.files import OTHER_VERSION, digest, files_json, judge_again, located, places, reading_manifest
+from pointsman.runs.files import (
+    OTHER_VERSION,
+    announce_data_sets,
+    digest,
+    files_json,
+    judge_again,
+    located,
+    places,
+    reading_manifest,
+    typed,
+)
 from pointsman.runs.run import Run
 from pointsman.runs.task_folder import TaskFolder, task_config
 from pointsman.runs.tasks import refuse_unknown_tasks
 
-_FILES = ("behaviors", "benign", "borderline")
+_FILES = ("behaviors", "benign", "borderline", "conversations")
+_MOST_SYSTEM = 2**16  # bytes of a file with a system prompt
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,16 @@ class AuditQuestion:
         registered: The name of the suite, if it is a registered one.
         files: What it was read from otherwise, by option.
         task_folder: Task files for lm-eval, of the user.
+        columns: What the user says of the columns of these files: ``USE=COLUMN``, or ``FILE.USE=COLUMN``.
+        system: A system prompt for every request.
     """
 
     suite: Suite
     judge: Judge
     registered: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    system: str | None = None
     task_folder: TaskFolder | None = None
 
 
@@ -59,22 +76,20 @@ def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[Audit
         _refuse_ignored(model, name, inputs)
     given = {key: getattr(inputs, key) for key in _FILES}
     files = {key: path.expanduser() for key, path in given.items() if path is not None}
-    suite = read_suite(name, files)
+    suite = read_suite(name, files, inputs.columns)
     judge = make_judge(suite.judge if inputs.judge is None else inputs.judge)
-    if any(b.split is None for b in suite.restricted):
-        assign_splits(suite.restricted, plan.seed, FRACTIONS)  # the audit does so: refuse what is too little now
-    return AuditQuestion(suite, judge, name, files, tasks), plan
+    divided(suite.restricted, plan)  # the audit does so: refuse what is too little now
+    return AuditQuestion(suite, judge, name, files, inputs.columns, _system(inputs.system), tasks), plan
 
 
 def config(question: AuditQuestion) -> dict[str, Any]:
     """Prompts and judge for the manifest: files by path and content hash, or a registered suite by its content."""
     name = question.registered
     known = digest(question.suite) if name is not None else None
-    return {
-        "prompts": {"suite": name, "digest": known, "files": files_json(question.files)},
-        "judge": judge_json(question.judge),
-        **task_config(question.task_folder),
-    }
+    prompts: dict[str, Any] = {"suite": name, "digest": known, "files": files_json(question.files)}
+    said = {"columns": list(question.columns), "system": question.system}
+    prompts |= {key: value for key, value in said.items() if value}  # earlier manifests have neither
+    return {"prompts": prompts, "judge": judge_json(question.judge), **task_config(question.task_folder)}
 
 
 def local(question: AuditQuestion) -> dict[str, Any]:
@@ -93,25 +108,39 @@ def ask_again(run: Run, plan: Audit, note: Note) -> AuditQuestion:
         known, name = data["files"], data["suite"]
         if name is None and "behaviors" not in known:
             raise ValueError("neither a suite nor a file")
-        files = located(run, {key: known[key] for key in _FILES if key in known})
+        columns = tuple(typed(each, str, "a column") for each in data.get("columns", ()))
+        system = typed(data.get("system"), str | None, "the system prompt")
+        asked = {key: known[key] for key in _FILES if key in known}
+        announce_data_sets(asked, note)
+        files = located(run, asked)
         then = data["digest"]
         judge, tasks = judge_again(run, note), TaskFolder.again(run)
-    suite = read_suite(name, files)
+    suite = read_suite(name, files, columns)
     if name is not None and digest(suite) != then:
         raise RunError(f"The prompts of {name} have changed since {run.folder} began", OTHER_VERSION)
-    return AuditQuestion(suite, judge, name, files, tasks)
+    return AuditQuestion(suite, judge, name, files, columns, system, tasks)
 
 
-def read_suite(name: str | None, files: Mapping[str, Path]) -> Suite:
+def read_suite(name: str | None, files: Mapping[str, Path], columns: Sequence[str] = ()) -> Suite:
     """The registered suite of this name; the one in files if there is no name.
 
     Raises:
         DataError: A file cannot be used.
+        UsageError: What is said of columns is malformed.
     """
     if name is None:
-        return load_suite(files["behaviors"], benign=files.get("benign"), borderline=files.get("borderline"))
+        others = {key: files.get(key) for key in _FILES[1:]}
+        return load_suite(files["behaviors"], **others, columns=mapped_columns(columns, files))
     suite: Suite = behaviors.get(name)()
     return suite
+
+
+def _system(given: str | None) -> str | None:
+    """The system prompt: what is given, or what is in the file after an @."""
+    text = decode(Path(given[1:]).expanduser(), most=_MOST_SYSTEM) if given and given.startswith("@") else given
+    if text is not None and not text.strip():
+        raise UsageError("The system prompt is empty", "Give its text, or @FILE; or leave --system out")
+    return text and text.strip()
 
 
 def _refuse_ignored(model: str, name: str, inputs: AuditInputs) -> None:
@@ -123,8 +152,9 @@ def _refuse_ignored(model: str, name: str, inputs: AuditInputs) -> None:
             (f"Did you mean {near[0]}? Else give" if near else "Give")
             + " a file with --behaviors FILE (columns Goal, Target, Category, as in JailbreakBench)",
         )
-    for option in ("benign", "borderline"):
-        if getattr(inputs, option) is not None:
+    others = {option: getattr(inputs, option) for option in _FILES[1:]}
+    for option, given in {**others, "column": inputs.columns}.items():
+        if given:
             raise UsageError(
                 f"--{option} needs --behaviors: {name} brings its own prompts",
                 f"Give --behaviors FILE as well, or leave --{option} out",

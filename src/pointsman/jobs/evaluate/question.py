@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pointsman.data.objective import FILES
 from pointsman.data.scenario import Scenario, scenario_names
+from pointsman.data.splits import by_split, spoken
 from pointsman.data.types import Suite
 from pointsman.errors import RunError, UsageError
 from pointsman.jobs.evaluate.plan import Evaluate, EvaluateInputs
@@ -17,7 +19,7 @@ from pointsman.judges.types import Judge
 from pointsman.runs.files import known_hash, reading_manifest, typed
 from pointsman.runs.provenance import shareable
 from pointsman.runs.run import Run
-from pointsman.runs.steering import read_steering
+from pointsman.runs.steering import learnt_on, read_steering
 from pointsman.runs.task_folder import TaskFolder
 from pointsman.runs.tasks import refuse_unknown_tasks
 from pointsman.steering.artefact import Steering
@@ -69,8 +71,26 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
             f"asks {asked.suite.name}",
             remedy,
         )
+    if seed == its_seed:
+        _note_on_prompts(inputs.steering, made_on, asked.suite, note)
     question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering, asked.task_folder)
     return question, replace(plan, seed=seed)
+
+
+def _note_on_prompts(named: str, made_on: object, suite: Suite, note: Note) -> None:
+    """Say whether prompts that are tested are among those that the steering was learnt or chosen on."""
+    known = learnt_on(named)
+    tested = {spoken(item.goal) for name in FILES for item in by_split(getattr(suite, name), "test")}
+    if known is None and made_on != suite.name:
+        note(
+            f"{named} was made on the prompts {made_on}, and {suite.name} is asked: whether it was learnt on what is "
+            "tested now cannot be known without the folder of the run that found it"
+        )
+    elif known and known & tested:
+        note(
+            f"{len(known & tested)} of {len(tested)} requests that are tested are among those that this steering was "
+            "learnt or chosen on: its gain is too good to be true"
+        )
 
 
 def config(question: EvaluateQuestion) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.played import play_splits
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import CircuitFacts, CircuitStability, Overfit, ScenarioFacts, SteerResults, TestArms
+from pointsman.jobs.steer.results import CircuitFacts, CircuitStability, Overfit, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
 from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
@@ -119,7 +119,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             artefact=f"artefacts/{ARTEFACT}",
         )
     )
-    _save(plan, bench, choice.best, material.sigma, tested)
+    _save(plan, bench, choice.best, material.sigma, results)
     bench.finish(results)
     return results
 
@@ -144,13 +144,15 @@ def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
     ]
 
 
-def _save(plan: Steer, bench: Bench[SteerQuestion], best: Tried, sigma: tuple[float, ...], tested: TestArms) -> None:
+def _save(
+    plan: Steer, bench: Bench[SteerQuestion], best: Tried, sigma: tuple[float, ...], results: SteerResults
+) -> None:
     """Write the steering, with what it is for and what it did on test."""
     candidate, scenario, info = best.candidate, bench.question.scenario, bench.engine.info
     assert candidate.matrix is not None
     assert candidate.alpha is not None
     gain = "conversations withstood (replayed)" if scenario.objective == "defend" else "scenario requests answered"
-    before, after = asdict(tested.before), asdict(tested.after)
+    before, after = asdict(results.test.before), asdict(results.test.after)
     about = {
         "scenario": scenario.name, "objective": scenario.objective, "method": "MASCing",
         "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": plan.seed, "suite": bench.suite.name,
@@ -161,7 +163,7 @@ def _save(plan: Steer, bench: Bench[SteerQuestion], best: Tried, sigma: tuple[fl
             for measure, what in {"gain": gain, **MEASURED}.items()
             if before[measure] is not None
         ],
-    }  # fmt: skip
+    } | ({"warning": results.in_vain} if results.in_vain else {})  # fmt: skip
     steering = Steering(
         matrix=candidate.matrix, sigma=sigma, alpha=candidate.alpha, phase=candidate.phase,
         fingerprint=info.fingerprint, base_model=info.name, revision=info.revision, about=about,

@@ -10,6 +10,7 @@ from pointsman.data.scenario import Scenario, load_scenario
 from pointsman.data.types import Suite
 from pointsman.errors import RunError
 from pointsman.jobs.job import Note
+from pointsman.jobs.steer.enough import refuse_too_few
 from pointsman.jobs.steer.plan import Steer, SteerInputs
 from pointsman.judges.making import judge_json, make_judge
 from pointsman.judges.types import Judge
@@ -51,9 +52,14 @@ class SteerQuestion:
 
 
 def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
-    """Read a scenario and its prompts, and make its judge."""
+    """Read a scenario and its prompts, and make its judge.
+
+    Raises:
+        DataError: A file cannot be used, or the prompts are too few to steer with, whatever the model says to them.
+    """
     question = ask_scenario(inputs.scenario, plan.seed, inputs.utility_tasks)
     refuse_unknown_tasks(plan, question.task_folder)
+    refuse_too_few(question.scenario, question.suite)
     return question, plan
 
 

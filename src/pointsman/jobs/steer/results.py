@@ -357,3 +357,15 @@ class SteerResults(Results):
     tasks: TaskResults | None = None
     answers: tuple[AnswersUnder, ...] = ()
     artefact: str | None = None
+
+    @property
+    def in_vain(self) -> str | None:
+        """A mask that was learnt and gains nothing on test over the model without it."""
+        before, after = self.test.before.gain, self.test.after.gain
+        if self.job != "steer" or before.rate is None or after.rate is None or after.rate > before.rate:
+            return None
+        what = "withstands no more conversations" if self.scenario.objective == "defend" else "opens nothing"
+        return (
+            f"The chosen mask {what}: {100 * after.rate:.0f} % with it and {100 * before.rate:.0f} % without "
+            f"(n = {after.n}, test)"
+        )
