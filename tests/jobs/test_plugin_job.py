@@ -109,6 +109,7 @@ class TallyJob:
     And nothing else.
     """
     inputs, plan = TallyInputs, Tally
+    needs_model = True
     older = {}
 
     @property

@@ -37,6 +37,7 @@ class Job(Protocol):
         help: Of the verb; its first sentence in the list of verbs.
         inputs: A dataclass of what is asked, as the user names it: files, suites, scenarios, judges.
         plan: A dataclass of the parameters (`jobs.parameters`).
+        needs_model: Whether a model is loaded for it; else MODEL is no argument, and nobody answers (`Bench.engine`).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Job(Protocol):
     help: str
     inputs: type[Any]
     plan: type[Any]
+    needs_model: bool
 
     @property
     def results(self) -> type[Results]:
@@ -60,7 +62,7 @@ class Job(Protocol):
         """Read what is asked, and settle what the plan leaves to it, such as the seed that a steering was learnt with.
 
         Args:
-            model: As the user named it, since some models bring their own prompts.
+            model: As the user named it, since some models bring their own prompts; empty if none is needed.
             note: Called with sentences that nobody asked for and everybody should know.
 
         Returns:
@@ -69,7 +71,8 @@ class Job(Protocol):
         ...
 
     def config(self, question: Any) -> dict[str, Any]:
-        """What is asked as JSON, for the manifest of a run, beside `model`, `load` and the fields of the plan.
+        """What is asked as JSON, for the manifest of a run, beside the fields of the plan, and `model` and
+        `load`, which are the job's own to say where it needs no model.
 
         No path of this machine is in it (`runs.files`).
         """

@@ -38,6 +38,11 @@ class Metavar:
 
 
 @dataclass(frozen=True)
+class Argument(Metavar):
+    """The same of what is given by its place, without a name, on the command line."""
+
+
+@dataclass(frozen=True)
 class Preset:
     """Values of several parameters under one name, a switch of the command line.
 

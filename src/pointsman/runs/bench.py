@@ -22,6 +22,13 @@ class Question(Protocol):
     """What a job asks: data, read from the user's files. Some jobs ask more than these two."""
 
     @property
+    def engine(self) -> Engine:
+        """Who answers, for jobs that need a model."""
+        if self.model is None:
+            raise ValueError("this job says that it needs no model (`needs_model`), and asks one")
+        return self.model
+
+    @property
     def suite(self) -> Suite: ...
 
     @property
@@ -40,7 +47,7 @@ class Bench(Generic[Q]):
     """A job under way.
 
     Attributes:
-        engine: Who answers.
+        model: Who answers; None for a job that needs no model.
         question: What is asked, and who judges.
         run: Where all is remembered.
         progress: Where stages are shown.
@@ -52,7 +59,7 @@ class Bench(Generic[Q]):
         costs: What every stage has cost.
     """
 
-    engine: Engine
+    model: Engine | None
     question: Q
     run: Run
     progress: ProgressLike = field(default_factory=NullProgress)

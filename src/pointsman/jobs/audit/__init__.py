@@ -36,6 +36,7 @@ class _Audit:
     """
     inputs = AuditInputs
     plan = Audit
+    needs_model = True
 
     @property
     def results(self) -> type[AuditResults]:

@@ -32,6 +32,7 @@ class _Evaluate:
     """
     inputs = EvaluateInputs
     plan = Evaluate
+    needs_model = True
 
     @property
     def results(self) -> type[SteerResults]:

@@ -37,6 +37,7 @@ class _Steer:
     """
     inputs = SteerInputs
     plan = Steer
+    needs_model = True
 
     @property
     def results(self) -> type[SteerResults]:
