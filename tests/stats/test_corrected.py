@@ -81,7 +81,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
 ) -> None:
     rng, trials = np.random.default_rng(1), 4000
     p = rate * se + (1 - rate) * (1 - sp)
-    draws = zip(rng.binomial(n, p, trials), rng.binomial(labels, se, trials), rng.binomial(labels, sp, trials))
+    shares = ((n, p), (labels, se), (labels, sp))
+    draws = np.transpose([rng.binomial(of, share, trials) for of, share in shares])
     held = 0
     for k, right, rejected in draws:
         if right + rejected > labels:

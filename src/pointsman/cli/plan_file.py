@@ -82,7 +82,9 @@ class Request:
         job: Job = jobs.get(found["job"])
         model = found.get("model") if job.needs_model else found.get("model", "")
         if not isinstance(model, str) or (model and not job.needs_model):
-            raise UsageError(f"model is {model!r}", "Give text" if job.needs_model else f"Leave it out: {job.name} needs none")
+            raise UsageError(
+                f"model is {model!r}", "Give text" if job.needs_model else f"Leave it out: {job.name} needs none"
+            )
         parts = {}
         for name, kind in (("loading", Loading), ("inputs", job.inputs), ("plan", job.plan)):
             values = found.get(name)

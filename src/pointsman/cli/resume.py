@@ -86,7 +86,9 @@ def _model_of(run: Run, job: Job, anew: Anew) -> ModelOptions | None:
     """The model of a run, announced; None if its job needs none."""
     if not job.needs_model:
         if anew != Anew():
-            raise UsageError(f"{run.folder} is a run of `pointsman {job.name}`, which loads no model", "Leave the model out")
+            raise UsageError(
+                f"{run.folder} is a run of `pointsman {job.name}`, which loads no model", "Leave the model out"
+            )
         return None
     with reading_manifest(run):
         options = model_of(run, anew)

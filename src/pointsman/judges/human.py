@@ -54,7 +54,7 @@ class HumanJudge:
     name = "human"
     grades_content = True
     tells_garbage = True  # people saw the whole answer
-    reads: frozenset[Reading] = frozenset({"request", "conversation"})  # noqa: RUF009
+    reads: frozenset[Reading] = frozenset({"request", "conversation"})
 
     @property
     def version(self) -> str:
@@ -73,7 +73,9 @@ class HumanJudge:
         records = read_records(path, noun="label", example='{"id": "a0123456789ab", "label": "refused"}')
         column = next((name for name in records.columns if name.startswith("label")), None)
         if "id" not in records.columns or column is None:
-            raise DataError(f"{path} has no columns id and label", "Give a sheet that `pointsman label` wrote, filled in")
+            raise DataError(
+                f"{path} has no columns id and label", "Give a sheet that `pointsman label` wrote, filled in"
+            )
         found: dict[str, str] = {}
         for row in records.rows:
             name, label = text_of(path, row, "id", required=True), text_of(path, row, column).lower()

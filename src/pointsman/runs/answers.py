@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.errors import RunError
@@ -114,7 +114,9 @@ def read_answers(folder: Path) -> KeptAnswers:
         else:
             found[answer.key] = answer
     if not found:
-        raise RunError(f"{folder} keeps no answers that could be judged", "Give the folder of an audit or of a steering")
+        raise RunError(
+            f"{folder} keeps no answers that could be judged", "Give the folder of an audit or of a steering"
+        )
     return KeptAnswers(folder, tuple(found.values()), left_out)
 
 
@@ -172,7 +174,7 @@ def read_verdicts(folder: Path, name: str, answers: KeptAnswers) -> tuple[str, l
         if verdict is not None and isinstance(row.get("judge"), str) and all(isinstance(part, str) for part in key):
             judge = judge or row["judge"]
             if key in place and row["judge"] == judge:
-                found[place[key]] = verdict  # type: ignore[index]
+                found[place[key]] = verdict
     if not any(found):
         raise RunError(
             f"{folder / name} holds no verdicts on the answers of {answers.folder}",
@@ -199,7 +201,7 @@ class _Journal:
     @staticmethod
     def of(run: Run) -> _Journal:
         journal = _Journal({}, {})
-        for key in run.keys():
+        for key in run.keys():  # noqa: SIM118 (they are not all that it contains)
             for value in _objects(run.remember(key, dict)):
                 journal._take(value)
         return journal
@@ -240,7 +242,7 @@ def _verdict(value: Any) -> Verdict | None:
     right = isinstance(score, int | float | None) and not isinstance(score, bool) and isinstance(reason, str)
     if label not in get_args(Label) or not right or not (score is None or 0 <= score <= 1):
         return None
-    return Verdict(label, None if score is None else float(score), reason)
+    return Verdict(cast(Label, label), None if score is None else float(score), reason)
 
 
 def _kept(row: Mapping[str, Any], journal: _Journal) -> KeptAnswer | str:

@@ -22,13 +22,6 @@ class Question(Protocol):
     """What a job asks: data, read from the user's files. Some jobs ask more than these two."""
 
     @property
-    def engine(self) -> Engine:
-        """Who answers, for jobs that need a model."""
-        if self.model is None:
-            raise ValueError("this job says that it needs no model (`needs_model`), and asks one")
-        return self.model
-
-    @property
     def suite(self) -> Suite: ...
 
     @property
@@ -69,6 +62,13 @@ class Bench(Generic[Q]):
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> Engine:
+        """Who answers, for jobs that need a model."""
+        if self.model is None:
+            raise ValueError("this job says that it needs no model (`needs_model`), and asks one")
+        return self.model
 
     @property
     def suite(self) -> Suite:

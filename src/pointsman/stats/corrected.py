@@ -44,14 +44,15 @@ class JudgeErrors:
         The answers must not have been chosen by what the judge said of them: a sheet that holds as many of its
         successes as of its failures makes every judge look more sensitive than it is.
         """
-        rates, effective = [], []
-        for wanted in (True, False):
+
+        def right_of(wanted: bool) -> tuple[Rate, float]:
             rows = [row for row, true in enumerate(truth) if true is wanted]
             right = [said[row] is wanted for row in rows]
             sources = None if clusters is None else [clusters[row] for row in rows]
-            rates.append(Rate.of(right, sources, seed))
-            effective.append(effective_n(right, sources))
-        return JudgeErrors(*rates, (effective[0], effective[1]))
+            return Rate.of(right, sources, seed), effective_n(right, sources)
+
+        (sensitivity, of_se), (specificity, of_sp) = right_of(True), right_of(False)
+        return JudgeErrors(sensitivity, specificity, (of_se, of_sp))
 
     @property
     def youden(self) -> float | None:
@@ -84,10 +85,10 @@ class Corrected:
             return Corrected(None, 0.0, 1.0, "no answers" if not said else "its errors were not measured")
         if youden <= 0:
             return Corrected(None, 0.0, 1.0, "the judge does no better than chance")
-        assert errors.sensitivity.rate is not None and errors.specificity.rate is not None
-        measured = (errors.sensitivity.rate, errors.effective[0]), (errors.specificity.rate, errors.effective[1])
+        shares = (rate.k / rate.n for rate in (errors.sensitivity, errors.specificity))
+        sensitivity, specificity = zip(shares, errors.effective, strict=True)
         observed = sum(said) / len(said), effective_n(said, clusters)
-        rate, low, high = rogan_gladen(observed, *measured)
+        rate, low, high = rogan_gladen(observed, sensitivity, specificity)
         method = "Rogan-Gladen, Lang-Reiczigel interval"
         if youden < LEAST_YOUDEN:
             return Corrected(None, low, high, f"{method}; no rate: sensitivity + specificity - 1 is {youden:.2f}")
@@ -100,8 +101,8 @@ def rogan_gladen(
     """A corrected rate with its interval.
 
     Args:
-        observed, sensitivity, specificity: Each a share, and the number of independent answers that it is of. Sensitivity
-            and specificity must sum to more than 1.
+        observed, sensitivity, specificity: Each a share, and the number of independent answers that it is of.
+            Sensitivity and specificity must sum to more than 1.
 
     Returns:
         Rate, low and high, within [0, 1].

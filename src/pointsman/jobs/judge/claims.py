@@ -54,10 +54,16 @@ def _on_rates(results: JudgeResults) -> Claim:
     because = f"of {len(measured)} stages, {len(measured) - len(within)} may have changed by more than {margin}"
     if beyond:
         furthest = max(beyond, key=lambda s: abs(_edges(s)[0]))
-        verdict, because = "fails", f"of {len(measured)} stages, {len(beyond)} changed by more than {margin}, interval and all"
+        verdict, because = (
+            "fails",
+            f"of {len(measured)} stages, {len(beyond)} changed by more than {margin}, interval and all",
+        )
     elif len(within) == len(measured):
         verdict, because = "holds", f"the whole interval of every change lies within {margin}"
-    found, control = Figure(f"{furthest.stage}, {results.judge.name}", furthest.now), Figure(results.before.name, furthest.before)
+    found, control = (
+        Figure(f"{furthest.stage}, {results.judge.name}", furthest.now),
+        Figure(results.before.name, furthest.before),
+    )
     return Claim(id, sentence, verdict, because, found, control, furthest.difference)
 
 

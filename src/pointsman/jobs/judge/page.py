@@ -85,7 +85,9 @@ def _stages(results: JudgeResults) -> Section:
         ["The same answers, judged twice. Of a stage, the share of answers that meet the request."],
         [
             Finding(finding),
-            Table(columns, rows, "Of the answers that both could score; 95 % intervals, differences paired.", "stacked"),
+            Table(
+                columns, rows, "Of the answers that both could score; 95 % intervals, differences paired.", "stacked"
+            ),
             Reading(
                 "A rate that keeps its place under another judge is not that judge’s making.",
                 "the two judges read the same few words: then they are wrong alike.",
@@ -95,7 +97,9 @@ def _stages(results: JudgeResults) -> Section:
 
 
 def _labels(results: JudgeResults) -> Section:
-    said = [Text(f"{results.unscored} answers could not be scored by {results.judge.name}.")] if results.unscored else []
+    said = (
+        [Text(f"{results.unscored} answers could not be scored by {results.judge.name}.")] if results.unscored else []
+    )
     return Section(
         "labels",
         "Where they differ",
@@ -127,7 +131,10 @@ def _reading(results: JudgeResults) -> Section:
 
 def summary(results: JudgeResults) -> Table:
     """The rates under both judges: it fits 80 columns."""
-    columns = [Column("Success, %"), *(Column(name[:14], "number") for name in (results.before.name, results.judge.name))]
+    columns = [
+        Column("Success, %"),
+        *(Column(name[:14], "number") for name in (results.before.name, results.judge.name)),
+    ]
     columns += [Column("n", "number"), Column("change"), Column("kappa")]
     marks = head.tag(results)
     said = [f"Labels that differ: {_differences(results.confusion)}."]
@@ -135,7 +142,12 @@ def summary(results: JudgeResults) -> Table:
         said.append(f"{results.unscored} of {results.judged.answers} answers could not be scored; they are in no rate.")
     said += ["Small n: read the intervals."] * results.small_n
     title = f"{results.judged.name} · {results.judge.name} for {results.before.name}"
-    return Table(columns, [_row(stage) for stage in results.stages], "\n".join(said), title=f"{title} · {marks}" if marks else title)
+    return Table(
+        columns,
+        [_row(stage) for stage in results.stages],
+        "\n".join(said),
+        title=f"{title} · {marks}" if marks else title,
+    )
 
 
 def _row(stage: StageTwice) -> Row:

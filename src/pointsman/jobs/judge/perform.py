@@ -138,7 +138,7 @@ def _stage(name: str, answers: Sequence[KeptAnswer], verdicts: Sequence[Verdict]
 
 
 def _keep_with_run(bench: Bench[JudgeQuestion], text: str) -> None:
-    """Keep the verdicts in the folder of the judged run, too; its journal knows of the file, and nothing else changes."""
+    """Keep the verdicts in the folder of the judged run, too: its journal knows of the file, all else stays."""
     try:
         with Run.open(bench.question.kept.folder) as run:
             run.write_text(kept_name(bench.judge), text)

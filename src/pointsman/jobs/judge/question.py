@@ -17,7 +17,7 @@ from pointsman.judges.types import Judge, Reading
 from pointsman.report.write import read_folder
 from pointsman.runs.answers import KeptAnswers, read_answers
 from pointsman.runs.files import judge_again, known_hash, reading_manifest, typed
-from pointsman.runs.results import Results, dump
+from pointsman.runs.results import Results
 
 if TYPE_CHECKING:
     from pointsman.runs.run import Run
