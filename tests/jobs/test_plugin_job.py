@@ -126,8 +126,7 @@ class TallyJob:
         return TallyQuestion(load_suite(inputs.requests), make_judge(inputs.judge), inputs.requests), plan
 
     def config(self, question):
-        from pointsman.judges.making import judge_json
-        from pointsman.runs.files import files_json
+        from pointsman.runs.files import files_json, judge_json
 
         return {"prompts": {"files": files_json({"requests": question.file})}, "judge": judge_json(question.judge)}
 

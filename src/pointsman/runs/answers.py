@@ -17,8 +17,8 @@ from typing import Any, cast, get_args
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.errors import RunError
 from pointsman.judges.human import BETWEEN_TURNS, answer_id
-from pointsman.judges.making import written_judge
 from pointsman.judges.types import Answer, Judge, Label, Verdict
+from pointsman.runs.files import shareable_judge
 from pointsman.runs.folder import read_file
 from pointsman.runs.run import ARTEFACTS, Run
 
@@ -35,7 +35,8 @@ class KeptAnswer:
 
     Attributes:
         stage: In which it was given.
-        asked: The behaviour, or the conversation whose last turn it answers, as far as it is kept: without targets.
+        asked: The behaviour, or the conversation whose last turn it answers, as far as it is kept: without targets, and
+            with the last turn for the goal of a conversation.
         answer: As it was given.
         end_known: Whether the run knows if it ended; else it is taken to have.
         verdict: Of the run's own judge.
@@ -85,7 +86,13 @@ class KeptAnswers:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of them, in sentences."""
         unknown = sum(not answer.end_known for answer in self.answers)
+        turns = sum(isinstance(answer.asked, Conversation) for answer in self.answers)
         found = [f"Not judged again: {count} {why}." for why, count in self.left_out.items()]
+        if turns:
+            found.append(
+                f"Of {turns} conversations the run keeps the turns, and not the request as it is stated on its own: a "
+                "judge that reads the request is given the last turn."
+            )
         if unknown:
             found.append(
                 f"Of {unknown} answers the run does not know whether they reached the token limit; they are judged as "
@@ -145,7 +152,7 @@ def read_rows(folder: Path, name: str) -> Iterator[Mapping[str, Any]]:
 
 def written_verdicts(judge: Judge, answers: Sequence[KeptAnswer], verdicts: Sequence[Verdict]) -> str:
     """The lines of ``verdicts.jsonl``: one for each answer, which is named by stage, id and content."""
-    name = written_judge(judge)
+    name = shareable_judge(judge)
     rows = (
         {"stage": a.stage, "id": a.asked.id, "answer": a.id, "judge": name, "label": v.label, "score": v.score,
          "reason": v.reason}
@@ -156,7 +163,7 @@ def written_verdicts(judge: Judge, answers: Sequence[KeptAnswer], verdicts: Sequ
 
 def kept_name(judge: Judge) -> str:
     """The file, within a run, of what a judge says of its answers: another for every version and parameter."""
-    what = json.dumps([written_judge(judge), judge.version])
+    what = json.dumps([shareable_judge(judge), judge.version])
     return f"{KEPT_VERDICTS}/{hashlib.sha256(what.encode()).hexdigest()[:16]}.jsonl"
 
 

@@ -48,6 +48,44 @@ def digest(suite: Suite) -> str:
     return hashlib.sha256(repr(suite).encode()).hexdigest()
 
 
+def judge_json(judge: Judge) -> dict[str, Any]:
+    """A judge for the manifest; the parameters only where some were given, files by paths that may be shared."""
+    found = {"name": judge.name, "version": judge.version}
+    parameters = shareable_parameters(judge)
+    return {**found, "parameters": parameters} if parameters else found
+
+
+def judge_places(judge: Judge) -> dict[str, Any]:
+    """Where files among the parameters of a judge lie on this machine, for ``local.json``; nothing without any."""
+    from pointsman.judges.making import parameters_of
+
+    given = {name: Path(value).expanduser() for name, value in parameters_of(judge).items() if isinstance(value, str)}
+    found = {name: str(path.resolve()) for name, path in given.items() if _is_file(path)}
+    return {"judge": found} if found else {}
+
+
+def shareable_parameters(judge: Judge) -> dict[str, Any]:
+    """The parameters of a judge that were given, without names of users and their folders."""
+    from pointsman.judges.making import parameters_of
+    from pointsman.runs.provenance import shareable
+
+    return {name: shareable(value) if isinstance(value, str) else value for name, value in parameters_of(judge).items()}
+
+
+def shareable_judge(judge: Judge) -> str:
+    """A judge as a user would name it, without names of users and their folders."""
+    from pointsman.registry import write_name
+
+    return write_name(judge.name, shareable_parameters(judge))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no path at all
+        return False
+
+
 # ---------------------------------------------------------------------- and back
 
 
@@ -139,6 +177,11 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
     if not isinstance(name, str) or not isinstance(parameters, dict):
         raise TypeError(f"the judge is {saved!r}")
+    places = run.local().get("judge")
+    for key, place in places.items() if isinstance(places, dict) else ():
+        known = parameters.get(key)
+        if isinstance(known, str) and isinstance(place, str) and Path(known).name == Path(place).name:
+            parameters = {**parameters, key: place}  # the same file, where it lies now
     judge = judge_of(name, parameters)
     if judge.version != version:
         raise RunError(

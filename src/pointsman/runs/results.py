@@ -16,8 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pointsman.engine.types import Engine
 from pointsman.errors import RunError
-from pointsman.judges.making import parameters_of
 from pointsman.judges.types import Judge
+from pointsman.runs.files import shareable_parameters
 from pointsman.runs.provenance import provenance, shareable_command
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.bounds import exceeds
@@ -168,7 +168,7 @@ class JudgeFacts:
     @staticmethod
     def of(judge: Judge) -> JudgeFacts:
         """Facts about a judge."""
-        return JudgeFacts(judge.name, judge.version, judge.grades_content, parameters_of(judge) or None)
+        return JudgeFacts(judge.name, judge.version, judge.grades_content, shareable_parameters(judge) or None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,9 +61,9 @@ class _Audit:
         return config(question)
 
     def local(self, question: AuditQuestion) -> dict[str, Any]:
-        from pointsman.runs.files import places
+        from pointsman.runs.files import judge_places, places
 
-        return {"files": places(question.files)}
+        return {"files": places(question.files), **judge_places(question.judge)}
 
     def ask_again(self, run: Run, plan: Audit, note: Note) -> AuditQuestion:
         from pointsman.jobs.audit.inputs import ask_again

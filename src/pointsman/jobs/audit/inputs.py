@@ -12,7 +12,7 @@ from pointsman.errors import RunError, UsageError
 from pointsman.jobs.audit.plan import FRACTIONS, Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.parameters import Metavar
-from pointsman.runs.files import OTHER_VERSION, digest, files_json, judge_again, located, reading_manifest
+from pointsman.runs.files import OTHER_VERSION, digest, files_json, judge_again, judge_json, located, reading_manifest
 
 if TYPE_CHECKING:
     from pointsman.data.types import Suite
@@ -65,8 +65,6 @@ def ask(model: str, inputs: AuditInputs, plan: Audit) -> AuditQuestion:
 
 def config(question: AuditQuestion) -> dict[str, Any]:
     """Prompts and judge for the manifest: files by path and content hash, or a registered suite by its content."""
-    from pointsman.judges.making import judge_json
-
     name = question.registered
     known = digest(question.suite) if name is not None else None
     return {

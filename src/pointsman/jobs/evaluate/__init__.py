@@ -58,9 +58,9 @@ class _Evaluate:
 
     def local(self, question: EvaluateQuestion) -> dict[str, Any]:
         from pointsman.jobs.evaluate.inputs import place
-        from pointsman.runs.files import places
+        from pointsman.runs.files import judge_places, places
 
-        return {"files": places(question.scenario.files), **place(question)}
+        return {"files": places(question.scenario.files), **judge_places(question.judge), **place(question)}
 
     def ask_again(self, run: Run, plan: Evaluate, note: Note) -> EvaluateQuestion:
         from pointsman.jobs.evaluate.inputs import ask_again

@@ -51,7 +51,9 @@ class _Judge:
         return config(question)
 
     def local(self, question: JudgeQuestion) -> dict[str, Any]:
-        return {"judged": str(question.kept.folder.expanduser().resolve())}
+        from pointsman.jobs.judge.question import places
+
+        return places(question)
 
     def ask_again(self, run: Run, plan: JudgeAgain, note: Note) -> JudgeQuestion:
         from pointsman.jobs.judge.question import ask_again

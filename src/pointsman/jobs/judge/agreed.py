@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from pointsman.errors import UsageError
+from pointsman.errors import RunError, UsageError
 from pointsman.jobs.job import read_results
 from pointsman.jobs.judge.perform import LABELS, on_success, success
 from pointsman.judges.human import NOT_LABELLED, HumanJudge
-from pointsman.judges.making import written_judge
 from pointsman.judges.types import Verdict, judged
 from pointsman.registry import write_name
 from pointsman.report.write import read_folder
 from pointsman.runs.answers import KEPT_VERDICTS, VERDICTS, KeptAnswers, read_answers, read_verdicts
+from pointsman.runs.files import shareable_judge
 from pointsman.runs.run import Run
 from pointsman.stats.agreement import Agreement, Confusion
 from pointsman.stats.corrected import Corrected, JudgeErrors
@@ -116,15 +116,19 @@ def agree(folder: Path, others: Sequence[Path], truth: Path | None, seed: int = 
     _, of = read_results(read_folder(folder))
     own = write_name(of.judge.name, of.judge.parameters or {})
     judges: dict[str, Verdicts] = {own: [answer.verdict for answer in kept.answers]}
-    for name, verdicts in [*_kept_with(kept), *(_from(place, kept) for place in others)]:
+    beside, notes = _kept_with(kept)
+    for name, verdicts in [*beside, *(_from(place, kept) for place in others)]:
         judges[f"{name} (again)" if name == own else name] = [_asked(verdict) for verdict in verdicts]
     if len(judges) == 1 and truth is None:
         raise UsageError(
             f"Only one judge, {own}, has judged {folder}",
             f"Judge it again with `pointsman judge {folder} --judge NAME`, or give a labelled sheet",
         )
-    right = None if truth is None else [_asked(v) for v in _from(truth, kept)[1]]
-    measured = {} if right is None else {name: _errors(kept, found, right, seed) for name, found in judges.items()}
+    measured: dict[str, JudgeErrors] = {}
+    if truth is not None:
+        people, labels = _from(truth, kept)
+        right = [_asked(verdict) for verdict in labels]
+        measured = {name: _errors(kept, found, right, seed) for name, found in judges.items() if name != people}
     return Agreed(
         run=folder.resolve().name,
         answers=len(kept.answers),
@@ -143,15 +147,21 @@ def agree(folder: Path, others: Sequence[Path], truth: Path | None, seed: int = 
             for a, b in combinations(judges, 2)
         ),
         measured=tuple(Measured(judge=name, errors=errors) for name, errors in measured.items()),
-        notes=kept.notes(),
+        notes=(*kept.notes(), *notes),
     )  # fmt: skip
 
 
-def _kept_with(kept: KeptAnswers) -> list[tuple[str, Verdicts]]:
-    """The verdicts of other judges that lie with the run."""
+def _kept_with(kept: KeptAnswers) -> tuple[list[tuple[str, Verdicts]], list[str]]:
+    """The verdicts of other judges that lie with the run, and what to say of files that hold none."""
     place = kept.folder / KEPT_VERDICTS
-    files = sorted(place.glob("*.jsonl")) if place.is_dir() else []
-    return [read_verdicts(kept.folder, f"{KEPT_VERDICTS}/{file.name}", kept) for file in files]
+    found: list[tuple[str, Verdicts]] = []
+    notes = []
+    for file in sorted(place.glob("*.jsonl")) if place.is_dir() else ():
+        try:
+            found.append(read_verdicts(kept.folder, f"{KEPT_VERDICTS}/{file.name}", kept))
+        except RunError as error:
+            notes.append(f"Left out: {error.problem}.")
+    return found, notes
 
 
 def _from(place: Path, kept: KeptAnswers) -> tuple[str, Verdicts]:
@@ -163,7 +173,7 @@ def _from(place: Path, kept: KeptAnswers) -> tuple[str, Verdicts]:
     found = judged(judge, [a.asked for a in kept.answers], [a.answer for a in kept.answers])
     if not any(map(_asked, found)):
         raise UsageError(f"{place} labels no answer of {kept.folder}", "Fill in a sheet that was written for this run")
-    return written_judge(judge), found
+    return shareable_judge(judge), found
 
 
 def _asked(verdict: Verdict | None) -> Verdict | None:

@@ -12,11 +12,11 @@ from pointsman.data.types import Suite
 from pointsman.errors import JudgeError, RunError, UsageError
 from pointsman.jobs.job import read_results
 from pointsman.jobs.judge.plan import JudgeInputs
-from pointsman.judges.making import judge_json, make_judge
+from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge, Reading
 from pointsman.report.write import read_folder
 from pointsman.runs.answers import KeptAnswers, read_answers
-from pointsman.runs.files import judge_again, known_hash, reading_manifest, typed
+from pointsman.runs.files import judge_again, judge_json, judge_places, known_hash, reading_manifest, typed
 from pointsman.runs.results import Results
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ def config(question: JudgeQuestion) -> dict[str, Any]:
     """For the manifest: the run by its name and content, never by its place."""
     judged = {"name": question.kept.folder.resolve().name, "sha256": question.digest}
     return {"model": question.of.model.name, "judged": judged, "judge": judge_json(question.judge)}
+
+
+def places(question: JudgeQuestion) -> dict[str, Any]:
+    """Where the judged run, and files of the judge, lie on this machine."""
+    folder = str(question.kept.folder.expanduser().resolve())
+    return {"judged": folder, **judge_places(question.judge)}
 
 
 def ask_again(run: Run, note: Callable[[str], None]) -> JudgeQuestion:

@@ -62,9 +62,9 @@ class _Steer:
         return config(question.scenario, question.suite, question.judge)
 
     def local(self, question: SteerQuestion) -> dict[str, Any]:
-        from pointsman.runs.files import places
+        from pointsman.runs.files import judge_places, places
 
-        return {"files": places(question.scenario.files)}
+        return {"files": places(question.scenario.files), **judge_places(question.judge)}
 
     def ask_again(self, run: Run, plan: Steer, note: Note) -> SteerQuestion:
         from pointsman.jobs.steer.inputs import ask_again

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pointsman.errors import RunError
 from pointsman.jobs.parameters import Metavar
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.runs.files import PUT_BACK, digest, files_json, judge_again, located, reading_manifest
+from pointsman.runs.files import PUT_BACK, digest, files_json, judge_again, judge_json, located, reading_manifest
 
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
@@ -45,7 +45,6 @@ def ask(inputs: SteerInputs, seed: int) -> SteerQuestion:
 
 def config(scenario: Scenario, suite: Suite, judge: Judge) -> dict[str, Any]:
     """Scenario, prompts and judge for the manifest, with the paths of files as they may be shared."""
-    from pointsman.judges.making import judge_json
     from pointsman.runs.provenance import shareable
 
     data = scenario.to_json()
