@@ -82,5 +82,5 @@ def test_a_sheet_that_cannot_be_meant_is_refused_by_its_line(
 def test_another_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no columns id and label"):
         _ = HumanJudge(str(sheet(tmp_path, ("a1", "wrong"), head="id,verdict"))).version
-    with pytest.raises(JudgeError, match="human failed on 1 answer: .*does not exist"):
+    with pytest.raises(JudgeError, match=r"human failed on 1 answer: .*does not exist"):
         judged(HumanJudge(str(tmp_path / "none.csv")), [ASKED], [Answer("a")])

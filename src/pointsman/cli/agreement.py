@@ -151,17 +151,18 @@ def _tables(found: Agreed) -> Iterator[Table]:
 
     short = _short(found.judges)
     heads = [Column("Stage"), Column("Judge"), Column("%", "number"), Column("95 %"), Column("n", "number")]
-    heads += [Column("unsc.", "number")] * any(rate.unscored for rate in found.rates)
     heads += [Column("corrected")] * (found.truth is not None)
     rows, before = [], ""
     for rate in found.rates:
-        cells = [_cut(rate.stage, 24) if rate.stage != before else "", short[rate.judge], text.number(rate.rate)]
+        cells = [_cut(rate.stage, 26) if rate.stage != before else "", short[rate.judge], text.number(rate.rate)]
         cells += [text.interval(rate.rate), str(rate.rate.n)]
-        cells += [str(rate.unscored)] * any(other.unscored for other in found.rates)
         cells += [_corrected(rate)] * (found.truth is not None)
         rows.append(Row(cells, top=rate.judge == found.judges[0]))
         before = rate.stage
     said = "Successes among the answers that each judge scored; 95 % intervals."
+    unscored = {judge: sum(r.unscored for r in found.rates if r.judge == judge) for judge in found.judges}
+    left = ", ".join(f"{short[judge]} {count}" for judge, count in unscored.items() if count)
+    said += f"\nNot scored, and in no rate: {left}." if left else ""
     said += "\nCorrected: for the errors of the judge, as measured below." if found.truth else ""
     yield Table(heads, rows, said, title=f"{found.run}: the rate that each judge would have reported")
 
@@ -215,7 +216,7 @@ def _corrected_for(found: Agreed) -> Iterator[str]:
 
 def _short(judges: tuple[str, ...]) -> dict[str, str]:
     """Names of judges that fit a column: without parameters, and numbered where two are then alike."""
-    names = [_cut(judge.partition(":")[0], 12) for judge in judges]
+    names = [_cut(judge.partition(":")[0], 10) for judge in judges]
     return {
         judge: name if names.count(name) == 1 else f"{name} {names[: n + 1].count(name)}"
         for n, (judge, name) in enumerate(zip(judges, names, strict=True))

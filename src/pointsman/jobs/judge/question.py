@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pointsman.data.types import Suite
 from pointsman.errors import JudgeError, RunError, UsageError
@@ -18,9 +18,7 @@ from pointsman.report.write import read_folder
 from pointsman.runs.answers import KeptAnswers, read_answers
 from pointsman.runs.files import judge_again, judge_json, judge_places, known_hash, reading_manifest, typed
 from pointsman.runs.results import Results
-
-if TYPE_CHECKING:
-    from pointsman.runs.run import Run
+from pointsman.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,12 @@ def ask_again(run: Run, note: Callable[[str], None]) -> JudgeQuestion:
 
 
 def _question(folder: Path, judge: Judge) -> JudgeQuestion:
+    with Run.open(folder, read_only=True) as run:
+        if run.verb == "judge":
+            raise UsageError(
+                f"{folder} is itself a run that judges another", "Give the folder of the run that it judged"
+            )
     kept, (_, of) = read_answers(folder), read_results(read_folder(folder))
-    if of.job == "judge":
-        raise UsageError(f"{folder} is itself a run that judges another", "Give the folder of the run that it judged")
     unknown = set(judge.reads) - set(get_args(Reading))
     if unknown:
         raise JudgeError(
