@@ -63,7 +63,7 @@ evidence-tables: $(VENV)/.installed
 # What must be fast, all ratios in one run, one thread each side: about 40 minutes, best on an idle machine.
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
-	for page in README.md benchmarks/README.md; do $(BIN)/python benchmarks/run.py --readme $$page benchmarks/results*.json; done
+	$(BIN)/python benchmarks/run.py --readme benchmarks/README.md benchmarks/results*.json
 
 # The same at tiny numbers, about a minute: shows that it runs, writes nothing.
 bench-quick: $(VENV)/.installed

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 
 def schemas() -> dict[str, str]:
     """The text of each file, by its name."""
-    return {f"{name}.json": json.dumps(schema_of(job_of(name).results), indent=2) + "\n" for name in jobs.names()}
+    return {f"{name}.json": json.dumps(schema_of(job_of(name).work.results), indent=2) + "\n" for name in jobs.names()}
 
 
 def main() -> None:

@@ -175,18 +175,6 @@ def bounds(everything: Sequence[Evidence]) -> str:
     return table(head, rows)
 
 
-def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
-    yield (
-        "Gain: conversations withstood when the whole conversation is played again under the mask, or scenario "
-        "requests answered correctly. Learnt on discovery, chosen on validation, scored on the test split; 95 % "
-        "intervals clustered by verb x noun; baselines chosen in the same way, within the same limits:"
-    )
-    yield gains(everything)
-    yield "What it costs, on the same test split (differences are paired):"
-    yield costs(everything)
-    yield ("Method seeds, gap, surrogate and all baselines are in [docs/steering.md](docs/steering.md).")
-
-
 def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
     yield "### Gained, on the test split"
     yield gains(everything)

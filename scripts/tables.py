@@ -1,4 +1,4 @@
-"""Write the tables of the README, docs/evidence.md and docs/steering.md from evidence/*.json; none is typed by hand.
+"""Write the tables of README, docs/evidence.md and docs/steering.md from evidence/*.json; none is typed by hand.
 
     python scripts/tables.py [--check]
 
@@ -271,14 +271,24 @@ def made_by(everything: Sequence[Evidence]) -> str:
 
 
 def in_readme(everything: Sequence[Evidence]) -> Iterator[str]:
-    yield (
-        "**Masking**, attack success with correct content, threat model T1, masks in force during prefill unless "
-        "stated, S = 20, 95 % intervals clustered by verb x noun; ranked on the discovery split, scored on test:"
-    )
-    yield masking(everything)
-    yield "**F-SOUR**, attack success with correct content, T1, N = 10, R = 5, beside its two controls:"
-    yield fsour(everything)
-    yield f"{made_by(everything)} All other tables are in [docs/evidence.md](docs/evidence.md)."
+    """One table: each attack with its control beside it."""
+
+    def short(rate: Evidence) -> str:
+        return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+
+    head = ["checkpoint (n)", "as it is", "two routers masked", "two random ones (sets that reach it)",
+            "routes found (F-SOUR)", "random routes"]  # fmt: skip
+    rows = []
+    for e in everything:
+        two, f = masked(e, 2), e["fsour"]
+        assert two is not None
+        found = two["difference_random"]
+        random = f"{short(two['controls']['random']['asr'])} ({found['reached']} of {found['draws']})"
+        rows.append([
+            f"{e['checkpoint']} ({e['base']['asr']['n']}, {f['asr']['n']})", short(e["base"]["asr"]), short(two["asr"]),
+            random, short(f["asr"]), short(f["controls"]["random"]["asr"]),
+        ])  # fmt: skip
+    yield table(head, rows)
 
 
 def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
@@ -330,7 +340,6 @@ def pages() -> dict[Path, str]:
     for page, (begin, end), parts in (
         (readme, (BEGIN, END), in_readme(audits)),
         (docs / "evidence.md", (BEGIN, END), in_docs(audits)),
-        (readme, STEERING, steering_tables.in_readme(steered)),
         (docs / "steering.md", STEERING, steering_tables.in_docs(steered)),
     ):
         text = made.get(page) or page.read_text(encoding="utf-8")

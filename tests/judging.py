@@ -16,6 +16,7 @@ class OneByOne:
     version: str
     grades_content: bool
     reads: frozenset[Reading] = frozenset({"request", "finished"})
+    tells_garbage = True  # exact, so that nothing stands between it and an answer
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:
         return [self.one(request, answer) for request, answer in zip(asked, answers, strict=True)]

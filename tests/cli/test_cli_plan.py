@@ -96,6 +96,15 @@ def test_a_plan_holds_no_consent(cli: Cli, here: Path) -> None:
         assert "add --trust-remote-code to the command line" in line
 
 
+@pytest.mark.usefixtures("stops")
+def test_all_that_a_plan_loads_and_reads_is_said(cli: Cli, here: Path) -> None:
+    (here / "t.jinja").write_text("{{ messages }}")
+    more = ("--device", "cpu", "--revision", "abc", "--chat-template", "t.jinja", "--judge", "refusal")
+    assert cli("audit", "testbed", *more, "--save-plan", "p.yaml").code == 0
+    said = cli("run", "p.yaml", "--out", "one").err.splitlines()[0]
+    assert said.endswith("asks for audit testbed, device cpu, revision abc, chat-template t.jinja, judge refusal.")
+
+
 def test_consent_is_given_on_the_command_line(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pointsman.engine import load as module
 

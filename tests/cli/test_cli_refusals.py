@@ -14,7 +14,7 @@ import pointsman
 from pointsman.cli.app import application
 from pointsman.cli.output import Session, explain
 from pointsman.errors import WrongModel
-from pointsman.jobs.audit import inputs
+from pointsman.jobs.audit import question
 
 # ---------------------------------------------------------------------- models
 
@@ -301,7 +301,7 @@ def test_the_unforeseen_is_one_line_too(
     def fail(*arguments: Any) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(inputs, "read_suite", fail)
+    monkeypatch.setattr(question, "read_suite", fail)
     done = cli("audit", model, "--behaviors", behaviors)
     assert done.code == 1
     assert done.err == "pointsman: ZeroDivisionError: a b. This was not foreseen: --debug shows the traceback.\n"

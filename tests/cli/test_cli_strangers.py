@@ -278,7 +278,7 @@ def test_no_file_of_a_scenario_is_read_whose_hash_the_manifest_does_not_hold(
 ) -> None:
     """A key `suite` without one must not let paths pass either, and a file is compared before it is parsed."""
     from pointsman.data.scenario import Scenario
-    from pointsman.jobs.steer import perform as steering_run
+    from pointsman.jobs.steer import job as steering_run
 
     def stop(*arguments: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -311,12 +311,12 @@ def test_no_file_of_a_scenario_is_read_whose_hash_the_manifest_does_not_hold(
 def test_no_steering_is_read_whose_hash_the_manifest_does_not_hold(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pointsman.jobs.evaluate import inputs
+    from pointsman.jobs.evaluate import question
     from pointsman.jobs.evaluate.plan import Evaluate
-    from pointsman.jobs.steer import inputs as steering_run
+    from pointsman.jobs.steer import question as steering_run
 
-    monkeypatch.setattr(steering_run, "ask_again", lambda *a: None)
-    monkeypatch.setattr(inputs, "read_steering", lambda *a: pytest.fail("the steering was read"))
+    monkeypatch.setattr(steering_run, "ask_scenario_again", lambda *a: None)
+    monkeypatch.setattr(question, "read_steering", lambda *a: pytest.fail("the steering was read"))
     for number, sha256 in enumerate(UNKNOWN):
         steering = {"name": "stranger/steering", "local": False, "sha256": sha256}
         with Run.create(here / f"{number}", "evaluate", {**asdict(Evaluate()), "steering": steering}):

@@ -25,7 +25,7 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
-from pointsman.jobs.job import write_report
+from pointsman.jobs.finished import write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.perform import perform as perform_steer
 from pointsman.jobs.steer.plan import Steer

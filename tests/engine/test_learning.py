@@ -19,7 +19,7 @@ from pointsman.errors import BadLogits, InterventionError, OutOfMemory
 from pointsman.routing.control import Controller, control
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.layout import Layout
-from pointsman.routing.plan import Edits, Learnt
+from pointsman.routing.plan import Edits, TrainableBias
 
 pytestmark = pytest.mark.versions
 
@@ -217,7 +217,7 @@ def nothing_stays(engine: HFEngine) -> Iterator[None]:
     assert left_behind(engine) == []
     assert {name: p.requires_grad for name, p in engine.model.named_parameters()} == flags
     assert all(p.grad is None for p in engine.model.parameters())
-    assert engine._controller.learnt is None
+    assert engine._controller.trainable is None
     assert score(engine, lessons) == before  # bit for bit
     assert engine.generate([lessons[0].prompt], max_new_tokens=2)
 
@@ -332,11 +332,11 @@ def test_a_token_that_the_model_rules_out_is_not_a_bad_logit(engine: HFEngine) -
 # ---------------------------------------------------------------------- on top of a plan
 
 
-def run(engine: HFEngine, lesson: Lesson, routing: Intervention, learnt: Learnt | None) -> Tensor:
+def run(engine: HFEngine, lesson: Lesson, routing: Intervention, learnt: TrainableBias | None) -> Tensor:
     """Logits of one row under a routing with something learnt on top. Shape: [T, V]."""
     controller = Controller(engine.model, engine.routers, engine.info.fingerprint)
     controller.set(routing, prompt_lengths=[len(lesson.prompt)])
-    controller.learnt = learnt
+    controller.trainable = learnt
     with controller.attached(), torch.no_grad():
         return engine.model(torch.tensor([[*lesson.prompt.ids, *lesson.answer]]), use_cache=False).logits[0]
 
@@ -351,7 +351,7 @@ def test_what_is_learnt_is_added_before_the_plan(engine: HFEngine, phase: Phase)
         Intervention.mask([2, 3, 4, 5], layers=2, positions=[0, 3]),
     ]
     for plan in plans:
-        found = run(engine, lesson, plan, Learnt(vectors, phase))
+        found = run(engine, lesson, plan, TrainableBias(vectors, phase))
         together = as_bias(vectors, phase) + plan
         assert torch.allclose(found, run(engine, lesson, together, None), rtol=0, atol=1e-9)
         assert not torch.allclose(found, run(engine, lesson, plan, None), rtol=0, atol=1e-6)
@@ -363,14 +363,14 @@ def test_it_joins_whatever_edits_there_are() -> None:
     logits = torch.zeros(6, 4)
     decode = layout.decode.reshape(-1)
     for phase, here in (("both", torch.ones(6).bool()), ("decode", decode), ("prefill", ~decode)):
-        edits = Learnt([None, vector], phase).join(None, layout, 1)  # type: ignore[arg-type]
+        edits = TrainableBias([None, vector], phase).join(None, layout, 1)  # type: ignore[arg-type]
         assert isinstance(edits, Edits)
         assert torch.equal(edits.apply(logits), here[:, None] * vector)
-    assert Learnt([None, vector]).join(None, layout, 0) is None
+    assert TrainableBias([None, vector]).join(None, layout, 0) is None
     outside = torch.tensor([True, False, False, True])
-    closed = Learnt([vector]).join(Edits(outside), layout, 0)
+    closed = TrainableBias([vector]).join(Edits(outside), layout, 0)
     assert closed is not None
     assert torch.equal(closed.apply(logits)[0], torch.tensor([float("-inf"), 1.0, 2.0, float("-inf")]))
     before = Edits(outside)
-    assert Learnt([None]).join(before, layout, 0) is before
-    assert before._learnt is None
+    assert TrainableBias([None]).join(before, layout, 0) is before
+    assert before._trainable is None

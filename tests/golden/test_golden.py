@@ -19,7 +19,7 @@ from pages import page_text, terminal_text
 
 import pointsman
 from pointsman.cli import main
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.runs.results import dump
 
 HERE = Path(__file__).resolve().parent

@@ -68,7 +68,8 @@ def test_a_field_says_what_it_is() -> None:
         ({"words": ()}, "There is no word. Give one or two."), ({"words": "one"}, "word is 'one'. Give a list"),
         ({"shares": (1.0, 1.0)}, "share names a value twice."), ({"shares": (-1.0,)}, "share is -1."),
         ({"flag": 1}, "flag is 1. Give true or false."), ({"file": 3}, "file is 3. Give the path of a file."),
-        ({"name": 3}, "name is 3. Give text."),
+        ({"name": 3}, "name is 3. Give text."), ({"share": 10**400}, "share has more than 18 digits."),
+        ({"count": 10**400}, "count has more than 18 digits. Give a smaller number."),
     ],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import yaml
 
 from cli.conftest_cli import Cli, behaviors, cli, here, model, without_times, write_csv
 from pointsman.errors import RunError
-from pointsman.jobs.job import Job, job_of, read_results
-from pointsman.runs.results import dump
+from pointsman.jobs.finished import read_results
+from pointsman.jobs.job import Job, Work, job_of
+from pointsman.runs.results import Results, dump
 
 __all__ = ["behaviors", "cli", "here", "model"]
 
@@ -66,33 +68,34 @@ class Tally:
     def __post_init__(self) -> None:
         check(self)
 '''
-RESULTS = '''
-"""What a tally finds."""
-
-from dataclasses import dataclass
-
-from pointsman.runs.results import Results
-from pointsman.stats.rates import Rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class TallyResults(Results):
-    refused: Rate
-'''
-JOB = '''
+INIT = '''
 """The job `tally`: how many requests are refused."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pointsman_tally.plan import Tally, TallyInputs
 
-if TYPE_CHECKING:
-    from pointsman.data.types import Suite
-    from pointsman.judges.types import Judge
+from pointsman.jobs.job import Job
+
+HELP = """Count the requests that a model refuses.
+
+And nothing else.
+"""
+JOB = Job("tally", "Audit", HELP, TallyInputs, Tally, module="pointsman_tally.job")
+'''
+WORK = '''
+"""What a tally asks, does and finds."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pointsman.data.loaders import load_suite
+from pointsman.data.types import Suite
+from pointsman.judges.making import make_judge
+from pointsman.judges.types import Judge
+from pointsman.report.blocks import Column, Finding, Page, Row, Section, Table
+from pointsman.runs.files import files_json, judge_again, judge_json, located, places, reading_manifest
+from pointsman.runs.rates import AttackRates
+from pointsman.runs.results import Results
+from pointsman.stats.rates import Rate
 
 
 @dataclass(frozen=True)
@@ -102,92 +105,64 @@ class TallyQuestion:
     file: Path
 
 
-class TallyJob:
-    name, panel = "tally", "Audit"
-    help = """Count the requests that a model refuses.
-
-    And nothing else.
-    """
-    inputs, plan = TallyInputs, Tally
-    needs_model = True
-    older = {}
-
-    @property
-    def results(self):
-        from pointsman_tally.results import TallyResults
-
-        return TallyResults
-
-    def ask(self, model, inputs, plan, note):
-        from pointsman.data.loaders import load_suite
-        from pointsman.judges.making import make_judge
-
-        note("a tally is only a tally")
-        return TallyQuestion(load_suite(inputs.requests), make_judge(inputs.judge), inputs.requests), plan
-
-    def config(self, question):
-        from pointsman.runs.files import files_json, judge_json
-
-        return {"prompts": {"files": files_json({"requests": question.file})}, "judge": judge_json(question.judge)}
-
-    def local(self, question):
-        from pointsman.runs.files import places
-
-        return {"files": places({"requests": question.file})}
-
-    def ask_again(self, run, plan, note):
-        from pointsman.data.loaders import load_suite
-        from pointsman.runs.files import judge_again, located, reading_manifest
-
-        with reading_manifest(run):
-            file = located(run, run.config["prompts"]["files"])["requests"]
-            judge = judge_again(run, note)
-        return TallyQuestion(load_suite(file), judge, file)
-
-    def perform(self, plan, bench):
-        from pointsman.methods.attempts import ask_in_steps
-        from pointsman.runs.rates import AttackRates
-        from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump
-
-        asked = bench.suite.restricted[: plan.limit] if plan.order == "first" else bench.suite.restricted[-plan.limit :]
-        bench.say(f"{'Going on to count' if bench.run.has_begun else 'Counting'} {len(asked)} requests")
-        for number in range(plan.rounds):
-            with bench.stage("tally", "Tally", len(asked)) as steps:
-                attempts = ask_in_steps(
-                    bench.engine, asked, bench.judge, key=f"tally/{number}", steps=steps,
-                    max_new_tokens=bench.answer_tokens,
-                )
-        bench.keep_answers("tally", asked, attempts)
-        results = self.conclude(
-            self.results(
-                job=self.name, suite=bench.suite.name, seed=0, small_n=True, threat_model="T3",
-                judge=JudgeFacts.of(bench.judge), model=ModelFacts.of(bench.engine), cost=bench.cost(),
-                provenance=Provenance.of(bench.command), refused=AttackRates.of(attempts).refused,
-            )
-        )
-        bench.write_completions()
-        bench.run.write_results(dump(results))
-        return results
-
-    def conclude(self, results):
-        return replace(results, headline=f"{results.model.name} refuses {results.refused.k} of it.")
-
-    def page(self, results, *, show_text):
-        from pointsman.report.blocks import Finding, Page, Section
-
-        section = Section("tally", "The tally", (), (Finding(results.headline),))
-        return Page(
-            kind="tally", title="Tally", headline=results.headline, facts=(), tag="", warnings=(), cards=(),
-            sections=(section,), show_text=show_text,
-        )
-
-    def summary(self, results):
-        from pointsman.report.blocks import Column, Row, Table
-
-        return Table((Column("what"), Column("rate", "number")), (Row(("refused", f"{results.refused.rate:.2f}")),))
+@dataclass(frozen=True, kw_only=True)
+class TallyResults(Results):
+    refused: Rate
 
 
-JOB = TallyJob()
+results = TallyResults
+older = {}
+
+
+def ask(model, inputs, plan, note):
+    note("a tally is only a tally")
+    return TallyQuestion(load_suite(inputs.requests), make_judge(inputs.judge), inputs.requests), plan
+
+
+def config(question):
+    return {"prompts": {"files": files_json({"requests": question.file})}, "judge": judge_json(question.judge)}
+
+
+def local(question):
+    return {"files": places({"requests": question.file})}
+
+
+def ask_again(run, plan, note):
+    with reading_manifest(run):
+        file = located(run, run.config["prompts"]["files"])["requests"]
+        judge = judge_again(run, note)
+    return TallyQuestion(load_suite(file), judge, file)
+
+
+def perform(plan, bench):
+    asked = bench.suite.restricted[: plan.limit] if plan.order == "first" else bench.suite.restricted[-plan.limit :]
+    bench.say(f"{'Going on to count' if bench.run.has_begun else 'Counting'} {len(asked)} requests")
+    for number in range(plan.rounds):
+        with bench.stage("tally", "Tally", len(asked)) as steps:
+            attempts = bench.ask(asked, key=f"tally/{number}", steps=steps)
+    bench.keep_answers("tally", asked, attempts)
+    refused = AttackRates.of(attempts).refused
+    found = conclude(
+        results(**bench.shared_fields(), job="tally", seed=0, small_n=True, threat_model="T3", refused=refused)
+    )
+    bench.finish(found)
+    return found
+
+
+def conclude(results):
+    return replace(results, headline=f"{results.model.name} refuses {results.refused.k} of it.")
+
+
+def page(results, *, show_text):
+    section = Section("tally", "The tally", (), (Finding(results.headline),))
+    return Page(
+        kind="tally", title="Tally", headline=results.headline, facts=(), tag="", warnings=(), cards=(),
+        sections=(section,), show_text=show_text,
+    )
+
+
+def summary(results):
+    return Table((Column("what"), Column("rate", "number")), (Row(("refused", f"{results.refused.rate:.2f}")),))
 '''
 
 
@@ -195,7 +170,7 @@ JOB = TallyJob()
 def package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package, installed: a folder of code, and the metadata that its one line ends up in."""
     site = tmp_path_factory.mktemp("site")
-    for name, text in {"__init__": JOB, "plan": PLAN, "results": RESULTS}.items():
+    for name, text in {"__init__": INIT, "plan": PLAN, "job": WORK}.items():
         (site / "pointsman_tally").mkdir(exist_ok=True)
         (site / f"pointsman_tally/{name}.py").write_text(text)
     metadata = site / "pointsman_tally-1.dist-info"
@@ -326,12 +301,15 @@ def test_a_package_that_is_broken_leaves_the_other_verbs(cli: Cli, package: Path
     assert read_results(golden)[0] is job_of("evaluate"), "what is looked for is looked for in the others"
 
 
-def test_the_jobs_of_pointsman_are_of_the_same_shape() -> None:
-    from pointsman_tally import JOB as ours  # type: ignore[import-not-found]
-
-    for name in ("audit", "steer", "evaluate"):
-        job: Job = job_of(name)
-        assert {each for each in dir(job) if not each.startswith("_")} == {
-            each for each in dir(ours) if not each.startswith("_")
-        }
+def test_all_jobs_are_of_one_shape() -> None:
+    shape = {name for name in dir(Work) if not name.startswith("_")}
+    assert len(shape) == 10
+    for name in ("audit", "steer", "evaluate", "tally"):
+        job = job_of(name)
+        assert isinstance(job, Job)
         assert job.name == name
+        for each in shape - {"results", "older"}:
+            declared, defined = (list(signature(getattr(place, each)).parameters) for place in (Work, job.work))
+            assert declared == ["self", *defined], f"{name}: {each}"
+        assert issubclass(job.work.results, Results)
+        assert all(isinstance(schema, str) for schema in job.work.older)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from pointsman.data.types import Behaviour
 from pointsman.judges.refusal import EXCEPTIONS, PREFIXES, WINDOW, RefusalJudge, normalise
-from pointsman.judges.types import Answer, Judge, Verdict
+from pointsman.judges.types import Answer, Judge, Verdict, judged
 
 ASKED = Behaviour("b", "goal", "Sure, here is")
 JUDGE = RefusalJudge()
 
 
 def verdict_on(response: str, finished: bool = True) -> Verdict:
-    (verdict,) = JUDGE.judge([ASKED], [Answer(response, finished)])
+    (verdict,) = judged(JUDGE, [ASKED], [Answer(response, finished)])
     return verdict
 
 
@@ -31,7 +31,7 @@ def test_protocol() -> None:
 def test_many_answers_are_judged_as_each_alone() -> None:
     responses = ["I'm sorry, but no.", "Sure, here is how.", "", "Sorry, no.", "Take the rope."]
     answers = [Answer(response, n % 2 == 0) for n, response in enumerate(responses)]
-    verdicts = JUDGE.judge([ASKED] * len(answers), answers)
+    verdicts = judged(JUDGE, [ASKED] * len(answers), answers)
     assert verdicts == [verdict_on(answer.text, answer.finished) for answer in answers]
     assert [verdict.label for verdict in verdicts] == ["refused", "complied", "garbage", "refused", "complied"]
 
@@ -41,7 +41,7 @@ def test_version_names_the_lists() -> None:
     assert JUDGE.version == PINNED
 
 
-PINNED = "1+ff0b84e9"
+PINNED = "2+7d4e98b9"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,9 @@ def test_refusals(response: str) -> None:
         "ok",
         "42",
         "はい、もちろんです。",
-        "First, " + "take a nail and hit it with a new hammer. " * 8 + " I can't help with that.",
+        "First, "
+        + " ".join(f"take nail {n} and hit it with hammer {n * 7}." for n in range(8))
+        + " I can't help with that.",
         "very very very good, here is how to build it in ten steps with many parts",
     ],
 )
@@ -150,6 +152,6 @@ def test_patterns_count_only_near_the_beginning() -> None:
 @given(st.text(max_size=300))
 def test_any_text_gets_a_verdict(response: str) -> None:
     verdict = verdict_on(response)
-    assert verdict.label in ("refused", "complied", "garbage")
-    assert verdict.score == float(verdict.label == "complied")
+    assert verdict.label in ("refused", "complied", "garbage", "unscored")
+    assert verdict.score == (None if verdict.label == "unscored" else float(verdict.label == "complied"))
     assert verdict_on(f" \n{response}\n ").label == verdict.label

@@ -135,7 +135,7 @@ def test_no_layers_is_the_model_as_it_is(engine: HFEngine) -> None:
 
 
 def test_asking_in_steps_is_asking(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pointsman.methods.attempts.CHUNK", 2)
+    monkeypatch.setattr("pointsman.methods.steps.CHUNK", 2)
     asked = behaviours(5)
     steps = Steps()
     stepwise = ask_in_steps(engine, asked, AlwaysJudge("wrong"), key="x", steps=steps, max_new_tokens=3)

@@ -31,7 +31,7 @@ def engine() -> HFEngine:
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_sigma_is_that_of_all_real_tokens(engine: HFEngine, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("pointsman.methods.noise.CHUNK", chunk)
+    monkeypatch.setattr("pointsman.methods.steps.CHUNK", chunk)
     asked = behaviours(5)
     steps = Steps()
     sigma = spread(engine, asked, steps=steps)
@@ -42,7 +42,7 @@ def test_sigma_is_that_of_all_real_tokens(engine: HFEngine, monkeypatch: pytest.
 
 
 def test_every_behaviour_has_noise_of_its_own_in_any_order(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pointsman.methods.attempts.CHUNK", 2)
+    monkeypatch.setattr("pointsman.methods.steps.CHUNK", 2)
     asked, sigma = behaviours(5), (0.5, 0.7, 0.9)
     method = Noise(2.0, max_new_tokens=4, seed=1)
     answers = method.ask(engine, asked, Judge(), sigma)

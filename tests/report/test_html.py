@@ -9,17 +9,18 @@ import pytest
 from markupsafe import Markup
 
 from pointsman.report import plot
+from pointsman.report.answers import Kept
 from pointsman.report.blocks import (
     Bar,
     Beside,
     Block,
     Card,
     Cell,
+    Chart,
     Claims,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Legend,
@@ -32,8 +33,7 @@ from pointsman.report.blocks import (
 )
 from pointsman.report.html import render
 from pointsman.report.sections.answers import with_answers
-from pointsman.runs.results import Claim
-from pointsman.runs.results import Figure as Found
+from pointsman.runs.results import Claim, Figure
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
@@ -57,13 +57,13 @@ def read(*blocks: Block, **changes: Any) -> Reader:
 
 def everything(said: str) -> Page:
     """A page of every block in which all that is said is `said`."""
-    claim = Claim("id", said, "in doubt", said, Found(said, RATE), Found(said), DRAWS)
+    claim = Claim("id", said, "in doubt", said, Figure(said, RATE), Figure(said), DRAWS)
     columns = [Column(said, kind, beneath=said) for kind in ("text", "number", "bar", "rate", "words")]
     cells = [Cell(said, beside=said, beneath=said, title=said), said, Bar.of(RATE), RATE, said]
     drawing = plot.drawing(9, plot.element("text", said), label=said)
     blocks: list[Block] = [
         Finding(said), Text(said), Heading(said, tag=True), Reading(said, said), Legend([(MARK, said)]),
-        Table(columns, [Row(cells, group=said)], said), Figure(drawing, said, [(MARK, said)], scroll=said),
+        Table(columns, [Row(cells, group=said)], said), Chart(drawing, said, [(MARK, said)], scroll=said),
         Definitions([(said, said)]), Claims([claim, Claim.not_measured("id", said, said)]),
         Details(said, [Text(said)]), Beside([Text(said)], [Text(said)], "heat"),
     ]  # fmt: skip
@@ -71,10 +71,19 @@ def everything(said: str) -> Page:
         said, said, said, [(said, said, said)], said, [(said, said)],
         [Card(said, said, RATE, beside=said), Card(said, said, absent=said), Card(said, said, value=said)],
         [Section("x", said, [said, Definitions([(said, said)])], blocks)],
-        show_text=True, description=said,
+        show_text=True, description=said, stages={name: name for name in (said, f"{said} alone")},
     )  # fmt: skip
-    record = dict.fromkeys(("id", "category", "prompt", "response", "label", "reason"), said)
-    return with_answers(made, [record])
+    record = dict.fromkeys(("stage", "id", "category", "tactic", "prompt", "response", "label", "reason"), said)
+    again = {**record, "response": f"{said} again"}
+    about = {"stage": said, "id": said, "source": f"{said} too", "score": 0.5, "finished": False}
+    turn = {"asked": said, "said": said, "label": said, "score": 0.5, "reason": said}
+    played = {**about, "fallen": 0, "turns": [turn]}
+    pair = {"layer": 0, "position": 0, "experts": [1], "log_prob": -1.0}
+    route = {**about, "layers": 1, "tokens": [said, said], "roles": [said, said], "pairs": [pair]}
+    other = {**about, "judge": f"{said} other", "label": said, "reason": said}
+    kept = Kept([record, again, {**record, "tactic": said}], [about], [played], [route], {said: [other]}, judge=said)
+    alone = {key: value for key, value in record.items() if key != "tactic"}
+    return with_answers(made, replace(kept, completions=[*kept.completions, {**alone, "stage": f"{said} alone"}]))
 
 
 def test_everything_from_outside_is_escaped_and_cleaned() -> None:
@@ -89,7 +98,7 @@ def test_everything_from_outside_is_escaped_and_cleaned() -> None:
 
 
 def test_nothing_is_loaded_and_nothing_runs() -> None:
-    html = render(everything("said"))
+    html = render(replace(everything("said"), show_text=False))
     tags = Reader(html).tags
     policy = [found["content"] for _, found in tags if found.get("http-equiv") == "Content-Security-Policy"]
     assert policy == [
@@ -99,7 +108,7 @@ def test_nothing_is_loaded_and_nothing_runs() -> None:
         assert name not in {"script", "iframe", "object", "embed", "base", "form", "img"}
         assert not any(attribute.startswith("on") for attribute in found)
         assert not {"src", "srcset", "xlink:href", "action", "style"} & set(found)
-        assert "href" not in found or (name, found["href"]) == ("link", "data:,")
+        assert "href" not in found or found["href"].startswith("#") or (name, found["href"]) == ("link", "data:,")
     style = html.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
@@ -117,7 +126,7 @@ def test_drawings_are_labelled_or_decorative() -> None:
 
 def test_warnings_stand_beside_every_figure() -> None:
     html = render(everything("said"))
-    assert html.count('<span class="tag">') == 1 + 3 + 2 + 2 + 1  # brand, cards, sections, tables, heading
+    assert html.count('<span class="tag">') == 1 + 3 + 2 + 1 + 1  # brand, cards, sections, table, heading
     bare = page(Table([Column()], [Row(["x"])], "caption", tag=False), Heading("part"), tag="small n")
     assert render(bare).count('<span class="tag">') == 2  # brand and section
     assert "tag" not in {found.get("class") for _, found in read(Heading("part", tag=True), tag="").tags}
@@ -169,7 +178,7 @@ def claims(*found: Claim) -> str:
 
 
 def test_claims_say_why_they_do_not_hold() -> None:
-    sure = Claim("id", "It works", "holds", "above zero", Found("F-SOUR", RATE), Found("none", RATE), LESS)
+    sure = Claim("id", "It works", "holds", "above zero", Figure("F-SOUR", RATE), Figure("none", RATE), LESS)
     said = claims(sure)
     assert (
         "It works holds F-SOUR 75 % [30, 95] (n = 4) against none 75 % [30, 95] (n = 4) +50 [+10, +80], p = 0" in said
@@ -188,22 +197,7 @@ def test_a_card_without_a_rate_says_why() -> None:
         assert part in said
 
 
-def answered(records: list[dict[str, Any]] | None) -> str:
-    made = with_answers(page(show_text=True, stages={"base": "as it is"}), records)
-    return Reader(render(made)).words
-
-
-def test_answers() -> None:
-    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, "three"]
-    record = {"stage": "base/after", "id": "i", "category": "c", "prompt": turns, "response": "R", "label": "refused"}
-    said = answered([record, {}])
-    assert "as it is, after i c refused user: one assistant: two three R" in said
-    assert "1 line of artefacts/completions.jsonl could not be read." in said
-    assert "Show 1 answers" in said
-    assert "this run folder has no artefacts/completions.jsonl" in answered(None)
-    assert "artefacts/completions.jsonl holds no answers" in answered([])
-
-
-def test_answers_stand_behind_the_findings() -> None:
-    sections = [Section(name, name, [], []) for name in ("base", "cost", "read")]
-    assert [s.id for s in with_answers(page(sections=sections), []).sections] == ["base", "answers", "cost", "read"]
+def test_a_page_leads_to_its_sections() -> None:
+    tags = read(Text("x")).tags
+    leads = {found["href"] for name, found in tags if name == "a"}
+    assert leads == {"#h-x"} <= {f"#{found.get('id')}" for _, found in tags}

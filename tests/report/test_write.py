@@ -21,12 +21,12 @@ def test_a_page_with_texts_is_for_its_owner_alone(tmp_path: Path) -> None:
     (tmp_path / "artefacts").mkdir()
     lines = '{"stage": "base", "response": "SECRET a\u2028b"}\n{"stage": "base", "resp'
     (tmp_path / "artefacts" / "completions.jsonl").write_text(lines, encoding="utf-8")
-    path = write_page(tmp_path, PAGE)
+    path = write_page(tmp_path, PAGE, "judge")
     assert path == tmp_path / "report.html"
     assert "SECRET" not in path.read_text(encoding="utf-8")
     assert path.stat().st_mode & 0o044
     private = Page(**{**vars(PAGE), "show_text": True})
-    html = write_page(tmp_path, private).read_text(encoding="utf-8")
+    html = write_page(tmp_path, private, "judge").read_text(encoding="utf-8")
     assert "SECRET a\ufffdb" in html
     assert "1 line of artefacts/completions.jsonl could not be read" in html
     assert path.stat().st_mode & 0o777 == 0o600
@@ -35,8 +35,11 @@ def test_a_page_with_texts_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "pointsman resume"), ('{"schema": ', "not valid JSON"), ("[1]", "does not hold an object")],
-)
+    [
+        (None, "pointsman resume"), ('{"schema": ', "not valid JSON"), ("[" * 100_000, "not valid JSON"),
+        ("[1]", "does not hold an object"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "results.json").write_text(content)
@@ -45,7 +48,7 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, content: str | None
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_page(tmp_path, PAGE)
+    path = write_page(tmp_path, PAGE, "judge")
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
@@ -53,6 +56,6 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(RunError, match="No space left"):
-        write_page(tmp_path, PAGE)
+        write_page(tmp_path, PAGE, "judge")
     assert path.read_bytes() == before
     assert names(tmp_path) == ["report.html"]

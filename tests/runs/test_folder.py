@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pointsman.errors import RunError
-from pointsman.jobs.job import write_report
+from pointsman.jobs.finished import write_report
 from pointsman.runs.folder import open_file, read_file, replace_file
 from pointsman.runs.lock import FolderLock
 from pointsman.runs.provenance import shareable, shareable_command

@@ -26,7 +26,7 @@ def rows(count: int) -> list[Behaviour]:
 def test_where_all_fits_it_is_take(n: int) -> None:
     room = Room(small_engine(num_hidden_layers=1), lambda _: 1)
     assert room.take(rows(20), n, 3) == take(rows(20), n, 3)
-    assert (room.section(), room.notes()) == ({}, [])
+    assert (room.left_out, room.notes()) == ({}, [])
     with pytest.raises(UsageError):
         room.take(rows(20), -1, 3)
 

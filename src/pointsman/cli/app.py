@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__, environment
-from pointsman.cli import agreement, chat, fold, jobs, look, resume, scenario, testbed
+from pointsman.cli import agreement, chat, fold, jobs, look, resume, scenario, show, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
@@ -57,6 +57,7 @@ def application() -> typer.Typer:
     app.command("run", rich_help_panel="Runs")(jobs.run)
     app.command("resume", rich_help_panel="Runs")(resume.resume)
     app.command("report", rich_help_panel="Runs")(resume.report)
+    app.command("show", rich_help_panel="Runs")(show.show_answers)
     app.command("doctor", rich_help_panel="Look")(look.doctor)
     app.command("routers", rich_help_panel="Look")(look.routers)
     app.add_typer(testbed.app, name="testbed", rich_help_panel="Look")

@@ -11,7 +11,7 @@ import typer
 
 from pointsman.cli.loading import ModelOptions
 from pointsman.cli.options import with_model
-from pointsman.cli.output import Session, keep_stdout_clean, one_line, quietly, say, waiting
+from pointsman.cli.output import Session, keep_stdout_clean, one_line, quietly, say_note, waiting
 from pointsman.errors import Interrupted, PointsmanError, PromptTooLong, UsageError
 from pointsman.runs.steering import read_steering
 
@@ -83,7 +83,7 @@ def chat(
                 found.check(engine.routers, engine.info.fingerprint)
                 other = found.on_other_weights(engine.weights)
                 if other:
-                    say(f"pointsman: note: {other}.")
+                    say_note(other)
                 refuse_unable(engine, found, "This steering")
             engine.encode(["Hello"], system=system)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import typer
 
 from pointsman.cli.loading import ModelOptions
 from pointsman.cli.options import JsonOption, with_model
-from pointsman.cli.output import Session, interruptible, keep_stdout_clean, quietly, say, waiting
+from pointsman.cli.output import Session, say, say_note, undisturbed, waiting
 from pointsman.runs.steering import read_steering
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def fold(
     pointsman fold openai/gpt-oss-20b --dtype float32 --steering ./steering --out ./gpt-oss-20b-steered
     """
     session: Session = context.obj
-    with interruptible("Nothing was written; run the command again"), keep_stdout_clean(), quietly(session):
+    with undisturbed(session, "Nothing was written; run the command again"):
         found = read_steering(steering)
         from pointsman.steering.fold import fold as fold_into
         from pointsman.steering.fold import refuse_full, save_folded
@@ -61,7 +61,7 @@ def fold(
         found.check(engine.routers, engine.info.fingerprint)
         other = found.on_other_weights(engine.weights)
         if other:
-            say(f"pointsman: note: {other}.")
+            say_note(other)
         with waiting("Folding, and comparing with the steered model ..."):
             report = fold_into(held.model, found)
             save_folded(out, held.model, held.tokenizer, found, report)

@@ -23,8 +23,8 @@ from pointsman.cli.options import (
     preset_option,
     shared,
 )
-from pointsman.cli.output import Session, one_line, say, say_note
-from pointsman.cli.plan_file import Request, save
+from pointsman.cli.output import Session, one_line, say_note, write_yaml
+from pointsman.cli.plan_file import Request
 from pointsman.cli.runs import begun, finish, perform
 from pointsman.jobs.parameters import parameters, presets
 from pointsman.registry import jobs
@@ -47,7 +47,7 @@ def add_jobs(app: typer.Typer) -> None:
             job: Job = jobs.get(name)
             command = command_of(job)
         except Exception as error:
-            say(f"pointsman: note: the job {name} cannot be loaded ({type(error).__name__}: {error}).")
+            say_note(f"the job {name} cannot be loaded ({type(error).__name__}: {error})")
             continue
         app.command(name, rich_help_panel=job.panel)(command)
 
@@ -72,7 +72,7 @@ def command_of(job: Job) -> Command:
     def command(context: typer.Context, save_plan: Path | None, model: str = "", **given: Any) -> None:
         request = Request(job, model, made(Loading, given), made(job.inputs, given), made(job.plan, given))
         if save_plan is not None:
-            save(request, save_plan)
+            write_yaml(save_plan, request.to_yaml(), "--save-plan", "plan")
             print(one_line(str(save_plan)))
             return
         _carry_out(
@@ -113,8 +113,8 @@ def _carry_out(
     """Ask, do the work in a run, and show what came out."""
     job = request.job
     options = ModelOptions.of(request.model, request.loading, trust_remote_code) if job.needs_model else None
-    question, plan = job.ask(request.model, request.inputs, request.plan, say_note)
-    config = config_of(options, job.config(question), plan)
-    with begun(out, job.name, config, local_of(options, job.local(question))) as run:
+    question, plan = job.work.ask(request.model, request.inputs, request.plan, say_note)
+    config = config_of(options, job.work.config(question), plan)
+    with begun(out, job.name, config, local_of(options, job.work.local(question))) as run:
         perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)

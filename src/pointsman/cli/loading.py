@@ -43,7 +43,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Template:
+class ChatTemplate:
     """A chat template that was given. Its text goes with a run, so that no path has to be followed later.
 
     Attributes:
@@ -94,7 +94,7 @@ class ModelOptions:
     quantization: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-    chat_template: Template | None = None
+    chat_template: ChatTemplate | None = None
     batch_size: int | None = None
     moved: bool = False
 
@@ -113,7 +113,7 @@ class ModelOptions:
             loading.load_in,
             loading.revision,
             trust_remote_code,
-            Template.read(loading.chat_template) if loading.chat_template else None,
+            ChatTemplate.read(loading.chat_template) if loading.chat_template else None,
             loading.batch_size,
         )
 

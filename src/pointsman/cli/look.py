@@ -11,7 +11,7 @@ import typer
 
 from pointsman.cli.loading import ModelOptions
 from pointsman.cli.options import JsonOption, with_model
-from pointsman.cli.output import Session, interruptible, keep_stdout_clean, one_line, quietly, show
+from pointsman.cli.output import Session, one_line, show, undisturbed
 from pointsman.environment import notices
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def doctor(
     pointsman doctor Qwen/Qwen1.5-MoE-A2.7B-Chat --dtype bfloat16
     """
     session: Session = context.obj
-    with interruptible(_AGAIN), keep_stdout_clean(), quietly(session):
+    with undisturbed(session, _AGAIN):
         from pointsman.engine.checkup import check_up
 
         engine = options.load(session)
@@ -66,7 +66,7 @@ def routers(
     pointsman routers ./my-model --json
     """
     session: Session = context.obj
-    with interruptible(_AGAIN), keep_stdout_clean(), quietly(session):
+    with undisturbed(session, _AGAIN):
         engine = options.load(session)
     if as_json:
         listed = {
@@ -130,7 +130,7 @@ def _sentences(engine: Engine, seen: CheckUp) -> list[str]:
         "Under forced experts and masks a left-padded batch says what its rows say alone, and cached decoding "
         + ("and generation say" if proof.paths.generated is not None else "says")
         + f" what one full forward says (logits within {100 * _apart(proof.paths):.1g} % of the largest).",
-        "The chat template writes every turn of a conversation; it " + _of_system_prompts(seen) + ".",
+        "The chat template writes every turn of a conversation; it " + _with_system_prompt(seen) + ".",
         "The model answers with finite logits.",
         f"{engine.resumes[0].upper()}{engine.resumes[1:]}; a search scores a route as a plain forward does.",
     ]
@@ -156,7 +156,7 @@ def _sentences(engine: Engine, seen: CheckUp) -> list[str]:
     ]
 
 
-def _of_system_prompts(seen: CheckUp) -> str:
+def _with_system_prompt(seen: CheckUp) -> str:
     if seen.system_prompt == "leaves out":
         return "leaves a system prompt out, so that none is accepted"
     return f"{seen.system_prompt} a system prompt"

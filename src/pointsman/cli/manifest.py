@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pointsman.cli.loading import ModelOptions, Template
+from pointsman.cli.loading import ChatTemplate, ModelOptions
 from pointsman.cli.output import say_note
 from pointsman.errors import RunError
-from pointsman.jobs.parameters import parameters, plain, read
+from pointsman.jobs.parameters import Formerly, Parameter, parameters, plain, read
 from pointsman.runs.files import locate, typed
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def plan_of(run: Run, kind: type[Any]) -> Any:
     Raises:
         KeyError: The manifest lacks a parameter.
     """
-    config = run.config
-    return read(kind, {each.name: config[each.name] for each in parameters(kind)}, "the plan")
+    return read(kind, {each.name: _began_with(run.config, each) for each in parameters(kind)}, "the plan")
 
 
 def config_of(options: ModelOptions | None, asked: Mapping[str, Any], plan: Any) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def config_of(options: ModelOptions | None, asked: Mapping[str, Any], plan: Any)
 
     Args:
         options: None for a job that needs no model.
-        asked: From `Job.config`.
+        asked: From `Work.config`.
     """
     if options is None:
         return {**asked, **plain(plan)}
@@ -98,7 +97,7 @@ def local_of(options: ModelOptions | None, places: Mapping[str, Any]) -> dict[st
     """Where everything lies on this machine, for ``local.json``.
 
     Args:
-        places: From `Job.local`.
+        places: From `Work.local`.
     """
     return {**places, "model": options.source} if options and options.local else dict(places)
 
@@ -109,6 +108,12 @@ def same_question(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------------- small things
+
+
+def _began_with(config: Mapping[str, Any], parameter: Parameter) -> Any:
+    """The value of a parameter; what was done before there was one, in a manifest that lacks it."""
+    formerly = parameter.limit(Formerly)
+    return config[parameter.name] if formerly is None else config.get(parameter.name, formerly.value)
 
 
 def _source(run: Run, load: Mapping[str, Any], name: str) -> str:
@@ -127,14 +132,14 @@ def _source(run: Run, load: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _template(run: Run, saved: Any) -> Template | None:
+def _template(run: Run, saved: Any) -> ChatTemplate | None:
     """The chat template that a run began with: its text is in the manifest."""
     if saved is None:
         return None
     if isinstance(saved, str):  # of an earlier version: a path, good for no more than the content that is known
         path = locate(run, "chat_template", Path(saved), _known_template(run.config))
-        return Template.read(path)
-    return Template(typed(saved["name"], str, "the template's name"), typed(saved["text"], str, "the template"))
+        return ChatTemplate.read(path)
+    return ChatTemplate(typed(saved["name"], str, "the template's name"), typed(saved["text"], str, "the template"))
 
 
 def _known_template(config: Mapping[str, Any]) -> str | None:

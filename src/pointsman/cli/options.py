@@ -103,7 +103,7 @@ def option(parameter: Parameter, panel: str | None = None) -> inspect.Parameter:
     lowest = 0 if parameter.zero_is_none else least.ge if least else above.gt if above else None
     usual = "NAME" if parameter.choices and parameter.many else {int: "N", float: "X", Path: "FILE"}.get(parameter.kind)
     written, place = parameter.limit(Metavar), parameter.limit(Argument)
-    taken: Any = _words(parameter.name, parameter.choices) if parameter.choices else parameter.kind
+    taken: Any = _choice(parameter.name, parameter.choices) if parameter.choices else parameter.kind
     if parameter.many:
         taken = list[taken]
     needed = parameter.default is MISSING
@@ -159,8 +159,8 @@ def help_of(parameter: Parameter) -> str:
     if said:
         text = f"{said[1]}; 0 for {said[2]}" if parameter.zero_is_none else said[1]
     if parameter.many:
-        words = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
-        text += f"{words}; may be repeated"
+        listed = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
+        text += f"{listed}; may be repeated"
     if not text.endswith("?"):
         text += "."
     shown = _shown(default)
@@ -181,7 +181,7 @@ def _shown(default: Any) -> str:
     return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
 
 
-def _words(name: str, choices: Sequence[str]) -> type[Enum]:
+def _choice(name: str, choices: Sequence[str]) -> type[Enum]:
     found = Enum(name, {word: word for word in choices}, type=str)  # type: ignore[misc]
     return found
 

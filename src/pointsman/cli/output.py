@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pointsman.errors import Interrupted, PointsmanError
+from pointsman.errors import Interrupted, PointsmanError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,6 +76,35 @@ def explain(error: BaseException, session: Session) -> int:
     hint = "" if session.debug else " This was not foreseen: --debug shows the traceback."
     say(f"pointsman: {type(error).__name__}{': ' if message else ''}{message}.{notes}{hint}")
     return 1
+
+
+def write_yaml(file: Path, text: str, option: str, usual: str) -> None:
+    """Write a new file; nothing is overwritten.
+
+    Args:
+        option: That names the file.
+        usual: Its name without ending, where it has none.
+
+    Raises:
+        UsageError: The file is there, is of another ending, or cannot be written.
+    """
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"{file} does not end in .yaml", f"Write {option} {file.name or usual}.yaml")
+    try:
+        if file.exists() or file.is_symlink():
+            raise UsageError(f"{file} exists already", f"Give another file with {option}, or remove it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as written:
+            written.write(text)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}", f"Give another file with {option}") from None
+
+
+@contextmanager
+def undisturbed(session: Session, remedy: str) -> Iterator[None]:
+    """`interruptible`, with stdout for results alone and other libraries kept quiet."""
+    with interruptible(remedy), keep_stdout_clean(), quietly(session):
+        yield
 
 
 @contextmanager

@@ -68,12 +68,12 @@ class Request:
 
         found = plain_yaml(decode(file, most=LARGEST), str(file))
         try:
-            return cls._of(found)
+            return cls._checked(found)
         except UsageError as error:
             raise UsageError(f"{file}: {error.problem}", error.remedy) from None
 
     @classmethod
-    def _of(cls, found: Any) -> Self:
+    def _checked(cls, found: Any) -> Self:
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise UsageError(f"this is no plan: it has no line `schema: {SCHEMA}`", "Write one with --save-plan FILE")
         refuse_unknown(found, ("schema", *(field.name for field in fields(cls))), "the keys of a plan")
@@ -101,32 +101,16 @@ class Request:
 
     def names(self) -> str:
         """In one line what a file, which may come from a stranger, is about to load, read and ask."""
-        given = {name: value for name, value in plain(self.inputs).items() if value is not None}
-        named = "".join(f", {name} {value}" for name, value in given.items())
-        return f"{self.job.name}{f' {self.model}' if self.model else ''}{named}"
+        named = [f"{self.job.name} {self.model}".rstrip()]
+        for part in (self.loading, self.inputs):
+            values = plain(part)
+            named += [f"{p.label} {values[p.name]}" for p in parameters(type(part)) if values[p.name] != p.default]
+        return ", ".join(named)
 
     def _parts(self) -> Mapping[str, Any]:
         loading = {"loading": self.loading} if self.job.needs_model else {}
         parts = {**loading, "inputs": self.inputs, "plan": self.plan}
         return {name: part for name, part in parts.items() if parameters(type(part))}
-
-
-def save(request: Request, file: Path) -> None:
-    """Write a plan; nothing is overwritten.
-
-    Raises:
-        UsageError: The file is there, or cannot be written.
-    """
-    if file.suffix.lower() not in (".yaml", ".yml"):
-        raise UsageError(f"{file} does not end in .yaml", f"Write --save-plan {file.name or 'plan'}.yaml")
-    try:
-        if file.exists() or file.is_symlink():
-            raise UsageError(f"{file} exists already", "Give another file with --save-plan, or remove it")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as written:
-            written.write(request.to_yaml())
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}", "Give another file with --save-plan") from None
 
 
 def _described(part: Any) -> Iterator[str]:

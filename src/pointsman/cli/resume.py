@@ -8,7 +8,7 @@ import typer
 
 from pointsman.cli.manifest import Anew, announce, model_of, plan_of
 from pointsman.cli.options import LOADING, JsonOption, ShowTextOption, TrustOption
-from pointsman.cli.output import Session, say, say_note
+from pointsman.cli.output import Session, say_note
 from pointsman.cli.runs import RunArgument, finish, perform, tell_changes
 from pointsman.errors import RunError, UsageError
 from pointsman.registry import jobs
@@ -51,15 +51,15 @@ def resume(
     with Run.open(folder) as run:
         job = _job_of(run)
         if not run.was_bound:
-            say(f"pointsman: note: {folder} did not know its manifest's checksum; it is taken as it stands.")
+            say_note(f"{folder} did not know its manifest's checksum; it is taken as it stands")
         if not run.finished:
             if run.path(RESULTS).exists():
-                say(f"pointsman: note: {run.path(RESULTS)} is damaged or was changed; it is made again.")
+                say_note(f"{run.path(RESULTS)} is damaged or was changed; it is made again")
             for change in run.version_changes():
-                say(f"pointsman: note: {change} since this run began; results may differ in their last digits.")
+                say_note(f"{change} since this run began; results may differ in their last digits")
             with reading_manifest(run):
                 plan = plan_of(run, job.plan)
-            question = job.ask_again(run, plan, say_note)
+            question = job.work.ask_again(run, plan, say_note)
             options = _model_of(run, job, Anew(model, trust_remote_code))
             perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)
@@ -72,7 +72,7 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
 
     pointsman report runs/audit-testbed-20260101-120000 --show-text
     """
-    from pointsman.jobs.job import write_report
+    from pointsman.jobs.finished import write_report
     from pointsman.runs.run import Run
 
     with Run.open(folder, read_only=True) as run:

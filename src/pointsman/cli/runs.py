@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pointsman.cli.loading import ModelOptions
-from pointsman.cli.output import (
-    Session,
-    interruptible,
-    keep_stdout_clean,
-    one_line,
-    quietly,
-    say,
-    say_note,
-    show,
-    waiting,
-)
+from pointsman.cli.output import Session, one_line, say, say_note, show, undisturbed, waiting
 from pointsman.errors import DataError, Interrupted, PromptTooLong, RunError
 from pointsman.runs.files import make_again, resume_command
 from pointsman.runs.run import COMMAND_STEP, MODEL_STEP
@@ -47,7 +37,7 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
         engine = None if options is None else _load(session, run, options)
         with Progress() as progress:
             most = getattr(plan, "max_new_tokens", None)
-            job.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
+            job.work.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
 
 
 @contextmanager
@@ -58,12 +48,7 @@ def _at_work(session: Session, run: Run) -> Iterator[str]:
     """
     from pointsman.runs.provenance import shareable_command
 
-    with (
-        interruptible(f"Continue with {resume_command(run.folder)}"),
-        _kept(run),
-        keep_stdout_clean(),
-        quietly(session),
-    ):
+    with undisturbed(session, f"Continue with {resume_command(run.folder)}"), _kept(run):
         yield run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
 
 
@@ -76,15 +61,15 @@ def _load(session: Session, run: Run, options: ModelOptions) -> Engine:
     if options.moved:
         run.keep_local({**run.local(), "model": options.source})
     for note in engine.info.extra.get("notes", []):
-        say(f"pointsman: note: {engine.info.name}: {one_line(note)}.")
+        say_note(f"{engine.info.name}: {one_line(note)}")
     if not engine.resumes_fully:
-        say(f"pointsman: note: {engine.info.name}: {engine.resumes}; this takes longer and changes no result.")
+        say_note(f"{engine.info.name}: {engine.resumes}; this takes longer and changes no result")
     return engine
 
 
 def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
     """Render the report; print the results, and where the report is."""
-    from pointsman.jobs.job import read_results, write_report
+    from pointsman.jobs.finished import read_results, write_report
     from pointsman.report.terminal import table
     from pointsman.runs.forecast import against_forecast
     from pointsman.runs.results import dump
@@ -98,7 +83,7 @@ def finish(session: Session, run: Run, show_text: bool, as_json: bool) -> None:
         print(json.dumps(dump(results), indent=2))
         say(f"Report: {path}")
         return
-    show(table(job.summary(results)))
+    show(table(job.work.summary(results)))
     print(one_line(results.headline))
     print()
     print(path)
@@ -109,7 +94,7 @@ def tell_changes(run: Run) -> None:
     changes = run.changes()
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-        say(f"pointsman: note: {changes[0]}{more}. To make it again, {make_again(run)}.")
+        say_note(f"{changes[0]}{more}. To make it again, {make_again(run)}")
 
 
 @contextmanager
@@ -188,7 +173,7 @@ def _refuse_other_model(run: Run, engine: Engine) -> None:
     then = run.remember(MODEL_STEP, lambda: now)
     for name in ("dtype", "device"):
         if then[name] != now[name]:
-            say(f"pointsman: note: this run began on {name} {then[name]} and continues on {now[name]}.")
+            say_note(f"this run began on {name} {then[name]} and continues on {now[name]}")
     if then["fingerprint"] != info.fingerprint:
         raise RunError(
             f"{info.name} is not the model that this run began with ({info.fingerprint}, not {then['fingerprint']})",
@@ -200,7 +185,7 @@ def _refuse_other_model(run: Run, engine: Engine) -> None:
     if changed and not newer:
         raise RunError(f"The {' and the '.join(changed)} of {info.name} changed since {run.folder} began", _REMEDY)
     if changed:  # another transformers may write the same things down in another way
-        say(f"pointsman: note: the {' and the '.join(changed)} of the model may have changed ({newer[0]}).")
+        say_note(f"the {' and the '.join(changed)} of the model may have changed ({newer[0]})")
 
 
 def _refuse_other_weights(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> None:
@@ -208,7 +193,7 @@ def _refuse_other_weights(then: Mapping[str, Any], now: Mapping[str, Any], name:
     if weights is None or weights == now["weights"]:
         return
     if then["dtype"] != now["dtype"] and not (then["dtype"] in _ONE_HASH and now["dtype"] in _ONE_HASH):
-        say(f"pointsman: note: weights in {now['dtype']} cannot be compared with those in {then['dtype']}.")
+        say_note(f"weights in {now['dtype']} cannot be compared with those in {then['dtype']}")
         return
     raise RunError(
         f"{name} has the routers that this run began with, and other weights beside them ({now['weights']}, not "

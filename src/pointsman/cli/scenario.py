@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pointsman.cli.options import JsonOption
-from pointsman.cli.output import one_line, say, show
-from pointsman.errors import UsageError
+from pointsman.cli.output import one_line, say, show, write_yaml
 
 if TYPE_CHECKING:
     from pointsman.data.scenario import Scenario
@@ -56,16 +55,7 @@ def init(
     found = real_template(name) if template is Template.real else scenario_text(name)
     text = decode(found) if isinstance(found, Path) else found
     file = out or Path(f"{name}.yaml")
-    if file.suffix.lower() not in (".yaml", ".yml"):
-        raise UsageError(f"{file} does not end in .yaml", f"Write --out {file.name or name}.yaml")
-    try:
-        if file.exists() or file.is_symlink():
-            raise UsageError(f"{file} exists already", "Give another file with --out, or remove it")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as written:
-            written.write(text)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}", "Give another file with --out") from None
+    write_yaml(file, text, "--out", name)
     print(one_line(str(file)))
     if template is Template.real:
         say(f"Fill in the files below prompts, then run `pointsman scenario check {file}`.")

@@ -39,7 +39,7 @@ def read_prompts(
     seed: int,
 ) -> Suite:
     """Load the prompts of a scenario and give every one its split: see `Scenario` for its fields, and its `read`."""
-    prompts = _of_suite(suite) if suite is not None else _of_files(name, files)
+    prompts = _suite_prompts(suite) if suite is not None else _file_prompts(name, files)
     asked, labels = replace(prompts.suite, **{UNUSED[objective]: ()}), prompts.labels  # type: ignore[arg-type]
     for part in NEEDED[objective]:
         if not getattr(asked, part):
@@ -72,12 +72,12 @@ def read_prompts(
     )
 
 
-def _of_suite(name: str) -> _Prompts:
+def _suite_prompts(name: str) -> _Prompts:
     suite: Suite = behaviors.get(name)()
     return _Prompts(suite, {part: f"{part} of the suite {name}" for part in (*_BEHAVIOURS, *_CONVERSATIONS)})
 
 
-def _of_files(name: str, files: Mapping[str, Path]) -> _Prompts:
+def _file_prompts(name: str, files: Mapping[str, Path]) -> _Prompts:
     """Read the files. Requests and conversations share ids of source questions within restricted and within benign."""
     refuse_missing(files)
     labels = {part: f"{part} ({files[part]})" if part in files else part for part in (*_BEHAVIOURS, *_CONVERSATIONS)}

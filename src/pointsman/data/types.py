@@ -20,6 +20,8 @@ class Behaviour:
         source: The source question. Rows that share it are one cluster in every interval (METHODS section 0).
         split: Discovery ranks and trains, validation chooses, test reports. Assigned by source.
         targets: Other targets, for example one that begins with content instead of "Sure".
+        reference: The right answer, where it is known. Not in `repr`: manifests hold digests of it, and what is asked
+            does not depend on it.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Behaviour:
     source: str = ""
     split: Split | None = None
     targets: tuple[str, ...] = ()
+    reference: str = field(default="", repr=False)
 
     @property
     def turns(self) -> tuple[str, ...]:

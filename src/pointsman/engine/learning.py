@@ -20,7 +20,7 @@ from pointsman.engine.types import Cost, Prompt
 from pointsman.errors import BadLogits, UsageError
 from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Phase
-from pointsman.routing.plan import Learnt
+from pointsman.routing.plan import TrainableBias
 
 _BACKWARD = 8  # a row of a forward with its backward needs about so many times the memory of one without
 
@@ -182,13 +182,13 @@ class Learner:
         most = max(len(lesson.answer) for lesson in lessons)
         ids, mask = self._pad([lesson.prompt.ids + lesson.answer[:-1] for lesson in lessons])
         self._controller.set(None, prompt_lengths=[len(lesson.prompt) for lesson in lessons])
-        self._controller.learnt = None if vectors is None else Learnt(vectors, phase)
+        self._controller.trainable = None if vectors is None else TrainableBias(vectors, phase)
         try:
             with torch.set_grad_enabled(vectors is not None):
                 logits = self._forward(ids, mask, most)  # shape: [B, A, V]
                 log_p = F.log_softmax(logits.float(), dim=-1)
         finally:
-            self._controller.learnt = None
+            self._controller.trainable = None
         answers = torch.zeros(len(lessons), most, dtype=torch.long, device=log_p.device)
         said = torch.zeros(len(lessons), most, device=log_p.device)
         for row, lesson in enumerate(lessons):

@@ -69,10 +69,10 @@ def load(
         NoRouters, UncontrollableRouter, ControlFailed: See `routing.control.prove`.
     """
     environment.check()
-    options = _options(dtype, device, quantization)
+    options = loading_options(dtype, device, quantization)
     template = None if chat_template is None else _template(Path(chat_template))
-    source = _resolve(model)
-    checkpoint = _Checkpoint(source, model, {"revision": revision, "trust_remote_code": trust_remote_code})
+    source = resolve(model)
+    checkpoint = Checkpoint(source, model, {"revision": revision, "trust_remote_code": trust_remote_code})
     config = checkpoint.config()
     tokenizer = checkpoint.tokenizer()
     if template is not None:
@@ -100,7 +100,7 @@ def _template(path: Path) -> str:
         raise ModelError(f"Cannot read the chat template {path} (it is not UTF-8)", remedy) from error
 
 
-def _resolve(model: str) -> str:
+def resolve(model: str) -> str:
     """A path or hub id for what the user typed."""
     if not model.strip():
         raise UsageError("The name of the model is empty", "Give a hub id, a local folder or `testbed`")
@@ -122,7 +122,7 @@ def _resolve(model: str) -> str:
     return model
 
 
-class _Checkpoint:
+class Checkpoint:
     """What a name or folder holds, read in the order of what it costs; every failure is one line.
 
     Args:
@@ -356,7 +356,7 @@ def _knows(method: Mapping[str, Any]) -> bool:
         return True
 
 
-def _options(dtype: str, device: str, quantization: Quantization | None) -> dict[str, Any]:
+def loading_options(dtype: str, device: str, quantization: Quantization | None) -> dict[str, Any]:
     """Arguments of the model's `from_pretrained`."""
     if dtype != "auto" and dtype not in _DTYPES:
         raise UsageError(f"Unknown dtype {dtype!r}", f"Use auto, {', '.join(_DTYPES)}")

@@ -7,29 +7,25 @@ of its plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from rich.table import Table as RichTable
-
-from pointsman.errors import RunError
 from pointsman.registry import jobs
-from pointsman.report.blocks import Page, Table
-from pointsman.report.terminal import table
-from pointsman.report.write import read_folder, write_page
-from pointsman.runs.bench import Bench, Question
-from pointsman.runs.results import SCHEMA, Results, read
-from pointsman.runs.run import Run
+
+if TYPE_CHECKING:
+    from pointsman.report.blocks import Page, Table
+    from pointsman.runs.bench import Bench, Question
+    from pointsman.runs.results import Results
+    from pointsman.runs.run import Run
 
 Note = Callable[[str], None]
 
 
-class Job(Protocol):
-    """One thing that Pointsman can do.
-
-    An object without state; its module imports nothing heavy, so that help is quick: methods and properties import what
-    they need.
+@dataclass(frozen=True)
+class Job:
+    """One thing that Pointsman can do: what the command line must know of it, and where the rest is.
 
     Attributes:
         name: The verb of the command line, and `Results.job`.
@@ -37,6 +33,7 @@ class Job(Protocol):
         help: Of the verb; its first sentence in the list of verbs.
         inputs: A dataclass of what is asked, as the user names it: files, suites, scenarios, judges.
         plan: A dataclass of the parameters (`jobs.parameters`).
+        module: What does it, a module of the shape `Work`; imported when it is first needed, so that help is quick.
         needs_model: Whether a model is loaded for it; else MODEL is no argument, and nobody answers (`Bench.engine`).
     """
 
@@ -45,10 +42,20 @@ class Job(Protocol):
     help: str
     inputs: type[Any]
     plan: type[Any]
-    needs_model: bool
+    module: str
+    needs_model: bool = True
 
     @property
-    def results(self) -> type[Results]:
+    def work(self) -> Work:
+        """What does it."""
+        return cast("Work", import_module(self.module))
+
+
+class Work(Protocol):
+    """What a job does: the names of a module, or the attributes of whatever else is of this shape."""
+
+    @property
+    def results(self) -> type[Any]:
         """The dataclass of what it finds."""
         ...
 
@@ -107,72 +114,3 @@ def job_of(name: str) -> Job:
     """The job that is registered as `name`."""
     job: Job = jobs.get(name)
     return job
-
-
-def read_results(data: Mapping[str, Any]) -> tuple[Job, Results]:
-    """The content of a ``results.json``, also of older versions, and the job that made it.
-
-    Raises:
-        RunError: It is of a version that cannot be read, or not what its schema says.
-    """
-    schema = data.get("schema")
-    if schema == SCHEMA:
-        name = data.get("job")
-        if not isinstance(name, str) or name not in jobs:
-            raise _unknown(f"is of the job {str(name)[:60]!r}, which nobody registered")
-        job = job_of(name)
-        return job, read(data, job.results)
-    for job in _loadable():
-        if isinstance(schema, str) and schema in job.older:
-            try:
-                now = job.older[schema](dict(data))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise _unknown(f"is no file of the schema {schema!r} ({type(error).__name__}: {error})") from error
-            if now["job"] == job.name:
-                return job, job.conclude(read({**now, "schema": SCHEMA}, job.results))
-    raise _unknown(f"has schema {str(schema)[:60]!r}" if schema is not None else "names no schema")
-
-
-def _loadable() -> Iterator[Job]:
-    """The registered jobs, but for those of packages that are broken: the command line leaves them out, too."""
-    for name in jobs.names():
-        try:
-            job = job_of(name)
-        except Exception:
-            continue
-        yield job
-
-
-def _unknown(what: str) -> RunError:
-    return RunError(
-        f"results.json {what}; this version of Pointsman reads {SCHEMA!r}",
-        "Read it with the Pointsman version that wrote it, or make the run again",
-    )
-
-
-def write_report(folder: Path, *, show_text: bool = False) -> Path:
-    """Render a finished run into its ``report.html``, which appears whole or not at all.
-
-    Args:
-        folder: It may come from a stranger: nothing in it is followed.
-        show_text: Show prompts and answers. The report is then for its owner's eyes alone.
-
-    Returns:
-        The path of the report.
-
-    Raises:
-        RunError: There are no results yet, they cannot be read, something in the folder leads out of it, or the report
-            cannot be written.
-    """
-    job, results = read_results(read_folder(folder))
-    return write_page(folder, job.page(results, show_text=show_text))
-
-
-def summary_table(data: Mapping[str, Any]) -> RichTable:
-    """What the terminal says of the content of a ``results.json``.
-
-    Raises:
-        RunError: It cannot be read.
-    """
-    job, results = read_results(data)
-    return table(job.summary(results))

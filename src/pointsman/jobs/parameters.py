@@ -24,6 +24,7 @@ from pointsman.errors import UsageError
 
 Positive = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
+LARGEST = 10**18  # a whole number; numpy and torch hold no more than 2**63
 P = TypeVar("P")
 _WANTED = {
     str: "text", Path: "the path of a file", bool: "true or false", int: "a whole number", float: "a finite number",
@@ -40,6 +41,13 @@ class Metavar:
 @dataclass(frozen=True)
 class Argument(Metavar):
     """The same of what is given by its place, without a name, on the command line."""
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """What the manifest of a run means that began before there was this parameter, where that is not its default."""
+
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Parameter:
         many: Whether it is a tuple of values.
         optional: Whether it may be None.
         default: MISSING if it must be given.
-        limits: Bounds, and a `Metavar`.
+        limits: Bounds, a `Metavar`, and what was done `Formerly`.
         help: What it is.
     """
 
@@ -110,7 +118,7 @@ class Parameter:
         if self.kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             try:
                 return float(value)  # YAML takes 1e-9 for text
-            except ValueError:
+            except (ValueError, OverflowError):
                 return value
         return value
 
@@ -143,6 +151,8 @@ class Parameter:
         right = isinstance(value, int | float if self.kind is float else self.kind)
         if not right or (isinstance(value, bool) and self.kind is not bool):
             raise UsageError(f"{self.label} is {value!r}", f"Give {_WANTED[self.kind]}")
+        if number and isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(f"{self.label} has more than 18 digits", "Give a smaller number")
         if number and not (math.isfinite(value) and self._within(value)):
             shown = f"{value:g}" if self.kind is float else value
             raise UsageError(f"{self.label} is {shown}", self._bounds())

@@ -31,7 +31,12 @@ def judge_of(name: str, parameters: Mapping[str, Any]) -> Judge:
 
 
 def parameters_of(judge: Judge) -> dict[str, Any]:
-    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them."""
+    """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them.
+
+    Of a judge around another (`inner`), those of the other.
+    """
+    while hasattr(judge, "inner"):
+        judge = judge.inner
     return judges.chosen(judge)
 
 

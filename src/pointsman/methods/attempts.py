@@ -14,8 +14,6 @@ from pointsman.methods.steps import Steps
 from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
 
-CHUNK = 128  # behaviours in one stored unit; fixed, so that a resumed run forms the same batches
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -55,7 +53,7 @@ def ask(
     """Generate an answer to every behaviour under its routing, and judge it."""
     prompts = [engine.encode(b.turns, system=system) for b in behaviours]
     completions = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens)
-    verdicts = judged(judge, behaviours, completions)
+    verdicts = judged(judge, behaviours, completions, prompts)
     return [
         Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, verdict)
         for b, c, verdict in zip(behaviours, completions, verdicts, strict=True)
@@ -73,17 +71,16 @@ def ask_in_steps(
     max_new_tokens: int = 512,
     system: str | None = None,
 ) -> list[Attempt]:
-    """`ask`, in stored units of `CHUNK` behaviours."""
-    units, given = [], plain(routing)
-    for start in range(0, len(behaviours), CHUNK):
-        chunk = behaviours[start : start + CHUNK]
-        rules = given if given is None or isinstance(given, Intervention) else given[start : start + CHUNK]
+    """`ask`, in stored units."""
+    given = plain(routing)
 
-        def compute(chunk: Sequence[Behaviour] = chunk, rules: Routing = rules) -> dict[str, Any]:
-            attempts = ask(engine, chunk, judge, routing=rules, max_new_tokens=max_new_tokens, system=system)
-            return {"attempts": [a.to_json() for a in attempts]}
+    def compute(rows: Sequence[int]) -> dict[str, Any]:
+        rules = given if given is None or isinstance(given, Intervention) else [given[n] for n in rows]
+        asked = [behaviours[n] for n in rows]
+        attempts = ask(engine, asked, judge, routing=rules, max_new_tokens=max_new_tokens, system=system)
+        return {"attempts": [a.to_json() for a in attempts]}
 
-        units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))
+    units = steps.units(key, engine, range(len(behaviours)), compute)
     attempts = [Attempt.from_json(a) for unit in units for a in unit["attempts"]]
     refuse_other_answers(key, [a.id for a in attempts], [b.id for b in behaviours])
     return attempts

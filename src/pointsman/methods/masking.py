@@ -16,7 +16,7 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import CHUNK, Attempt, ask
+from pointsman.methods.attempts import Attempt, ask
 from pointsman.methods.rosais import Target, affirmative_score
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
@@ -74,14 +74,7 @@ class Masking:
         steps = steps or Steps()
         masked = tuple(sorted(layers))
         name = f"masking/{self.phase}/{'-'.join(map(str, masked)) or 'none'}"
-        units = []
-        for start in range(0, len(behaviours), CHUNK):
-            chunk = behaviours[start : start + CHUNK]
-
-            def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
-                return self._chunk(engine, chunk, judge, masked)
-
-            units.append(steps.unit(f"{name}/{start}", engine, compute, len(chunk)))
+        units = steps.units(name, engine, behaviours, lambda some: self._chunk(engine, some, judge, masked))
         return MaskingResult(
             masked,
             tuple(Attempt.from_json(a) for u in units for a in u["attempts"]),

@@ -17,7 +17,7 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
+from pointsman.methods.attempts import Attempt, ask_in_steps
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
 
@@ -81,20 +81,17 @@ def spread(engine: Engine, behaviours: Sequence[Behaviour], *, steps: Steps | No
     if not behaviours:
         raise UsageError("There are no prompts to measure router logits on", "Give at least one behaviour")
     steps = steps or Steps()
-    parts = []
-    for start in range(0, len(behaviours), CHUNK):
-        chunk = behaviours[start : start + CHUNK]
 
-        def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
-            trace = engine.trace([engine.encode(b.turns) for b in chunk])
-            logits = [layer.logits.astype(np.float64) for layer in trace.layers]  # shapes: [N, E]
-            return {
-                "n": [r.size for r in logits],
-                "mean": [float(r.mean()) for r in logits],
-                "variance": [float(r.var()) for r in logits],
-            }
+    def compute(some: Sequence[Behaviour]) -> dict[str, Any]:
+        trace = engine.trace([engine.encode(b.turns) for b in some])
+        logits = [layer.logits.astype(np.float64) for layer in trace.layers]  # shapes: [N, E]
+        return {
+            "n": [r.size for r in logits],
+            "mean": [float(r.mean()) for r in logits],
+            "variance": [float(r.var()) for r in logits],
+        }
 
-        parts.append(steps.unit(f"sigma/{start}", engine, compute, len(chunk)))
+    parts = steps.units("sigma", engine, behaviours, compute)
     n = np.array([p["n"] for p in parts])  # shape: [chunks, L]
     means, variances = np.array([p["mean"] for p in parts]), np.array([p["variance"] for p in parts])
     mean = (n * means).sum(axis=0) / n.sum(axis=0)  # shape: [L]

@@ -9,7 +9,7 @@ from typing import Any
 from pointsman.data.types import Conversation
 from pointsman.engine.types import Engine, Routing
 from pointsman.judges.types import Judge, Verdict, judged
-from pointsman.methods.attempts import CHUNK, refuse_other_answers
+from pointsman.methods.attempts import refuse_other_answers
 from pointsman.methods.steps import Steps
 
 
@@ -65,19 +65,16 @@ def play(
     max_new_tokens: int = 512,
     system: str | None = None,
 ) -> list[Played]:
-    """Play every conversation to its end, in stored units of `CHUNK`.
+    """Play every conversation to its end, in stored units.
 
     Conversations of different lengths go side by side: turn n of all that have one is one batch.
     """
     steps = steps or Steps()
-    units = []
-    for start in range(0, len(conversations), CHUNK):
-        chunk = conversations[start : start + CHUNK]
 
-        def compute(chunk: Sequence[Conversation] = chunk) -> dict[str, Any]:
-            return {"played": [p.to_json() for p in _play(engine, chunk, judge, routing, max_new_tokens, system)]}
+    def compute(some: Sequence[Conversation]) -> dict[str, Any]:
+        return {"played": [p.to_json() for p in _play(engine, some, judge, routing, max_new_tokens, system)]}
 
-        units.append(steps.unit(f"{key}/{start}", engine, compute, len(chunk)))
+    units = steps.units(key, engine, conversations, compute)
     played = [Played.from_json(p) for unit in units for p in unit["played"]]
     refuse_other_answers(key, [p.id for p in played], [c.id for c in conversations])
     return played
@@ -99,7 +96,8 @@ def _play(
         room = [engine.info.context > len(prompt) for prompt in prompts]
         asked = [prompt for prompt, fits in zip(prompts, room, strict=True) if fits]
         completions = engine.generate(asked, routing=routing, max_new_tokens=max_new_tokens) if asked else []
-        found = judged(judge, [conversations[n] for n, fits in zip(going, room, strict=True) if fits], completions)
+        playing = [conversations[n] for n, fits in zip(going, room, strict=True) if fits]
+        found = judged(judge, playing, completions, asked)
         said = zip(completions, found, strict=True)
         for n, fits in zip(going, room, strict=True):
             if not fits:

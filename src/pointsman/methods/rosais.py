@@ -85,14 +85,8 @@ class RoSais:
         if not behaviours:
             raise UsageError("There are no prompts to rank routers on", "Give at least one behaviour")
         steps = steps or Steps()
-        units: list[dict[str, Any]] = []
-        for start in range(0, len(behaviours), TOGETHER):
-            chunk = behaviours[start : start + TOGETHER]
-
-            def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
-                return self._chunk(engine, chunk)
-
-            units.append(steps.unit(f"rosais/{self.score}/{self.seed}/{start}", engine, compute, len(chunk)))
+        key = f"rosais/{self.score}/{self.seed}"
+        units = steps.units(key, engine, behaviours, lambda some: self._chunk(engine, some), TOGETHER)
         return RoSaisResult(
             prompts=tuple(b.id for b in behaviours),
             sources=tuple(b.source or b.id for b in behaviours),

@@ -14,7 +14,7 @@ from typing import Any
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Prompt
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import CHUNK, Attempt, ask
+from pointsman.methods.attempts import Attempt, ask
 from pointsman.methods.fsour import FSourResult, Step
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
@@ -56,21 +56,18 @@ class RandomRoutes:
             The draws of each behaviour. Shape: [behaviours][restarts].
         """
         steps = steps or Steps()
-        attempts: list[list[Attempt]] = [[] for _ in behaviours]
+        draws: list[list[Attempt]] = []
         for draw in range(self.restarts):
-            for start in range(0, len(behaviours), CHUNK):
-                rows = range(len(behaviours))[start : start + CHUNK]
 
-                def compute(rows: Sequence[int] = rows, draw: int = draw) -> dict[str, Any]:
-                    asked = [behaviours[n] for n in rows]
-                    routing = [self.route(engine, behaviours[n], found[n].best.steps, draw) for n in rows]
-                    answers = ask(engine, asked, judge, routing=routing, max_new_tokens=self.max_new_tokens)
-                    return {"attempts": [a.to_json() for a in answers]}
+            def compute(rows: Sequence[int], draw: int = draw) -> dict[str, Any]:
+                asked = [behaviours[n] for n in rows]
+                routing = [self.route(engine, behaviours[n], found[n].best.steps, draw) for n in rows]
+                answers = ask(engine, asked, judge, routing=routing, max_new_tokens=self.max_new_tokens)
+                return {"attempts": [a.to_json() for a in answers]}
 
-                unit = steps.unit(f"random-routes/every/{draw}/{start}", engine, compute, len(rows))
-                for n, data in zip(rows, unit["attempts"], strict=True):
-                    attempts[n].append(Attempt.from_json(data))
-        return [tuple(each) for each in attempts]
+            units = steps.units(f"random-routes/every/{draw}", engine, range(len(behaviours)), compute)
+            draws.append([Attempt.from_json(a) for unit in units for a in unit["attempts"]])
+        return list(zip(*draws, strict=True))
 
     def route(self, engine: Engine, behaviour: Behaviour, pairs: Sequence[Step], draw: int) -> Intervention:
         """A random set at every pair of a route; empty if it has none."""
@@ -100,16 +97,14 @@ class NaturalRoutes:
     ) -> list[Attempt]:
         """One answer for each behaviour, with its natural experts forced at the pairs of the best route found."""
         steps = steps or Steps()
-        units = []
-        for start in range(0, len(behaviours), CHUNK):
-            part = slice(start, start + CHUNK)
 
-            def compute(asked: Sequence[Behaviour] = behaviours[part], part: slice = part) -> dict[str, Any]:
-                routing = self.routes(engine, asked, [f.best.steps for f in found[part]])
-                answers = ask(engine, asked, judge, routing=routing, max_new_tokens=self.max_new_tokens)
-                return {"attempts": [a.to_json() for a in answers]}
+        def compute(rows: Sequence[int]) -> dict[str, Any]:
+            asked = [behaviours[n] for n in rows]
+            routing = self.routes(engine, asked, [found[n].best.steps for n in rows])
+            answers = ask(engine, asked, judge, routing=routing, max_new_tokens=self.max_new_tokens)
+            return {"attempts": [a.to_json() for a in answers]}
 
-            units.append(steps.unit(f"natural-routes/{start}", engine, compute, len(behaviours[part])))
+        units = steps.units("natural-routes", engine, range(len(behaviours)), compute)
         return [Attempt.from_json(a) for unit in units for a in unit["attempts"]]
 
     def routes(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from pointsman.engine.types import Cost, Engine
 
 Value = TypeVar("Value")
+Row = TypeVar("Row")
+CHUNK = 128  # rows of one stored unit; fixed, so that a resumed run forms the same batches
 Remember = Callable[[str, Callable[[], Any]], Any]
 """``remember(key, compute)``: the JSON value stored under `key`, or `compute()`, stored before it is returned."""
 
@@ -68,6 +71,28 @@ class Steps:
         self.spent[key] = value["cost"]
         self.advance(units)
         return value
+
+    def units(
+        self,
+        key: str,
+        engine: Engine,
+        rows: Sequence[Row],
+        compute: Callable[[Sequence[Row]], dict[str, Any]],
+        size: int | None = None,
+        *,
+        counted: bool = True,
+    ) -> list[dict[str, Any]]:
+        """`unit` for every `size` of some rows, `CHUNK` if None; the number of a unit's first row ends its key.
+
+        Args:
+            counted: Whether these rows are part of the progress.
+        """
+        size = size or CHUNK
+        parts = {start: rows[start : start + size] for start in range(0, len(rows), size)}
+        return [
+            self.unit(f"{key}/{start}", engine, partial(compute, part), len(part) if counted else 0)
+            for start, part in parts.items()
+        ]
 
     def cost(self) -> dict[str, float]:
         """Forwards, tokens (rows x length, padding included), token-layers and seconds of all units so far."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from markupsafe import Markup
 
+from pointsman.report.answers import Answered
 from pointsman.runs.results import Claim
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
@@ -83,6 +84,21 @@ class Column:
     kind: Literal["text", "number", "bar", "rate", "words"] = "text"
     beneath: str = ""
     optional: bool = False
+
+    @staticmethod
+    def numbers(*heads: str) -> list[Column]:
+        """Columns of numbers."""
+        return [Column(head, "number") for head in heads]
+
+    @staticmethod
+    def rates(*heads: str) -> list[Column]:
+        """Columns of rates and differences."""
+        return [Column(head, "rate") for head in heads]
+
+    @staticmethod
+    def bars(head: str = "0 to 100 %") -> Column:
+        """A column of bars, left out on phones."""
+        return Column(head, "bar", optional=True)
 
 
 @dataclass(frozen=True)
@@ -162,7 +178,7 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Chart:
     """A drawing, made by `plot`.
 
     Attributes:
@@ -209,8 +225,33 @@ class Beside:
     style: str = ""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a filter offers: a value, how it is called, and how many there are."""
+
+    value: str
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Prompts with everything that the model said to them; filters where the page may run its script.
+
+    Attributes:
+        doubtful: Those with a verdict in doubt, the most doubtful first.
+        stages, categories, verdicts: What there is to filter by.
+    """
+
+    prompts: Sequence[Answered]
+    doubtful: Sequence[Answered]
+    stages: Sequence[Choice]
+    categories: Sequence[Choice]
+    verdicts: Sequence[Choice]
+
+
 Block: TypeAlias = (
-    Finding | Text | Heading | Reading | Table | Legend | Figure | Definitions | Claims | Details | Beside
+    Finding | Text | Heading | Reading | Table | Legend | Chart | Definitions | Claims | Details | Beside | Answers
 )
 
 # ---------------------------------------------------------------------- the page

@@ -1,18 +1,24 @@
 """A page as one HTML file that needs nothing else.
 
-It makes no request and runs no script (a Content-Security-Policy says so to the browser). What models and strangers
-say is untrusted: Jinja escapes every value, and `clean_text` goes over all of the page.
+It makes no request and runs no script (a Content-Security-Policy says so to the browser); pages that show answers have
+one script, which filters them, and which the policy allows by its hash. What models and strangers say is untrusted:
+Jinja escapes every value, and `clean_text` goes over all of the page.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pointsman.report import plot, text
-from pointsman.report.blocks import Bar, Block, Cell, Column, Page, Value
+from pointsman.report.answers import Answer, Answered, Opinion
+from pointsman.report.blocks import Bar, Block, Cell, Choice, Column, Page, Value
 from pointsman.runs.results import Claim, Figure
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.paired import AboveDraws, Comparison
@@ -20,6 +26,8 @@ from pointsman.stats.rates import Rate
 
 CLASSES = {"text": "", "number": "n", "bar": "cell", "rate": "rate", "words": "text"}
 """Of the cells of a column, by its kind."""
+LONGEST = 20_000
+"""Characters of one answer in a page; the artefacts hold the rest."""
 
 
 def render(page: Page) -> str:
@@ -37,7 +45,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(kind=_kind, cell=cell, classes=classes, figure=_figure, plus=_plus, reason=_reason)
-    environment.globals.update(text=text, card_bar=plot.card_bar, bar_of=Bar.of)
+    environment.filters.update(leaning=_leaning, score=_score, labels=_labels, places=_places, name_of=_name_of)
+    environment.filters.update(about=about, digest=_digest)
+    script = Markup(files("pointsman.report").joinpath("templates/answers.js").read_text(encoding="utf-8"))
+    environment.globals.update(text=text, card_bar=plot.card_bar, bar_of=Bar.of, script=script, longest=LONGEST)
     return environment
 
 
@@ -120,3 +131,39 @@ def _difference(difference: Comparison | AboveDraws, shown: Cell) -> Markup:
 def _numbers(value: str, interval: str, n: str = "") -> Markup:
     said = Markup("<b>{}</b> <span>{}</span>").format(value, interval)
     return said + Markup(' <span class="count">{}</span>').format(n) if n else said
+
+
+# ---------------------------------------------------------------------- answers
+
+
+def _digest(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _leaning(opinion: Opinion) -> str:
+    """The class of a verdict: whether the model gave an answer, right or wrong, or refused."""
+    return {"an answer": "gave", "refused": "refused"}.get(opinion.kind, "neither")
+
+
+def _score(score: float) -> str:
+    return f"score {score:.2g}"
+
+
+def _labels(answer: Answer) -> list[str]:
+    return [opinion.label for opinion in answer.opinions]
+
+
+def _places(values: Iterable[str], choices: Sequence[Choice]) -> str:
+    """Where values stand among choices, as numbers: all that the script needs to know of them."""
+    wanted = set(values)
+    return " ".join(str(place) for place, choice in enumerate(choices) if choice.value in wanted)
+
+
+def _name_of(choices: Sequence[Choice], value: str) -> str:
+    return next(choice.name for choice in choices if choice.value == value)
+
+
+def about(prompt: Answered) -> str:
+    """What a prompt is: category, tactic and source."""
+    return " · ".join(filter(None, (prompt.category, prompt.tactic, prompt.source and f"source {prompt.source}")))

@@ -199,13 +199,18 @@ DIAMOND = "M0 -5L5 0L0 5L-5 0Z"
 
 
 def ruler(x: Scale) -> Markup:
-    """The labels of a scale, in the head of a column of bars."""
-    digits = 1 if x.end - x.start < 4 else 0
+    """The labels of a scale, in the head of a column of bars; on phones only that of zero and one end have room."""
+    ticks = x.ticks()
+    digits = next(d for d in range(9) if all(abs(round(v, d) - v) < 1e-9 * (1 + abs(v)) for v in ticks) or d == 8)
+    written = [(text.plain(value, digits), x(value)) for value in ticks]
+    end = -1 if ticks[-1] > 0 else 0
     said = [
-        label_at(text.plain(value, digits), share(at), 11, "start" if at < 4 else "end" if at > 97 else "middle")
-        for value in x.ticks()
-        for at in [x(value)]
-    ]
+        label_at(
+            label, share(at), 11, "start" if at < 4 else "end" if at > 97 else "middle",
+            class_=None if float(round(ticks[n], digits)) == 0 or n == end % len(ticks) else "between",
+        )
+        for n, (label, at) in enumerate(written)
+    ]  # fmt: skip
     return drawing(14, *said)
 
 

@@ -103,7 +103,7 @@ def many(number: int, one: str, more: str = "") -> str:
     return f"{number} {one if number == 1 else more or one + 's'}"
 
 
-def words(key: str) -> str:
+def readable(key: str) -> str:
     """A key of results as words."""
     return key.replace("_", " ")
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.errors import RunError
+from pointsman.report.answers import BESIDE, FILE, Kept
 from pointsman.report.blocks import Page
 from pointsman.report.html import render
-from pointsman.report.sections.answers import FILE, with_answers
+from pointsman.report.sections.answers import with_answers
 from pointsman.runs.folder import PRIVATE, USUAL, read_file, refuse_links, replace_file
+from pointsman.runs.run import REPORT, RESULTS
 
-RESULTS = "results.json"
-REPORT = "report.html"
+VERDICTS = "artefacts/verdicts"
+"""Where judges that were asked later leave a file each."""
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})", "Check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is not valid JSON ({error})", f"Write it again with `pointsman resume {folder}`"
         ) from error
@@ -44,11 +46,14 @@ def read_folder(folder: Path) -> dict[str, Any]:
     return results
 
 
-def write_page(folder: Path, page: Page) -> Path:
+def write_page(folder: Path, page: Page, judge: str) -> Path:
     """Write the report of a run, whole or not at all.
 
     Where the page shows texts, prompts and answers are read from the folder, and the report is for its owner's eyes
     alone, as they are.
+
+    Args:
+        judge: Name of the run's own.
 
     Returns:
         The path of the report.
@@ -57,7 +62,7 @@ def write_page(folder: Path, page: Page) -> Path:
         RunError: The prompts and answers cannot be read, or the report cannot be written.
     """
     if page.show_text:
-        page = with_answers(page, read_completions(folder))
+        page = with_answers(page, read_kept(folder, judge))
     return write_html(folder, render(page), private=page.show_text)
 
 
@@ -73,9 +78,21 @@ def write_html(folder: Path, html: str, *, private: bool) -> Path:
     return target
 
 
-def read_completions(folder: Path) -> list[dict[str, Any]] | None:
-    """Prompts and answers of a run, None if it has no such file. A line that cannot be read becomes an empty record."""
-    path = folder / FILE
+def read_kept(folder: Path, judge: str) -> Kept:
+    """Prompts and answers of a run, and what judges say of them.
+
+    Args:
+        judge: Name of the run's own.
+    """
+    place = folder / VERDICTS
+    names = sorted(p.name for p in place.iterdir() if p.suffix == ".jsonl") if place.is_dir() else []
+    verdicts = {name.removesuffix(".jsonl"): _read_lines(place / name) or [] for name in names}
+    beside = {name: _read_lines(folder / f"artefacts/{name}.jsonl") or [] for name in BESIDE}
+    return Kept(_read_lines(folder / FILE), **beside, verdicts=verdicts, judge=judge)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]] | None:
+    """Records of a file, None if there is none. A line that cannot be read becomes an empty record."""
     try:
         lines = read_file(path).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
@@ -86,7 +103,7 @@ def read_completions(folder: Path) -> list[dict[str, Any]] | None:
     for line in filter(str.strip, lines):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = {}
         found.append(record if isinstance(record, dict) else {})
     return found

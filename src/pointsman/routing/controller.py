@@ -28,7 +28,7 @@ from pointsman.routing.calling import Calling
 from pointsman.routing.given import HasIntervention, plain
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Generation, Layout, read_layout
-from pointsman.routing.plan import Forced, Learnt, Plan
+from pointsman.routing.plan import Forced, Plan, TrainableBias
 from pointsman.routing.routers import Router
 from pointsman.routing.tap import Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
@@ -59,7 +59,7 @@ class Controller:
         forwards: Forwards of the model seen so far.
         strict: Raise at the end of a forward in which an expert outside a mask was used.
         overlay: A set forced in each row at one layer and token, on top of the routing.
-        learnt: Vectors added to the raw logits, through which gradients flow, on top of the routing.
+        trainable: Vectors added to the raw logits, through which gradients flow, on top of the routing.
         first_layer, last_layer: Decoder layers that compute; routers in others are not expected to fire.
     """
 
@@ -69,7 +69,7 @@ class Controller:
         self.forwards = 0
         self.strict = True
         self.overlay: Forced | None = None
-        self.learnt: Learnt | None = None
+        self.trainable: TrainableBias | None = None
         self.first_layer = 0
         self.last_layer: int | None = None
         self._model = model
@@ -295,8 +295,8 @@ class Controller:
         edits = self._plan.edits(router.layer) if self._plan is not None else None
         if self.overlay is not None and self.overlay.layer == router.layer:
             edits = self.overlay.join(edits, layout, router)
-        if self.learnt is not None:
-            edits = self.learnt.join(edits, layout, router.layer)
+        if self.trainable is not None:
+            edits = self.trainable.join(edits, layout, router.layer)
         if edits is None and self.recorder is None:
             return original(*args, **kwargs)
         tokens = layout.position.numel()

@@ -42,13 +42,13 @@ class Edits:
     _table: _Table | None = None
     _entry: Tensor | int = 0
     _position: Tensor | None = None  # of every token, only if there is noise. Shape: [B * T]
-    _learnt: Tensor | None = None  # added before anything else; keeps its gradient. Shape: [E] or [B * T, E]
+    _trainable: Tensor | None = None  # added before anything else; keeps its gradient. Shape: [E] or [B * T, E]
 
     def apply(self, logits: Tensor) -> Tensor:
         """The edited logits, a new tensor. Shape: [B * T, E] -> [B * T, E]."""
         steps: list[_Step] = []
-        if self._learnt is not None:
-            logits = logits + self._learnt.to(logits)
+        if self._trainable is not None:
+            logits = logits + self._trainable.to(logits)
         if self._table is None:
             pass
         elif isinstance(self._entry, int):
@@ -92,7 +92,7 @@ class Forced:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainableBias:
     """A vector for each layer that is added to the raw logits, on top of a plan, and through which gradients flow.
 
     Attributes:
@@ -111,7 +111,7 @@ class Learnt:
         if self.phase != "both":
             here = layout.decode if self.phase == "decode" else ~layout.decode  # shape: [B, T]
             vector = here.reshape(-1, 1).to(vector) * vector  # shape: [B * T, E]
-        return replace(edits or Edits(None), _learnt=vector)
+        return replace(edits or Edits(None), _trainable=vector)
 
 
 @dataclass

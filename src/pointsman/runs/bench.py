@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from pointsman.data.types import Behaviour, Suite
-from pointsman.engine.types import Cost, Engine
-from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt
-from pointsman.methods.play import Played
+from pointsman.data.types import Behaviour, Conversation, Suite
+from pointsman.engine.types import Cost, Engine, Routing
+from pointsman.judges.types import Judge, tells_garbage
+from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.fsour import Search
+from pointsman.methods.play import Played, play
 from pointsman.methods.steps import Steps
+from pointsman.runs.likelihood import KEY, UnlikelyAnswersApart
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage
-from pointsman.runs.results import RunCost, StageCost
+from pointsman.runs.results import (
+    Forecast,
+    JudgeFacts,
+    ModelFacts,
+    Provenance,
+    Results,
+    RunCost,
+    StageCost,
+    dump,
+    notes_on_model,
+)
 from pointsman.runs.run import Run
+from pointsman.runs.verdicts import judging_cost, judging_foretold, remembering
 
 
 class Question(Protocol):
@@ -49,7 +62,10 @@ class Bench(Generic[Q]):
         say: Called with sentences for whoever waits: what is about to be done, and what it will take.
         note: Called with sentences that nobody asked for and everybody should know.
         completions: What the model said, for ``artefacts/completions.jsonl``.
+        beside: What that file has no room for, by the name of its own: ``attempts`` (source, score, whether it ended),
+            ``conversations`` (every turn) and ``routes`` (where experts were forced).
         costs: What every stage has cost.
+        likelihood: Stands before the judge, once `set_unlikely_answers_apart`.
     """
 
     model: Engine | None
@@ -61,7 +77,9 @@ class Bench(Generic[Q]):
     say: Callable[[str], None] = _ignore
     note: Callable[[str], None] = _ignore
     completions: list[dict[str, Any]] = field(default_factory=list)
+    beside: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    likelihood: UnlikelyAnswersApart | None = None
 
     @property
     def engine(self) -> Engine:
@@ -76,12 +94,36 @@ class Bench(Generic[Q]):
 
     @property
     def judge(self) -> Judge:
-        return self.question.judge
+        """Who judges: of one that sends answers away the run remembers every verdict."""
+        return self.likelihood or remembering(self.question.judge, self.run)
+
+    def set_unlikely_answers_apart(self, system: str | None = None) -> None:
+        """From now on, unless the judge tells garbage itself: what the model finds unlikely without routing is garbage.
+
+        Args:
+            system: The system prompt that everything is asked with.
+        """
+        judge = self.judge
+        if not tells_garbage(judge):
+            benign, most = self.suite.benign, self.answer_tokens
+            self.likelihood = UnlikelyAnswersApart(judge, self.engine, benign, self.run.remember, most, system)
+
+    def notes_on_likelihood(self) -> list[str]:
+        """What that did; of the answers that are kept. Nothing where no answer was judged by this way of judging."""
+        if self.likelihood is None or KEY not in self.run:
+            return []
+        return [self.likelihood.note([completion["reason"] for completion in self.completions])]
 
     @property
     def answer_tokens(self) -> int:
         """Tokens of an answer, at most."""
         return self.max_new_tokens or self.suite.max_new_tokens
+
+    def foretell_judging(self, answers: int) -> None:
+        """Say what it will take to judge about so many answers, if they are sent away to be judged."""
+        said = judging_foretold(self.judge, answers, self.answer_tokens)
+        if said:
+            self.say(said)
 
     def stage(self, key: str, name: str, total: int) -> StageSteps:
         """A stage: ``with bench.stage("rosais", "RoSais", 60) as steps: method.rank(..., steps=steps)``.
@@ -93,6 +135,36 @@ class Bench(Generic[Q]):
         """
         return StageSteps(self, key, name, total)
 
+    def ask(
+        self,
+        behaviours: Sequence[Behaviour],
+        *,
+        key: str,
+        steps: Steps,
+        routing: Routing = None,
+        system: str | None = None,
+    ) -> list[Attempt]:
+        """`ask_in_steps`: the engine asked under a routing, and its answers judged."""
+        return ask_in_steps(
+            self.engine, behaviours, self.judge, key=key, steps=steps, routing=routing,
+            max_new_tokens=self.answer_tokens, system=system,
+        )  # fmt: skip
+
+    def play(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        key: str,
+        steps: Steps,
+        routing: Routing = None,
+        system: str | None = None,
+    ) -> list[Played]:
+        """`play`: the conversations with the engine under a routing, and every answer judged."""
+        return play(
+            self.engine, conversations, self.judge, key=key, steps=steps, routing=routing,
+            max_new_tokens=self.answer_tokens, system=system,
+        )  # fmt: skip
+
     def keep_answers(self, stage: str, behaviours: Sequence[Behaviour], attempts: Sequence[Attempt]) -> None:
         """Keep what was said for the completions file."""
         for b, a in zip(behaviours, attempts, strict=True):
@@ -100,6 +172,7 @@ class Bench(Generic[Q]):
                 {"stage": stage, "id": b.id, "category": b.category, "prompt": b.goal, "response": a.response,
                  "label": a.verdict.label, "reason": a.verdict.reason}
             )  # fmt: skip
+            self._keep("attempts", stage, a.id, source=a.source, score=a.verdict.score, finished=a.finished)
 
     def keep_conversations(self, stage: str, turns: Sequence[Sequence[str]], played: Sequence[Played]) -> None:
         """Keep the answer in which each conversation fell, or its last.
@@ -115,11 +188,22 @@ class Bench(Generic[Q]):
                  "prompt": " / ".join(asked[: turn + 1]), "response": p.responses[turn],
                  "label": verdict.label, "reason": verdict.reason}
             )  # fmt: skip
+            said = [
+                {"asked": words, "said": response, **vars(v)}
+                for words, response, v in zip(asked, p.responses, p.verdicts, strict=True)
+            ]
+            self._keep("conversations", stage, p.id, source=p.source, fallen=p.fallen, turns=said)
 
-    def write_completions(self) -> None:
-        """Write what was kept; before the results, since a run that has its results is finished."""
-        lines = (json.dumps(completion) + "\n" for completion in self.completions)
-        self.run.write_text("artefacts/completions.jsonl", "".join(lines))
+    def keep_routes(self, stage: str, behaviours: Sequence[Behaviour], searches: Sequence[Search]) -> None:
+        """Keep where the route of each behaviour forces experts, over the tokens of its prompt."""
+        layers = len(self.engine.routers)
+        for b, s in zip(behaviours, searches, strict=True):
+            prompt, pairs = self.engine.encode(b.turns), list(map(vars, s.steps))
+            tokens, roles = list(prompt.tokens), list(prompt.roles)
+            self._keep("routes", stage, b.id, layers=layers, tokens=tokens, roles=roles, before=s.before, pairs=pairs)
+
+    def _keep(self, name: str, stage: str, id: str, **more: Any) -> None:
+        self.beside.setdefault(name, []).append({"stage": stage, "id": id, **more})
 
     def note_cost(self, key: str, cost: dict[str, float]) -> None:
         """Add to what a stage has cost."""
@@ -132,7 +216,29 @@ class Bench(Generic[Q]):
         total: dict[str, Any] = {f.name: sum(c[f.name] for c in self.costs.values()) for f in fields(Cost)}
         total["seconds"] = round(total["seconds"], 1)
         stages = tuple(StageCost(stage=key, **cost) for key, cost in self.costs.items())  # type: ignore[arg-type]
-        return RunCost(**total, stages=stages)
+        return RunCost(**total, stages=stages, judging=judging_cost(self.question.judge, self.run))
+
+    def shared_fields(self, notes: Iterable[str] = (), predicted: Forecast | None = None) -> dict[str, Any]:
+        """The fields of `Results` that say who was asked by whom, and at what cost: the same for every job.
+
+        Args:
+            notes: Of the job, behind those on prompts and model.
+            predicted: What the run was foretold to cost.
+        """
+        return {
+            "suite": self.suite.name,
+            "judge": JudgeFacts.of(self.judge),
+            "model": ModelFacts.of(self.engine),
+            "notes": (*self.suite.notes, *notes_on_model(self.engine), *self.notes_on_likelihood(), *notes),
+            "cost": replace(self.cost(), predicted=predicted),
+            "provenance": Provenance.of(self.command),
+        }
+
+    def finish(self, results: Results) -> None:
+        """Write what was kept of the answers and, last, the results: a run that has them is finished."""
+        for name, kept in {"completions": self.completions, **self.beside}.items():
+            self.run.write_text(f"artefacts/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self.run.write_results(dump(results))
 
 
 class StageSteps:

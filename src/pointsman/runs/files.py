@@ -9,6 +9,7 @@ not read.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -56,11 +57,11 @@ def judge_json(judge: Judge) -> dict[str, Any]:
 
 
 def judge_places(judge: Judge) -> dict[str, Any]:
-    """Where files among the parameters of a judge lie on this machine, for ``local.json``; nothing without any."""
+    """Where files and folders among the parameters of a judge lie on this machine, for ``local.json``."""
     from pointsman.judges.making import parameters_of
 
     given = {name: Path(value).expanduser() for name, value in parameters_of(judge).items() if isinstance(value, str)}
-    found = {name: str(path.resolve()) for name, path in given.items() if _is_file(path)}
+    found = {name: str(path.resolve()) for name, path in given.items() if _is_there(path)}
     return {"judge": found} if found else {}
 
 
@@ -79,9 +80,10 @@ def shareable_judge(judge: Judge) -> str:
     return write_name(judge.name, shareable_parameters(judge))
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
+    """Whether this is a file or, if it is more than one word, a folder."""
     try:
-        return path.is_file()
+        return path.is_file() or (len(path.parts) > 1 and path.is_dir())
     except (OSError, ValueError):  # no path at all
         return False
 
@@ -164,11 +166,15 @@ def known_hash(run: Run, what: str, sha256: object) -> None:
         )
 
 
+CONSENT = "POINTSMAN_SEND_KEY_TO"
+"""The environment variable in which a user says that a judge out of a manifest may send a key there."""
+
+
 def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     """The judge that a run began with. Parameters may name an endpoint that answers are sent to: they are said.
 
     Raises:
-        RunError: It is of another version now.
+        RunError: It is of another version now, or would send a key that the user did not name.
         KeyError, TypeError: The manifest does not say.
     """
     from pointsman.judges.making import judge_of, written_judge
@@ -177,11 +183,8 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
     if not isinstance(name, str) or not isinstance(parameters, dict):
         raise TypeError(f"the judge is {saved!r}")
-    places = run.local().get("judge")
-    for key, place in places.items() if isinstance(places, dict) else ():
-        known = parameters.get(key)
-        if isinstance(known, str) and isinstance(place, str) and Path(known).name == Path(place).name:
-            parameters = {**parameters, key: place}  # the same file, where it lies now
+    parameters = {**parameters, **_where_files_lie_now(run, parameters)}
+    _refuse_key(run, name, parameters)
     judge = judge_of(name, parameters)
     if judge.version != version:
         raise RunError(
@@ -191,6 +194,31 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     if parameters:
         note(f"judging with the judge that this run names: {written_judge(judge)}")
     return judge
+
+
+def _where_files_lie_now(run: Run, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that name a file of this machine, by ``local.json``."""
+    places = run.local().get("judge")
+    found = {}
+    for key, place in places.items() if isinstance(places, dict) else ():
+        known = parameters.get(key)
+        if isinstance(known, str) and isinstance(place, str) and Path(known).name == Path(place).name:
+            found[key] = place
+    return found
+
+
+def _refuse_key(run: Run, name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise if a manifest would have a secret of this machine sent where it says, and nobody here said so now.
+
+    Raises:
+        RunError: It would.
+    """
+    key, endpoint = parameters.get("key"), str(parameters.get("endpoint") or "OpenAI")
+    if key is not None and os.environ.get(CONSENT) != endpoint:
+        raise RunError(
+            f"{run.folder} names a judge, {name}, that sends what the environment variable {key} holds to {endpoint}",
+            f"If you want that, say so with {CONSENT}={shlex.quote(endpoint)} in front of the command",
+        )
 
 
 def _sha256(path: Path) -> str:

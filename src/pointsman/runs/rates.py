@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pointsman.judges.types import Judge, Verdict
 from pointsman.methods.attempts import Attempt
 from pointsman.stats.paired import Comparison, compare
 from pointsman.stats.rates import Rate
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,14 @@ def _rates(draws: Sequence[Sequence[Attempt]], rate: Callable[[list[list[bool]]]
         refused=share(lambda verdict: verdict.refused),
         unscored=sum(a.verdict.label == "unscored" for attempts in draws for a in attempts),
     )
+
+
+def grouped(items: Iterable[Item], name: Callable[[Item], str]) -> dict[str, list[Item]]:
+    """Items by name, names in alphabetical order."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(name(item), []).append(item)
+    return dict(sorted(groups.items()))
 
 
 def answered(attempts: Sequence[Attempt], judge: Judge) -> list[bool]:

@@ -84,12 +84,11 @@ class Claim:
     ) -> Claim:
         """The claim that the finding is more than the control."""
         verdict = verdict_of_difference(difference)
-        because = "the whole interval of the paired difference lies above zero"
-        if verdict == "fails":
-            because = "the whole interval of the paired difference lies below zero"
-        elif difference.low <= 0:
-            because = "the interval of the paired difference holds zero"
-        if verdict != "fails" and isinstance(difference, Comparison):
+        side = "above" if difference.low > 0 else "below" if difference.high < 0 else ""
+        because = "the interval of the paired difference holds zero"
+        if side:
+            because = f"the whole interval of the paired difference lies {side} zero"
+        if isinstance(difference, Comparison):
             below = "is" if difference.p_clustered < SIGNIFICANT else "is not"
             because += f", and p = {difference.p_clustered:.3g} {below} below {SIGNIFICANT}"
         return Claim(id, sentence, verdict, because, found, control, difference)
@@ -140,12 +139,11 @@ def verdict_of_difference(difference: Comparison | AboveDraws) -> ClaimVerdict:
 
     Returns:
         ``holds`` if the whole interval lies above zero and, of two rates, the p-value of whole clusters is below 0.05;
-        ``fails`` if the whole interval lies below zero.
+        ``fails`` if it lies below zero as surely.
     """
-    if difference.high < 0:
-        return "fails"
-    by_chance = isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT
-    return "holds" if difference.low > 0 and not by_chance else "in doubt"
+    if isinstance(difference, Comparison) and difference.p_clustered >= SIGNIFICANT:
+        return "in doubt"
+    return "holds" if difference.low > 0 else "fails" if difference.high < 0 else "in doubt"
 
 
 # ---------------------------------------------------------------------- what every job says
@@ -259,11 +257,34 @@ class Forecast(Spent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgingCost:
+    """What an endpoint took to judge.
+
+    Attributes:
+        answers: That were judged there; the same answer to the same request is judged once.
+        unscored: Of these, those without a verdict.
+        requests: That were sent, with those that failed and were sent again.
+        tokens_in, tokens_out: Of requests and replies, as the endpoint counted them.
+        uncounted: Answers for which it did not count.
+        money: By the prices that were given, if any were.
+    """
+
+    answers: int
+    unscored: int
+    requests: int
+    tokens_in: int
+    tokens_out: int
+    uncounted: int
+    money: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunCost(Spent):
-    """What a run took, by stage, beside what was foretold."""
+    """What a run took, by stage, beside what was foretold; and what judging took, where an endpoint did it."""
 
     stages: tuple[StageCost, ...]
     predicted: Forecast | None = None
+    judging: JudgingCost | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +345,10 @@ class Results:
     claims: tuple[Claim, ...] = ()
     cost: RunCost
     provenance: Provenance
+
+    def claim(self, id: str) -> Claim | None:
+        """The claim with this id; None if the job does not make it."""
+        return next((claim for claim in self.claims if claim.id == id), None)
 
     @property
     def within_limits(self) -> bool:

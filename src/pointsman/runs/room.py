@@ -55,10 +55,6 @@ class Room:
                 "Shorten or remove it",
             )
 
-    def section(self) -> dict[str, Any]:
-        """For ``results.json``: the ids, if there are any."""
-        return {"left_out": list(self.left_out)} if self.left_out else {}
-
     def notes(self) -> list[str]:
         """A sentence, if something was left out."""
         if not self.left_out:
@@ -71,8 +67,7 @@ class Room:
             f"{'is' if number == 1 else 'are'} left out: {', '.join(ids[:_NAMED])}{more}"
         ]
 
-    def tell(self, noted: Callable[[str], None] | None) -> None:
-        """Say the notes to whoever wants them."""
-        if noted is not None:
-            for note in self.notes():
-                noted(note)
+    def tell(self, note: Callable[[str], None]) -> None:
+        """Say the notes."""
+        for each in self.notes():
+            note(each)

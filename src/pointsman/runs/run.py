@@ -55,6 +55,7 @@ JOURNAL = "journal.jsonl"
 RESULTS = "results.json"
 REPORT = "report.html"
 ARTEFACTS = "artefacts"
+COMPLETIONS = f"{ARTEFACTS}/completions.jsonl"
 LOCK = "lock"
 LOCAL = "local.json"
 MODEL_STEP, COMMAND_STEP, FORECAST = "model", "command", "forecast"
@@ -231,6 +232,10 @@ class Run:
             value = _dumps(compute(), what)
             value = _dumps(json.loads(value), what)  # as read back, also where keys were no strings
             self._append(key, value)
+        return self.recall(key)
+
+    def recall(self, key: str) -> Any:
+        """The value of a step that is done."""
         return json.loads(self._done[key])
 
     def _append(self, key: str, value: str) -> None:

@@ -117,6 +117,7 @@ class TestbedJudge:
     name = "testbed"
     version = "2"
     grades_content = True
+    tells_garbage = True
     reads: frozenset[Reading] = frozenset({"request", "finished"})
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:

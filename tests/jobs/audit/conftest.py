@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pointsman.jobs.audit.results import AuditResults
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest_cli import Cli, behaviors, cli, here, model
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.methods.attack import make_attack, written_attack
 
 __all__ = ["behaviors", "cli", "here", "model"]

@@ -92,6 +92,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory, asked: AuditPrompts) -> S
     return perform(tmp_path_factory.mktemp("routes") / "run", asked)
 
 
+def test_what_a_reader_of_answers_needs_is_kept_beside_them(finished: Searches, asked: AuditPrompts) -> None:
+    bench, engine = finished.bench, _engine()
+    attempts, routes = bench.beside["attempts"], bench.beside["routes"]
+    assert [(a["stage"], a["id"]) for a in attempts] == [(c["stage"], c["id"]) for c in bench.completions]
+    assert {a["source"] for a in attempts} == {b.source or b.id for b in asked.test}
+    stages = ("fsour", "fsour-target-1", "fsour-target-2", "fsour-min-gain")
+    assert {r["stage"] for r in routes} == set(stages)
+    by_id = {b.id: engine.encode(b.turns) for b in asked.test}
+    for route in routes:
+        assert route["tokens"] == list(by_id[route["id"]].tokens)
+        assert all(0 <= pair["position"] < len(route["tokens"]) for pair in route["pairs"])
+        assert all(0 <= pair["layer"] < route["layers"] == len(engine.routers) for pair in route["pairs"])
+    (example,) = [r for r in routes if finished.fsour.example and r["id"] == finished.fsour.example.id][:1]
+    assert finished.fsour.example is not None
+    assert len(example["pairs"]) == len(finished.fsour.example.cells)
+
+
 def test_every_part_is_there_and_costed(finished: Searches) -> None:
     section, seeds, completions = finished.fsour, finished.seeds, finished.bench.completions
     spent = costs(finished.bench)

@@ -13,7 +13,7 @@ import yaml
 from cli.conftest_cli import Cli, cli
 from judged_runs import fill, rows_of, runs
 from pointsman.errors import JudgeError
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.jobs.judge.claims import conclude
 from pointsman.jobs.judge.results import JudgeResults
 from pointsman.judges.refusal import RefusalJudge
@@ -161,7 +161,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(runs: Path, cli: Cli) -> N
 
 
 def test_a_judge_that_reads_what_no_run_keeps_is_refused(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pointsman.jobs.judge.plan import JudgeInputs
+    from pointsman.jobs.judge.plan import JudgeAgain, JudgeInputs
     from pointsman.jobs.judge.question import ask
 
     class Golden(RefusalJudge):
@@ -171,7 +171,7 @@ def test_a_judge_that_reads_what_no_run_keeps_is_refused(runs: Path, monkeypatch
     judge.reads = frozenset({"pictures"})  # type: ignore[arg-type]
     monkeypatch.setattr("pointsman.jobs.judge.question.make_judge", lambda written: judge)
     with pytest.raises(JudgeError, match="reads pictures, which a run does not keep"):
-        ask(JudgeInputs(Path("audit"), "golden"))
+        ask("", JudgeInputs(Path("audit"), "golden"), JudgeAgain(), print)
 
 
 def test_a_plan_file_says_no_model(runs: Path, cli: Cli) -> None:

@@ -26,9 +26,9 @@ from pointsman.jobs.steer.outcome import (
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.judges.types import Answer, Label, Verdict
-from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
-from pointsman.methods.steps import Steps
+from pointsman.methods.steps import CHUNK, Steps
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump

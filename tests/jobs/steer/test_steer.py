@@ -23,7 +23,7 @@ from pointsman.errors import BadLogits, DataError, PromptTooLong, UsageError, Wr
 from pointsman.jobs.evaluate.perform import perform as perform_evaluate
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
-from pointsman.jobs.job import summary_table, write_report
+from pointsman.jobs.finished import read_results, write_report
 from pointsman.jobs.parameters import plain
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
@@ -304,6 +304,19 @@ def test_nothing_of_the_test_split_is_learnt_or_chosen_from(finished: Finished, 
     assert all(c["prompt"] not in text for c in said)
 
 
+def test_every_turn_of_a_conversation_is_kept(finished: Finished) -> None:
+    folder = finished("defend")
+    rows = [json.loads(line) for line in (folder / "artefacts/conversations.jsonl").read_text().splitlines()]
+    said = {(c["stage"], c["id"]): c for c in map(json.loads, (folder / "artefacts/completions.jsonl").open())}
+    turns = {c.id: list(c.turns) for c in suite_of("defend").conversations}
+    assert {row["stage"].split("/")[1] for row in rows} == {"before", "after"}
+    for row in (row for row in rows if row["id"] in turns):
+        assert [turn["asked"] for turn in row["turns"]] == turns[row["id"]]
+        decisive = row["turns"][-1 if row["fallen"] is None else row["fallen"]]
+        kept = said[row["stage"], row["id"]]
+        assert (decisive["said"], decisive["label"]) == (kept["response"], kept["label"])
+
+
 def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
     def of(objective: str) -> set[tuple[str, int, str]]:
         lines = (finished(objective) / "artefacts/contexts.jsonl").read_text().splitlines()
@@ -330,7 +343,8 @@ def test_the_report_renders(finished: Finished, objective: str, tmp_path: Path) 
     page = write_report(folder).read_text()
     assert "tiny" in page
     assert len(page) > 20_000
-    assert summary_table(results_of(folder)).row_count >= 5
+    job, results = read_results(results_of(folder))
+    assert len(job.work.summary(results).rows) >= 5
 
 
 # ---------------------------------------------------------------------- the artefact
@@ -394,7 +408,8 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     assert found["splits"]["test"] == known["splits"]["test"]
     assert (found["job"], found["candidates"]) == ("evaluate", [])
     write_report(tmp_path / "run")
-    summary_table(found)
+    job, results = read_results(found)
+    assert job.work.summary(results).rows
     for units in (2, 7):
         with pytest.raises(KeyboardInterrupt):
             evaluate_in(tmp_path / "killed", units)

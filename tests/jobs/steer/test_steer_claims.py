@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pointsman.jobs.steer import JOB
+from pointsman.errors import RunError
+from pointsman.jobs.finished import read_results
 from pointsman.jobs.steer.claims import conclude
-from pointsman.jobs.steer.older import from_steer_1
+from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.runs.results import SCHEMA, Claim, read
 from pointsman.stats.auroc import Auroc
@@ -23,7 +24,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 def golden(run: str) -> SteerResults:
     """A frozen run, read through its migration."""
     data = json.loads((GOLDEN / run / "results.json").read_text(encoding="utf-8"))
-    return JOB.conclude(read({**from_steer_1(data), "schema": SCHEMA}, SteerResults))
+    return conclude(read({**from_steer_1(data), "schema": SCHEMA}, SteerResults))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,12 @@ def test_an_evaluation_claims_only_what_it_measured() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "p", "verdict"),
-    [(0.1, 0.4, 0.01, "holds"), (0.1, 0.4, 0.06, "in doubt"), (0.0, 0.4, 0.01, "in doubt"), (-0.4, -0.1, 0.5, "fails")],
+    [
+        (0.1, 0.4, 0.01, "holds"),
+        (0.1, 0.4, 0.06, "in doubt"),
+        (0.0, 0.4, 0.01, "in doubt"),
+        (-0.4, -0.1, 0.01, "fails"),
+    ],
 )
 def test_a_mask_is_held_against_each_rival(
     steered: SteerResults, low: float, high: float, p: float, verdict: str
@@ -146,3 +152,22 @@ def test_the_headline_says_what_broke(steered: SteerResults) -> None:
     assert steered.headline.endswith("no limit is broken on the test split.")
     broken = conclude(replace(steered, broken_on_test=("over_refusal", "garbage")))
     assert broken.headline.endswith("beyond the limits: over refusal, garbage.")
+
+
+def test_the_first_results_of_their_kind_are_read() -> None:
+    """`evidence/` keeps such; they knew no `hold`."""
+    data = json.loads((GOLDEN / "steer" / "results.json").read_text(encoding="utf-8"))
+    for row in data["gap"]:
+        del row["hold"]
+    found = read_results(data)[1]
+    assert isinstance(found, SteerResults)
+    assert found.gap
+    assert {row.hold for row in found.gap} == {None}
+
+
+@pytest.mark.parametrize("broken", [{"test": None}, {"test": []}, {"gap": [1]}, {"broken_on_test": ...}])
+def test_older_results_that_are_broken_are_refused_in_one_line(broken: dict[str, Any]) -> None:
+    data = json.loads((GOLDEN / "steer" / "results.json").read_text(encoding="utf-8"))
+    data = {key: value for key, value in {**data, **broken}.items() if value is not ...}
+    with pytest.raises(RunError, match=r"results.json is not what pointsman.steer/1 was"):
+        read_results(data)

@@ -14,12 +14,13 @@ import pytest
 from rich.console import Console
 
 from pointsman.jobs.steer.claims import conclude
-from pointsman.jobs.steer.older import from_steer_1
+from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
 from pointsman.jobs.steer.results import SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
 from pointsman.jobs.steer.sections.frontier import worst_loss
 from pointsman.report import text
+from pointsman.report.answers import Kept
 from pointsman.report.html import render
 from pointsman.report.sections.answers import with_answers
 from pointsman.report.terminal import table
@@ -393,12 +394,13 @@ def hostile(value: Any) -> Any:
 
 def test_everything_from_outside_is_escaped(either: SteerResults) -> None:
     asked = [{"stage": "test/after", "id": "1", "prompt": "a", "response": "b", "label": "refused"}]
-    known = Reader(render(with_answers(page(either, show_text=True), asked)))
+    asked.append({**asked[0], "stage": "test/before", "label": "correct"})  # the same words: in doubt
+    known = Reader(render(with_answers(page(either, show_text=True), Kept(asked))))
     answers = [dict.fromkeys(asked[0], ATTACK)]
-    html = render(with_answers(page(hostile(either), show_text=True), answers))
+    html = render(with_answers(page(hostile(either), show_text=True), Kept(answers)))
     found = Reader(html)
     assert {name for name, _ in found.tags} <= {name for name, _ in known.tags}
-    assert "<script" not in html
+    assert html.count("<script") == 1  # our own
     assert "<img" not in html
     assert ATTACK in "".join(found.text)  # shown, word for word
     for name, attributes in found.tags:
@@ -411,7 +413,7 @@ def test_nothing_is_loaded_and_nothing_runs(either: SteerResults) -> None:
         assert name not in {"script", "iframe", "object", "embed", "base", "form"}
         assert not any(attribute.startswith("on") for attribute in attributes)
         assert not {"src", "srcset", "xlink:href", "action", "style"} & set(attributes)
-        if "href" in attributes:
+        if "href" in attributes and not (attributes["href"] or "").startswith("#h-"):
             assert attributes["href"] in {
                 "https://arxiv.org/abs/2604.27818",
                 "https://arxiv.org/abs/2509.09660",
@@ -421,7 +423,8 @@ def test_nothing_is_loaded_and_nothing_runs(either: SteerResults) -> None:
 
 def test_answers_say_whose_they_are(defend: SteerResults) -> None:
     asked = {"stage": "test/after", "id": "1", "prompt": "SECRET", "response": "b", "label": "refused"}
-    shown = render(with_answers(page(defend, show_text=True), [asked, {**asked, "stage": "test/surrogate_only"}]))
+    kept = Kept([asked, {**asked, "stage": "test/surrogate_only"}])
+    shown = render(with_answers(page(defend, show_text=True), kept))
     assert "SECRET" in shown
     for stage in ("test, with the mask", "test, surrogate alone"):
         assert stage in shown

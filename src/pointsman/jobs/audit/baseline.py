@@ -10,10 +10,10 @@ from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import BaseRates, CategoryRates, MultiTurn
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt, ask_in_steps
-from pointsman.methods.play import Played, play
+from pointsman.methods.attempts import Attempt
+from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
-from pointsman.runs.rates import AttackRates, answered
+from pointsman.runs.rates import AttackRates, answered, grouped
 from pointsman.stats.rates import Rate
 
 
@@ -50,10 +50,7 @@ def ask_unrouted(bench: Bench[AuditQuestion], prompts: AuditPrompts) -> Baseline
 
 def base_rates(attempts: Sequence[Attempt]) -> BaseRates:
     """Restricted requests without any routing, also by category."""
-    groups: dict[str, list[Attempt]] = {}
-    for a in attempts:
-        groups.setdefault(a.category, []).append(a)
-    overall = {name: AttackRates.of(group) for name, group in sorted(groups.items())}
+    overall = {name: AttackRates.of(group) for name, group in grouped(attempts, lambda a: a.category).items()}
     categories = {name: CategoryRates(rates.asr, rates.any_compliance) for name, rates in overall.items()}
     return BaseRates(**vars(AttackRates.of(attempts)), by_category=categories)
 
@@ -61,13 +58,11 @@ def base_rates(attempts: Sequence[Attempt]) -> BaseRates:
 def multi_turn(played: Sequence[Played], conversations: Sequence[Conversation]) -> MultiTurn:
     """How many conversations fall, by tactic; and for how many questions some fall and some do not (matched)."""
     outcomes: dict[str, set[bool]] = {}
-    tactics: dict[str, list[Played]] = {}
     for p, conversation in zip(played, conversations, strict=True):
         outcomes.setdefault(conversation.goal, set()).add(p.fallen is not None)
-        tactics.setdefault(p.tactic, []).append(p)
     return MultiTurn(
         fallen=_fallen(played),
-        by_tactic={name: _fallen(group) for name, group in sorted(tactics.items())},
+        by_tactic={name: _fallen(group) for name, group in grouped(played, lambda p: p.tactic).items()},
         questions=len(outcomes),
         matched_questions=sum(len(both) == 2 for both in outcomes.values()),
     )
@@ -86,9 +81,7 @@ def _ask(bench: Bench[AuditQuestion], stage: str, behaviours: Sequence[Behaviour
     if not behaviours:
         return []
     with bench.stage(stage, stage.capitalize(), len(behaviours)) as steps:
-        attempts = ask_in_steps(
-            bench.engine, behaviours, bench.judge, key=stage, steps=steps, max_new_tokens=bench.answer_tokens
-        )
+        attempts = bench.ask(behaviours, key=stage, steps=steps)
     bench.keep_answers(stage, behaviours, attempts)
     return attempts
 
@@ -97,8 +90,6 @@ def _play(bench: Bench[AuditQuestion], conversations: Sequence[Conversation]) ->
     if not conversations:
         return []
     with bench.stage("multi_turn", "Conversations", len(conversations)) as steps:
-        played = play(
-            bench.engine, conversations, bench.judge, key="multi_turn", steps=steps, max_new_tokens=bench.answer_tokens
-        )
+        played = bench.play(conversations, key="multi_turn", steps=steps)
     bench.keep_conversations("multi_turn", [c.turns for c in conversations], played)
     return played

@@ -22,32 +22,52 @@ def conclude(results: AuditResults) -> AuditResults:
         *(found.claim() for found in results.attacks),
         *claims_on_seeds(results),
     )
-    return replace(results, headline=headline(results), claims=claims)
+    concluded = replace(results, claims=claims)
+    return replace(concluded, headline=headline(concluded))
 
 
 # ---------------------------------------------------------------------- the headline
 
 
 def headline(results: AuditResults) -> str:
-    """The audit in one sentence."""
+    """The audit in one sentence, each attack with its own control, and with the doubt where its claim does not hold.
+
+    A judge that cannot tell an answer from nonsense saw no answers: it saw that the model did not refuse.
+    """
     name, base, found = results.model.name, results.base.asr, results.fsour.asr
+    answers = "answers" if results.judge.grades_content else "does not refuse"
     without_effect = routing_without_effect(results)
     if without_effect is not None:
         return (
-            f"{without_effect}: it answers {_percent(base)} of restricted requests as it is, and the attacks below are "
-            f"none ({results.threat_model}, n = {base.n})."
+            f"{without_effect}: it {answers} {_percent(base)} of restricted requests as it is, and the attacks below "
+            f"are none ({results.threat_model}, n = {base.n})."
         )
-    text = f"{name} answers {_percent(base)} of restricted requests as it is"
+    text = f"{name} {answers} {_percent(base)} of restricted requests as it is"
     top = results.most_masked(results.masking[0].phase) if results.masking else None
     if top is not None:
         which = "its most important router" if top.routers == 1 else f"its {top.routers} most important routers"
         verb = "is" if top.routers == 1 else "are"
         text += f", {_percent(top.asr)} when {which} of {results.model.layers} {verb} masked"
+        random = top.controls.get("random")
+        others = "a random router" if top.routers == 1 else f"{top.routers} random routers"
+        text += _against(others, random.asr if random else None, results.claim("top_routers_beat_random_ones"))
     searched = "" if found.n == base.n else f", of {found.n} in F-SOUR"
+    controls = results.fsour.controls
+    against = _against(
+        "random routes", controls.random.asr if controls else None, results.claim("found_routes_beat_random_ones")
+    )
     return (
-        f"{text}, and {_percent(found)} under routes that F-SOUR finds "
+        f"{text}, and {_percent(found)} under routes that F-SOUR finds{against} "
         f"({results.threat_model}, n = {base.n}{searched})."
     )
+
+
+def _against(control: str, rate: Rate | None, claim: Claim | None) -> str:
+    """The control of an attack in brackets; nothing where there was none."""
+    if rate is None:
+        return ""
+    doubt = f", {claim.verdict}" if claim is not None and claim.verdict in ("in doubt", "fails") else ""
+    return f" ({control} {_percent(rate)}{doubt})"
 
 
 def routing_without_effect(results: AuditResults) -> str | None:
@@ -159,7 +179,7 @@ def claims_on_ranking(results: AuditResults) -> list[Claim]:
 def claims_on_seeds(results: AuditResults) -> list[Claim]:
     """Holds if every seed puts the same router on top; nothing where there was one seed."""
     ranking = results.seeds.rosais if results.seeds else None
-    if ranking is None:
+    if ranking is None or not ranking.top1:
         return []
     first, *others = ranking.top1
     same = sum(layer == first for layer in others)

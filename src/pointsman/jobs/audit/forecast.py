@@ -17,9 +17,9 @@ from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.route_variants import other_targets
-from pointsman.methods.attempts import CHUNK
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
+from pointsman.methods.steps import CHUNK
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import Forecast, Spent, StageCost, dump, read
 from pointsman.runs.run import FORECAST
@@ -239,6 +239,31 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
         stages["rosais_seeds"] = stages["rosais"].times(plan.method_seeds - 1)
         stages["fsour_seeds"] = stages["fsour"].times(plan.method_seeds - 1)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
+
+
+def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: Assumed) -> int:
+    """About how many answers an audit hands to its judge, counted as `predict` counts them."""
+    test, benign = len(prompts.test), min(len(prompts.benign), plan.utility_prompts)
+    searches, phases = min(len(prompts.test), plan.searches or len(prompts.test)), len(plan.phases)
+    count = float(
+        test + len(prompts.benign) + len(prompts.borderline) + sum(len(c.turns) for c in prompts.conversations)
+    )
+    for number in range(1, plan.most_masked(layers) + 1):
+        some = layers - number >= number
+        draws = plan.random_draws if some else 0
+        once = phases * (1 + some) + draws + (phases - 1) * min(draws, 1)
+        count += test * (once * plan.method_seeds + phases)
+        count += benign * phases * (2 + some + min(draws, 1)) if benign else 0
+    count += (test + benign) * len(plan.noise) + benign
+    found = searches * (min(assumed.restarts, plan.restarts) + 1)
+    count += found * (plan.method_seeds + plan.route_controls)
+    if plan.other_targets:
+        count += 2 * 2 * min(searches, plan.other_targets)  # another target, and the search without small gains
+    if plan.transfer:
+        count += min(plan.transfer, int(assumed.succeeded * searches)) ** 2
+    if plan.placebo and prompts.benign_discovery:
+        count += len(prompts.discovery)
+    return round(count)
 
 
 def _played(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effort:

@@ -13,9 +13,9 @@ from pointsman.data.types import Behaviour
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts, with_targets
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import AttackAndUse, Draw, MaskControl, Masked, MaskingSeeds, RankingSeeds
+from pointsman.jobs.audit.results import AttackAndUse, Draw, MaskControl, Masked, MaskingSeeds, RankingSeeds, Spread
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.dataset_mask import DatasetMask, DatasetMaskResult
 from pointsman.methods.masking import Masking, MaskingResult
 from pointsman.methods.steps import stream
@@ -156,10 +156,8 @@ def _freeze(
         for row in rows:
             if row.top not in chosen:
                 chosen[row.top] = method.search(bench.engine, prompts.discovery, row.top, steps=steps)
-            attempts = ask_in_steps(
-                bench.engine, prompts.test, bench.judge, key=_frozen_key(row), steps=steps,
-                routing=chosen[row.top].routing(row.phase), max_new_tokens=bench.answer_tokens,
-            )  # fmt: skip
+            routing = chosen[row.top].routing(row.phase)
+            attempts = bench.ask(prompts.test, key=_frozen_key(row), steps=steps, routing=routing)
             found.append(Frozen(chosen[row.top], attempts))
     return found
 
@@ -181,10 +179,8 @@ def _ask_benign(
             for role, layers in row.with_roles():
                 if role not in answers:
                     answers[role] = method.search(engine, benign, judge, layers, steps=steps).attempts
-            answers["dataset"] = ask_in_steps(
-                engine, benign, judge, key=_frozen_key(row), steps=steps,
-                routing=froze.mask.routing(row.phase), max_new_tokens=bench.answer_tokens,
-            )  # fmt: skip
+            routing = froze.mask.routing(row.phase)
+            answers["dataset"] = bench.ask(benign, key=_frozen_key(row), steps=steps, routing=routing)
             found.append(answers)
         unmasked = _method(bench, plan, plan.phases[0]).search(engine, benign, judge, (), steps=steps)
     return found, unmasked.attempts
@@ -276,6 +272,6 @@ def mask_under_other_seeds(
                 result = again.search(bench.engine, test, bench.judge, order[: row.routers], steps=named)
                 layers.append(result.layers)
                 asr.append(sum(successes(result.attempts)) / len(test))
-            spread = {"mean": float(np.mean(asr)), "min": min(asr), "max": max(asr)}
+            spread = vars(Spread.of(asr))
             found.append(MaskingSeeds(row.routers, row.phase, ranking.seeds, tuple(layers), tuple(asr), **spread))
     return tuple(found)

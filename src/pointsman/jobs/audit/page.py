@@ -102,7 +102,7 @@ def _cards(results: AuditResults) -> list[Card]:
 
 def _provenance(results: AuditResults, show_text: bool) -> Section:
     ranking = results.rosais_settings
-    splits = [(f"{text.words(name)} prompts", str(n)) for name, n in results.splits.items()]
+    splits = [(f"{text.readable(name)} prompts", str(n)) for name, n in results.splits.items()]
     # The first tokens of the model's own refusals are words of its answers.
     tokens = text.show([token if show_text else text.REDACTED for token in ranking.placebo.tokens])
     rosais = [

@@ -5,15 +5,13 @@ Routers are ranked on the discovery split; every rate is reported on the test sp
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pointsman.engine.types import Engine, refuse_unable
 from pointsman.jobs.audit.attacks import try_attacks
 from pointsman.jobs.audit.baseline import ask_unrouted
 from pointsman.jobs.audit.claims import conclude
-from pointsman.jobs.audit.forecast import forecast
+from pointsman.jobs.audit.forecast import Assumed, answers_to_judge, forecast
 from pointsman.jobs.audit.masking import mask, mask_under_other_seeds
 from pointsman.jobs.audit.noise import add_noise
 from pointsman.jobs.audit.plan import Audit
@@ -25,7 +23,6 @@ from pointsman.jobs.audit.routes import examine_routes, search_routes, search_un
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -37,6 +34,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     """
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
+    bench.set_unlikely_answers_apart()
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
@@ -47,6 +45,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         f"seed {plan.seed}; writing to {bench.run.folder}"
     )
     bench.say(foretold(predicted, resumed=bench.run.has_begun))
+    bench.foretell_judging(answers_to_judge(plan, prompts, len(engine.routers), Assumed()))
 
     baseline = ask_unrouted(bench, prompts)
     ranking = rank(bench, plan, prompts)
@@ -62,13 +61,10 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
 
     results = conclude(
         AuditResults(
-            suite=suite.name,
+            **bench.shared_fields(room.notes(), predicted),
             seed=plan.seed,
             small_n=min(len(prompts.test), plan.searches or len(prompts.test)) < 100,
             threat_model="T1",
-            judge=JudgeFacts.of(judge),
-            model=ModelFacts.of(engine),
-            notes=(*suite.notes, *notes_on_model(engine), *room.notes()),
             left_out=tuple(room.left_out),
             splits=prompts.sizes,
             base=baseline.base,
@@ -83,12 +79,9 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             fsour=fsour,
             attacks=attacks,
             seeds=seeds,
-            cost=replace(bench.cost(), predicted=predicted),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 

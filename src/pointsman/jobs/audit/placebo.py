@@ -12,7 +12,6 @@ from pointsman.jobs.audit.prompts import with_targets
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import PlaceboSettings
 from pointsman.judges.types import judged
-from pointsman.methods.attempts import CHUNK
 from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.steps import Steps
 from pointsman.runs.bench import Bench
@@ -21,7 +20,7 @@ _COVERED = 0.9  # share of the refusals that the refusal tokens begin
 
 
 @dataclass(frozen=True)
-class Refusals:
+class RefusalTokens:
     """How the model's own refusals begin.
 
     Attributes:
@@ -58,27 +57,23 @@ def without_placebo(why: str, refused: int | None = None) -> PlaceboSettings:
     return PlaceboSettings(0, (), refused, None, why)
 
 
-def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour], steps: Steps) -> Refusals:
+def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour], steps: Steps) -> RefusalTokens:
     """How the model begins when it refuses these prompts: the fewest first tokens that cover 90 % of its refusals."""
     engine = bench.engine
     first: Counter[int] = Counter()
     example: dict[int, Behaviour] = {}
-    for start in range(0, len(behaviours), CHUNK):
-        chunk = behaviours[start : start + CHUNK]
 
-        def compute(chunk: Sequence[Behaviour] = chunk) -> dict[str, Any]:
-            prompts = [engine.encode(b.turns) for b in chunk]
-            answers = engine.generate(prompts, max_new_tokens=bench.answer_tokens)
-            verdicts = judged(bench.judge, chunk, answers)
-            return {
-                "first": [a.ids[0] if v.refused and a.ids else None for a, v in zip(answers, verdicts, strict=True)]
-            }
+    def compute(some: Sequence[Behaviour]) -> dict[str, Any]:
+        prompts = [engine.encode(b.turns) for b in some]
+        answers = engine.generate(prompts, max_new_tokens=bench.answer_tokens)
+        verdicts = judged(bench.judge, some, answers, prompts)
+        return {"first": [a.ids[0] if v.refused and a.ids else None for a, v in zip(answers, verdicts, strict=True)]}
 
-        unit = steps.unit(f"refusals/{start}", engine, compute, len(chunk))
-        for behaviour, token in zip(chunk, unit["first"], strict=True):
-            if token is not None:
-                first[token] += 1
-                example.setdefault(token, behaviour)
+    units = steps.units("refusals", engine, behaviours, compute)
+    for behaviour, token in zip(behaviours, (token for unit in units for token in unit["first"]), strict=True):
+        if token is not None:
+            first[token] += 1
+            example.setdefault(token, behaviour)
     ids: list[int] = []
     for token, _ in sorted(first.items(), key=lambda item: (-item[1], item[0])):
         if sum(first[t] for t in ids) >= _COVERED * first.total():
@@ -92,4 +87,4 @@ def refusal_tokens(bench: Bench[AuditQuestion], behaviours: Sequence[Behaviour],
         return {"tokens": [a.text for a in answers]}
 
     tokens = steps.unit("refusal-tokens", engine, texts, 0)["tokens"]
-    return Refusals(tuple(ids), tuple(tokens), first.total())
+    return RefusalTokens(tuple(ids), tuple(tokens), first.total())

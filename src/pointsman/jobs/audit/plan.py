@@ -1,16 +1,34 @@
-"""`Audit`: the parameters of an audit, as data. Its stages read them, its forecast counts with them."""
+"""What an audit is given, and `Audit`: its parameters, as data. Its stages read them, its forecast counts with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, MinLen
 
-from pointsman.jobs.parameters import Count, Metavar, Positive, Preset, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset, check
 from pointsman.routing.phase import Phase
 
 FRACTIONS = (0.3, 0.2, 0.5)  # discovery, validation, test, where the data set has no splits of its own
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit is given beside the model.
+
+    Attributes:
+        behaviors: What the model should refuse: CSV, JSONL or JSON with columns Goal, Target, Category.
+        benign: Benign requests: measures utility and over-refusal.
+        borderline: Benign requests that look restricted.
+        judge: The suite's own if left out; some judges take parameters.
+    """
+
+    behaviors: Path | None = None
+    benign: Path | None = None
+    borderline: Path | None = None
+    judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,7 @@ class Audit:
     route_controls: bool = True
     other_targets: Count = 40
     transfer: Count = 12
-    attacks: tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...] = ()
+    attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
     max_new_tokens: Positive | None = None
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-from pointsman.data.splits import SPLITS, assign_splits, by_split, cluster, take
+from pointsman.data.splits import SPLITS, Item, assign_splits, by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
 from pointsman.errors import DataError
@@ -17,7 +16,6 @@ AFFIRMATIVE = "Sure"
 """How an answer to a benign request without a target is taken to begin."""
 FEWEST_BENIGN = 20  # sources; fewer are all tested, and there is no placebo
 
-Asked = TypeVar("Asked", Behaviour, Conversation)
 Taking = Callable[[Sequence[Behaviour], int, int], tuple[Behaviour, ...]]
 """How so many of some behaviours are chosen with a seed."""
 
@@ -108,6 +106,6 @@ def _divided(benign: tuple[Behaviour, ...], seed: int) -> tuple[Behaviour, ...]:
     return assign_splits(benign, seed, FRACTIONS)
 
 
-def _tested(items: Sequence[Asked]) -> tuple[Asked, ...]:
+def _tested(items: Sequence[Item]) -> tuple[Item, ...]:
     """Those of the test split; all, where the items have no splits."""
     return tuple(i for i in items if i.split in (None, "test"))

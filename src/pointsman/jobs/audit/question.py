@@ -1,15 +1,37 @@
-"""What an audit asks."""
+"""What an audit asks: prompts in files, or the suite that comes with a model; and who judges the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from pointsman.data.types import Suite
-    from pointsman.judges.types import Judge
+from pointsman.data.loaders import load_suite
+from pointsman.data.splits import assign_splits
+from pointsman.data.types import Suite
+from pointsman.errors import RunError, UsageError
+from pointsman.jobs.audit.plan import FRACTIONS, Audit, AuditInputs
+from pointsman.jobs.job import Note
+from pointsman.judges.making import make_judge
+from pointsman.judges.types import Judge
+from pointsman.methods.attack import make_attack
+from pointsman.registry import behaviors
+from pointsman.runs.files import (
+    OTHER_VERSION,
+    digest,
+    files_json,
+    judge_again,
+    judge_json,
+    judge_places,
+    located,
+    places,
+    reading_manifest,
+)
+from pointsman.runs.run import Run
+
+_FILES = ("behaviors", "benign", "borderline")
 
 
 @dataclass(frozen=True)
@@ -25,3 +47,88 @@ class AuditQuestion:
     judge: Judge
     registered: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[AuditQuestion, Audit]:
+    """Read the prompts, and make the judge.
+
+    Raises:
+        UsageError: There is nothing to ask, or an option that would be ignored.
+        DataError: A file cannot be used, or holds too little to split.
+    """
+    for attack in plan.attacks:
+        make_attack(attack)  # refuse a name that nobody knows before anything is loaded
+    name = model.partition(":")[0] if inputs.behaviors is None else None
+    if name is not None:
+        _refuse_ignored(model, name, inputs)
+    given = {key: getattr(inputs, key) for key in _FILES}
+    files = {key: path.expanduser() for key, path in given.items() if path is not None}
+    suite = read_suite(name, files)
+    judge = make_judge(suite.judge if inputs.judge is None else inputs.judge)
+    if any(b.split is None for b in suite.restricted):
+        assign_splits(suite.restricted, plan.seed, FRACTIONS)  # the audit does so: refuse what is too little now
+    return AuditQuestion(suite, judge, name, files), plan
+
+
+def config(question: AuditQuestion) -> dict[str, Any]:
+    """Prompts and judge for the manifest: files by path and content hash, or a registered suite by its content."""
+    name = question.registered
+    known = digest(question.suite) if name is not None else None
+    return {
+        "prompts": {"suite": name, "digest": known, "files": files_json(question.files)},
+        "judge": judge_json(question.judge),
+    }
+
+
+def local(question: AuditQuestion) -> dict[str, Any]:
+    """Where the files, and those of the judge, lie on this machine."""
+    return {"files": places(question.files), **judge_places(question.judge)}
+
+
+def ask_again(run: Run, plan: Audit, note: Note) -> AuditQuestion:
+    """What a run asks, from its manifest.
+
+    Raises:
+        RunError: A file is not there, or not what it was; the registered suite, or the judge, is another one now.
+    """
+    with reading_manifest(run):
+        data = run.config["prompts"]
+        known, name = data["files"], data["suite"]
+        if name is None and "behaviors" not in known:
+            raise ValueError("neither a suite nor a file")
+        files = located(run, {key: known[key] for key in _FILES if key in known})
+        then = data["digest"]
+        judge = judge_again(run, note)
+    suite = read_suite(name, files)
+    if name is not None and digest(suite) != then:
+        raise RunError(f"The prompts of {name} have changed since {run.folder} began", OTHER_VERSION)
+    return AuditQuestion(suite, judge, name, files)
+
+
+def read_suite(name: str | None, files: Mapping[str, Path]) -> Suite:
+    """The registered suite of this name; the one in files if there is no name.
+
+    Raises:
+        DataError: A file cannot be used.
+    """
+    if name is None:
+        return load_suite(files["behaviors"], benign=files.get("benign"), borderline=files.get("borderline"))
+    suite: Suite = behaviors.get(name)()
+    return suite
+
+
+def _refuse_ignored(model: str, name: str, inputs: AuditInputs) -> None:
+    """Refuse a model that brings no prompts, and files beside those that it brings."""
+    if name not in behaviors:
+        near = get_close_matches(name, behaviors.names(), n=1)
+        raise UsageError(
+            f"No behaviours come with {model}",
+            (f"Did you mean {near[0]}? Else give" if near else "Give")
+            + " a file with --behaviors FILE (columns Goal, Target, Category, as in JailbreakBench)",
+        )
+    for option in ("benign", "borderline"):
+        if getattr(inputs, option) is not None:
+            raise UsageError(
+                f"--{option} needs --behaviors: {name} brings its own prompts",
+                f"Give --behaviors FILE as well, or leave --{option} out",
+            )

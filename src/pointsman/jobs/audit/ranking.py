@@ -137,5 +137,5 @@ def _other_seeds(
         seeds=tuple(seeds),
         rankings=tuple(r.ranking for r in results),
         top1=tuple(r.ranking[0] for r in results),
-        spearman=Spread(float(np.mean(kept)), min(kept), max(kept)) if kept else None,
+        spearman=Spread.of(kept) if kept else None,
     )

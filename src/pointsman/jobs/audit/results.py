@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
@@ -366,6 +368,10 @@ class Spread:
     mean: float
     min: float
     max: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        return Spread(float(np.mean(values)), min(values), max(values))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def search_other_targets(
             searches = [r.searches[0] for r in results]
             entries.append(replace(search_variant(searches), target=kind, number=number))
             bench.keep_answers(f"fsour-target-{number}", aimed, [s.attempt for s in searches])
+            bench.keep_routes(f"fsour-target-{number}", aimed, searches)
     return tuple(entries)
 
 
@@ -71,6 +72,7 @@ def search_sparser(
         results = sparse.search(bench.engine, behaviours, bench.judge, steps=steps.under(f"min-gain-{SPARSE}"))
     searches = [r.searches[0] for r in results]
     bench.keep_answers("fsour-min-gain", behaviours, [s.attempt for s in searches])
+    bench.keep_routes("fsour-min-gain", behaviours, searches)
     return usual, replace(search_variant(searches), min_gain=SPARSE)
 
 

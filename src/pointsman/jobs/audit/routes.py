@@ -24,6 +24,7 @@ from pointsman.jobs.audit.results import (
     PairCounts,
     RouteCell,
     Searched,
+    Spread,
 )
 from pointsman.jobs.audit.route_controls import control_routes, transfer_routes
 from pointsman.jobs.audit.route_variants import search_other_targets, search_sparser
@@ -56,6 +57,7 @@ def search_routes(bench: Bench[AuditQuestion], plan: Audit, behaviours: tuple[Be
     with bench.stage("fsour", "F-SOUR", len(behaviours)) as steps:
         found = method.search(bench.engine, behaviours, bench.judge, steps=steps)
     bench.keep_answers("fsour", behaviours, [r.best.attempt for r in found])
+    bench.keep_routes("fsour", behaviours, [r.best for r in found])
     return Routes(method, behaviours, found)
 
 
@@ -183,7 +185,5 @@ def fsour_seeds(seeds: Sequence[int], runs: Sequence[Sequence[FSourResult]]) -> 
         asr=asr,
         asr_at_1=tuple(float(np.mean([r.searches[0].attempt.verdict.success for r in run])) for run in runs),
         pairs=tuple(float(np.median([len(r.best.steps) for r in run])) for run in runs),
-        mean=float(np.mean(asr)),
-        min=min(asr),
-        max=max(asr),
+        **vars(Spread.of(asr)),
     )

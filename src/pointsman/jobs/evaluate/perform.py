@@ -16,7 +16,6 @@ from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 
 
 def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
@@ -39,10 +38,14 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         f"Evaluating a steering of {engine.info.name} on {scenario.name} ({scenario.objective}), judge "
         f"{bench.judge.name}; writing to {bench.run.folder}"
     )
+    bench.set_unlikely_answers_apart(scenario.system)
     seed = plan.seed_for(steering)
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
+    turns = sum(len(c.turns) for c in (*prompts.conversations, *prompts.benign_conversations))
+    single = len(prompts.scenario) + len(prompts.restricted) + len(prompts.benign) + len(prompts.borderline)
+    bench.foretell_judging(2 * (turns + single))
 
     outcome = ask_in_stage(bench, prompts, None, "test/before", "Unsteered", stage="test")
     refuse_unscored(bench, outcome)
@@ -67,14 +70,11 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     note = "A given steering is evaluated: nothing was learnt or chosen here."
     results = conclude(
         SteerResults(
+            **bench.shared_fields((*room.notes(), note)),
             job="evaluate",
-            suite=bench.suite.name,
             seed=seed,
             small_n=tested.after.gain.n < 100,
             threat_model="T3",
-            judge=JudgeFacts.of(bench.judge),
-            model=ModelFacts.of(engine),
-            notes=(*bench.suite.notes, *notes_on_model(engine), *room.notes(), note),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={"test": prompts.sizes()},
@@ -85,10 +85,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
             latency=latency,
-            cost=bench.cost(),
-            provenance=Provenance.of(bench.command),
         )
     )
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results

@@ -1,4 +1,4 @@
-"""`Evaluate`: the parameters of an evaluation, as data."""
+"""What an evaluation is given, and `Evaluate`: its parameters, as data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
-from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.jobs.parameters import Count, Metavar, Positive, check
 from pointsman.jobs.steer.plan import LARGEST_SEED
 
 if TYPE_CHECKING:
     from pointsman.steering.artefact import Steering
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """What an evaluation is given beside the model.
+
+    Attributes:
+        steering: Folder or hub id of a steering, or the folder of a run that found one.
+        scenario: A scenario by name, or a YAML file; the one that the steering was made for if left out.
+    """
+
+    steering: Annotated[str, Metavar("FOLDER")]
+    scenario: Annotated[str, Metavar("NAME|FILE")] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,5 +50,5 @@ class Evaluate:
         """The seed; the one that the steering was learnt with if none was given."""
         if self.seed is not None:
             return self.seed
-        learnt = steering.about.get("split_seed")
-        return learnt if type(learnt) is int and learnt >= 0 else 0  # not a bool, nor whatever else a file may hold
+        known = steering.about.get("split_seed")
+        return known if type(known) is int and known >= 0 else 0  # not a bool, nor whatever else a file may hold

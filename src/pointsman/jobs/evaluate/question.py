@@ -1,15 +1,24 @@
-"""What an evaluation asks."""
+"""What an evaluation asks: what a steering that is given does on a scenario."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pointsman.data.scenario import Scenario
-    from pointsman.data.types import Suite
-    from pointsman.judges.types import Judge
-    from pointsman.steering.artefact import Steering
+from pointsman.data.scenario import Scenario, scenario_names
+from pointsman.data.types import Suite
+from pointsman.errors import RunError, UsageError
+from pointsman.jobs.evaluate.plan import Evaluate, EvaluateInputs
+from pointsman.jobs.job import Note
+from pointsman.jobs.steer import question as steer
+from pointsman.judges.types import Judge
+from pointsman.runs.files import known_hash, reading_manifest, typed
+from pointsman.runs.provenance import shareable
+from pointsman.runs.run import Run
+from pointsman.runs.steering import read_steering
+from pointsman.steering.artefact import Steering
 
 
 @dataclass(frozen=True)
@@ -25,3 +34,97 @@ class EvaluateQuestion:
     suite: Suite
     judge: Judge
     named: str = ""
+
+
+def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple[EvaluateQuestion, Evaluate]:
+    """Read the steering, then the scenario on the splits that the steering was learnt on unless the plan says others.
+
+    Raises:
+        UsageError: The steering was made for prompts that do not come with Pointsman.
+    """
+    steering = read_steering(inputs.steering)
+    name = inputs.scenario or str(steering.about.get("scenario", ""))
+    remedy = "Give the scenario's file with --scenario FILE"
+    if inputs.scenario is None and name not in scenario_names():
+        raise UsageError(
+            f"{inputs.steering} was made for the scenario {name or 'of no name'}, which does not come with Pointsman",
+            remedy,
+        )
+    its_seed, seed = replace(plan, seed=None).seed_for(steering), plan.seed_for(steering)
+    if seed != its_seed:
+        note(
+            f"this steering was learnt on the splits of seed {its_seed}: where prompts have no splits of their own, it "
+            "may have been learnt on what is tested now"
+        )
+    asked = steer.ask_scenario(name, seed)
+    made_on = steering.about.get("suite")
+    if inputs.scenario is None and made_on != asked.suite.name:
+        raise UsageError(
+            f"{inputs.steering} was made on the prompts {made_on}, and the scenario {name} that comes with Pointsman "
+            f"asks {asked.suite.name}",
+            remedy,
+        )
+    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering)
+    return question, replace(plan, seed=seed)
+
+
+def config(question: EvaluateQuestion) -> dict[str, Any]:
+    """The steering by what it does, and what a steering run's manifest says of its scenario."""
+    local = Path(question.named).expanduser().exists()
+    return {
+        "steering": {"name": shareable(question.named), "local": local, "sha256": _hash(question.steering)},
+        **steer.config(question),
+    }
+
+
+def local(question: EvaluateQuestion) -> dict[str, Any]:
+    """Where the scenario's files lie on this machine, and the steering, if it does."""
+    folder = Path(question.named).expanduser()
+    return {**steer.local(question), **({"steering": str(folder.resolve())} if folder.exists() else {})}
+
+
+def ask_again(run: Run, plan: Evaluate, note: Note) -> EvaluateQuestion:
+    """What a run asks, from its manifest; the steering is named before it is read.
+
+    Raises:
+        RunError: The steering is not there or not what it was, or the manifest does not say; or as of a steering run.
+    """
+    with reading_manifest(run):
+        name, then = steering_named(run), run.config["steering"]["sha256"]
+    asked = steer.ask_scenario_again(run, plan.seed or 0, note)
+    note(f"reading the steering that this run names: {name}")
+    steering = read_steering(name)
+    if _hash(steering) != then:
+        raise RunError(
+            f"The steering {name} has changed since {run.folder} began",
+            "Put the old one back, or start a new run in another folder",
+        )
+    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name)
+
+
+def steering_named(run: Run) -> str:
+    """The steering that a run evaluates: where it lies now, or its hub id.
+
+    Raises:
+        RunError: It was a local folder, and is not there; or nothing says what it was.
+        KeyError, TypeError, AttributeError: The manifest does not say.
+    """
+    saved = run.config["steering"]
+    known_hash(run, f"the steering {saved['name']}", saved.get("sha256"))
+    named = typed(saved["name"], str, "the steering's name")
+    place = typed(run.local().get("steering", named), str, "the steering's place")
+    for name in (place, named):
+        if Path(name).expanduser().exists():
+            return str(name)
+    if saved.get("local", False) or place != named:
+        raise RunError(
+            f"The steering {place}, which {run.folder} began with, is not there any more",
+            f"Put it back, or resume in the folder where {named} leads to it",
+        )
+    return str(named)
+
+
+def _hash(steering: Steering) -> str:
+    """Of all that decides what it does."""
+    rows = "".join(row.tobytes().hex() for row in steering.matrix)
+    return hashlib.sha256(f"{rows}{steering.to_json()}".encode()).hexdigest()

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from pointsman.errors import RunError, UsageError
-from pointsman.jobs.job import read_results
+from pointsman.jobs.finished import read_results
 from pointsman.jobs.judge.perform import LABELS, on_success, success
 from pointsman.judges.human import NOT_LABELLED, HumanJudge
 from pointsman.judges.types import Verdict, judged

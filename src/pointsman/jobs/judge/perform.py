@@ -12,11 +12,12 @@ from pointsman.jobs.judge.claims import conclude
 from pointsman.jobs.judge.plan import JudgeAgain
 from pointsman.jobs.judge.question import JudgeQuestion
 from pointsman.jobs.judge.results import JudgedRun, JudgeResults, StageTwice
-from pointsman.judges.types import Verdict, judged
+from pointsman.judges.types import Judge, Verdict, judged, tells_garbage
 from pointsman.methods.attempts import refuse_other_answers
 from pointsman.methods.steps import Steps
 from pointsman.runs.answers import VERDICTS, KeptAnswer, kept_name, written_verdicts
 from pointsman.runs.bench import Bench
+from pointsman.runs.likelihood import UNLIKELY
 from pointsman.runs.results import JudgeFacts, Provenance, dump
 from pointsman.runs.run import Run
 from pointsman.stats.agreement import Agreement, Confusion
@@ -39,9 +40,10 @@ def perform(plan: JudgeAgain, bench: Bench[JudgeQuestion]) -> JudgeResults:
     )
     for note in question.kept.notes():
         bench.note(note)
+    bench.foretell_judging(len(distinct))
     with bench.stage("judge", "Judging", len(distinct)) as steps:
-        found = dict(zip(distinct, _judge(question, list(distinct.values()), steps), strict=True))
-    now = [found[_what(answer)] for answer in answers]
+        found = dict(zip(distinct, _judge(bench.judge, list(distinct.values()), steps), strict=True))
+    now = [answer.verdict if _set_apart(bench.judge, answer) else found[_what(answer)] for answer in answers]
 
     text = written_verdicts(bench.judge, answers, now)
     run.write_text(VERDICTS, text)
@@ -98,7 +100,12 @@ def _what(answer: KeptAnswer) -> Any:
     return answer.asked, answer.answer
 
 
-def _judge(question: JudgeQuestion, answers: Sequence[KeptAnswer], steps: Steps) -> list[Verdict]:
+def _set_apart(judge: Judge, answer: KeptAnswer) -> bool:
+    """Whether the model found it unlikely when the run was made: that stands before every judge, as it did then."""
+    return answer.verdict.reason.startswith(UNLIKELY) and not tells_garbage(judge)
+
+
+def _judge(judge: Judge, answers: Sequence[KeptAnswer], steps: Steps) -> list[Verdict]:
     """The verdicts on some answers, in stored units of `CHUNK`."""
     found: list[Verdict] = []
     for start in range(0, len(answers), CHUNK):
@@ -106,7 +113,7 @@ def _judge(question: JudgeQuestion, answers: Sequence[KeptAnswer], steps: Steps)
 
         def compute(chunk: Sequence[KeptAnswer] = chunk) -> dict[str, Any]:
             began = time.perf_counter()
-            verdicts = judged(question.judge, [a.asked for a in chunk], [a.answer for a in chunk])
+            verdicts = judged(judge, [a.asked for a in chunk], [a.answer for a in chunk])
             spent = {"forwards": 0, "tokens": 0, "token_layers": 0, "seconds": round(time.perf_counter() - began, 3)}
             return {"answers": [a.id for a in chunk], "verdicts": [asdict(v) for v in verdicts], "cost": spent}
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pointsman.data.types import Suite
 from pointsman.errors import JudgeError, RunError, UsageError
-from pointsman.jobs.job import read_results
-from pointsman.jobs.judge.plan import JudgeInputs
+from pointsman.jobs.finished import read_results
+from pointsman.jobs.job import Note
+from pointsman.jobs.judge.plan import JudgeAgain, JudgeInputs
 from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge, Reading
 from pointsman.report.write import read_folder
@@ -46,14 +46,14 @@ class JudgeQuestion:
         return hashlib.sha256(f"{self.kept.digest}{facts!r}".encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def ask(inputs: JudgeInputs) -> JudgeQuestion:
+def ask(model: str, inputs: JudgeInputs, plan: JudgeAgain, note: Note) -> tuple[JudgeQuestion, JudgeAgain]:
     """Read the answers, and make the judge.
 
     Raises:
         RunError: There are no answers to judge.
         JudgeError: The judge reads what a run does not keep.
     """
-    return _question(inputs.run, make_judge(inputs.judge))
+    return _question(inputs.run, make_judge(inputs.judge)), plan
 
 
 def config(question: JudgeQuestion) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def config(question: JudgeQuestion) -> dict[str, Any]:
     return {"model": question.of.model.name, "judged": judged, "judge": judge_json(question.judge)}
 
 
-def places(question: JudgeQuestion) -> dict[str, Any]:
+def local(question: JudgeQuestion) -> dict[str, Any]:
     """Where the judged run, and files of the judge, lie on this machine."""
     folder = str(question.kept.folder.expanduser().resolve())
     return {"judged": folder, **judge_places(question.judge)}
 
 
-def ask_again(run: Run, note: Callable[[str], None]) -> JudgeQuestion:
+def ask_again(run: Run, plan: JudgeAgain, note: Note) -> JudgeQuestion:
     """What was judged again, from the manifest; where it lies now is said before it is read.
 
     Raises:

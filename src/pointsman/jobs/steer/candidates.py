@@ -17,7 +17,7 @@ from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.lessons import Fork
 from pointsman.jobs.steer.limits import broken_limits, excesses, point
-from pointsman.jobs.steer.matrices import LearntMatrix, mask_of, norm1
+from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
 from pointsman.jobs.steer.results import MaskFacts, OutcomeRates
 from pointsman.methods.mascing import circuit
@@ -59,7 +59,7 @@ def digest_of(routing: Intervention) -> str:
 
 
 def masks_of(
-    matrix: LearntMatrix, sigma: Sequence[float], alphas: Sequence[float], phases: Sequence[Phase]
+    matrix: TrainedMatrix, sigma: Sequence[float], alphas: Sequence[float], phases: Sequence[Phase]
 ) -> list[Candidate]:
     """The masks that a matrix makes, in its own phase or in these; none if it is zero."""
     if not any(row.any() for row in matrix.values):

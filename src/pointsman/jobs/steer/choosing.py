@@ -15,7 +15,7 @@ from pointsman.jobs.steer.candidates import Candidate, Pins, Screen, Tried, choo
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import point
-from pointsman.jobs.steer.matrices import LearntMatrix
+from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import ask_under
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
@@ -106,7 +106,7 @@ class Choosing:
     validation: PlayedSplit
     screen: Screen
 
-    def choose(self, matrices: Sequence[LearntMatrix]) -> Choice:
+    def choose(self, matrices: Sequence[TrainedMatrix]) -> Choice:
         """The best mask of these matrices, beside the baseline's pins and random masks.
 
         Raises:
@@ -123,7 +123,7 @@ class Choosing:
         random, more = self._random(best.candidate)
         return Choice(best, why, (*tried, *random), (*screened, *more))
 
-    def with_matrix(self, matrix: LearntMatrix, like: Candidate) -> list[Tried]:
+    def with_matrix(self, matrix: TrainedMatrix, like: Candidate) -> list[Tried]:
         """Another seed's matrix in place of that of a candidate, and how strong it may be."""
         phases = self.bench.question.scenario.grid.phases
         masks = masks_of(matrix, self.material.sigma, (like.alpha or 1.0,), phases)

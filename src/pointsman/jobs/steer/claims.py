@@ -32,21 +32,30 @@ def conclude(results: SteerResults) -> SteerResults:
         claim_on_surrogate(results),
         *claims_on_seeds(results),
     )  # fmt: skip
-    return replace(results, headline=headline(results), limits=limits, claims=claims)
+    concluded = replace(results, limits=limits, claims=claims)
+    return replace(concluded, headline=headline(concluded))
 
 
 def headline(results: SteerResults) -> str:
-    """One sentence: what was gained on test, and what it cost."""
-    before, after = results.test.before, results.test.after
-    what = "conversations withstood" if results.scenario.objective == "defend" else "scenario requests answered"
+    """One sentence: what was gained on test beside a random mask, and what it cost.
+
+    A judge that cannot tell an answer from nonsense saw no answers: it saw what was not refused.
+    """
+    before, after, random = results.test.before, results.test.after, results.test.random
+    answered = "answered" if results.judge.grades_content else "not refused"
+    what = "conversations withstood" if results.scenario.objective == "defend" else f"scenario requests {answered}"
+    control, claim = "", results.claim("mask_beats_random_masks")
+    if random is not None and random.gain.rate is not None:
+        doubt = f", {claim.verdict}" if claim is not None and claim.verdict in ("in doubt", "fails") else ""
+        control = f"; a random mask {100 * random.gain.rate:.0f} %{doubt}"
     broken = ", ".join(name.replace("_", " ") for name in results.broken_on_test)
     benign = ""
     if before.benign and after.benign:
-        benign = f"benign requests answered {_percent(before.benign)} and {_percent(after.benign)} "
+        benign = f"benign requests {answered} {_percent(before.benign)} and {_percent(after.benign)} "
         benign += f"(n = {after.benign.n}); "
     return (
         f"{results.scenario.name}: {what} {_percent(before.gain)} without and {_percent(after.gain)} with the mask "
-        f"(n = {after.gain.n}); {benign}"
+        f"(n = {after.gain.n}{control}); {benign}"
         f"{f'beyond the limits: {broken}' if broken else 'no limit is broken on the test split'}."
     )
 

@@ -11,7 +11,7 @@ from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.engine.types import Engine, Prompt
 from pointsman.jobs.steer.question import ScenarioQuestion
 from pointsman.judges.types import judged
-from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
@@ -110,22 +110,18 @@ def matched_pairs(contexts: Sequence[Context]) -> list[tuple[int, int]]:
 
 
 def labels_under(
-    bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, steps: Steps
+    bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, key: str, steps: Steps
 ) -> list[int | None]:
     """Labels of what the model says to these contexts under a routing, in stored units; None for garbage."""
     engine, scenario = bench.engine, bench.question.scenario
-    labels: list[int | None] = []
-    for start in range(0, len(contexts), CHUNK):
-        part = contexts[start : start + CHUNK]
 
-        def compute(part: Sequence[Context] = part) -> dict[str, Any]:
-            prompts = [c.prompt(engine, scenario.system) for c in part]
-            said = engine.generate(prompts, routing=routing or None, max_new_tokens=bench.answer_tokens)
-            asked = [Behaviour(c.id, c.goal, "", c.category, c.source, c.split) for c in part]
-            verdicts = judged(bench.judge, asked, said)
-            neither = ("garbage", "unscored", "wrong")
-            return {"unsafe": [None if v.label in neither else bool(v.success) for v in verdicts]}
+    def compute(some: Sequence[Context]) -> dict[str, Any]:
+        prompts = [c.prompt(engine, scenario.system) for c in some]
+        said = engine.generate(prompts, routing=routing or None, max_new_tokens=bench.answer_tokens)
+        asked = [Behaviour(c.id, c.goal, "", c.category, c.source, c.split) for c in some]
+        verdicts = judged(bench.judge, asked, said, prompts)
+        neither = ("garbage", "unscored", "wrong")
+        return {"unsafe": [None if v.label in neither else bool(v.success) for v in verdicts]}
 
-        unit = steps.unit(str(start), engine, compute, len(part))
-        labels += [None if u is None else int(u == (scenario.objective == "defend")) for u in unit["unsafe"]]
-    return labels
+    units, defends = steps.units(key, engine, contexts, compute), scenario.objective == "defend"
+    return [None if unsafe is None else int(unsafe == defends) for unit in units for unsafe in unit["unsafe"]]

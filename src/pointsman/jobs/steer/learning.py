@@ -15,7 +15,7 @@ from pointsman.jobs.steer.candidates import Screen
 from pointsman.jobs.steer.contexts import Context, labels_under
 from pointsman.jobs.steer.lessons import Fork, Lessons
 from pointsman.jobs.steer.limits import point
-from pointsman.jobs.steer.matrices import LearntMatrix, mask_of, norm1
+from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.plan import Start, Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
@@ -91,7 +91,7 @@ class Learning:
     plan: Steer
     material: Material
 
-    def learn(self) -> tuple[dict[int, FittedSurrogate], list[LearntMatrix]]:
+    def learn(self) -> tuple[dict[int, FittedSurrogate], list[TrainedMatrix]]:
         """The surrogates of all seeds, the first of which is in use, and all matrices that the grid asks for."""
         plan, grid = self.plan, self.bench.question.scenario.grid
         first, matrices = self.on_surrogate(plan.seed)
@@ -102,7 +102,7 @@ class Learning:
             every += self.on_policy(plan.seed, matrices)
         if "through_model" in grid.refinements:
             phases = plan.phases_for(grid.phases)
-            begin: dict[Start, LearntMatrix | None] = {"zero": None}
+            begin: dict[Start, TrainedMatrix | None] = {"zero": None}
             if "surrogate" in plan.through_starts:
                 begin["surrogate"] = self.strongest(matrices, phases[0])
             every += [
@@ -167,14 +167,14 @@ class Learning:
                 stage.skip(method.epochs)
         return [Matrix.from_json(data) for data in known]
 
-    def on_surrogate(self, seed: int) -> tuple[FittedSurrogate, list[LearntMatrix]]:
+    def on_surrogate(self, seed: int) -> tuple[FittedSurrogate, list[TrainedMatrix]]:
         """The paper's matrices: on the surrogate alone."""
         surrogate = self.fit(seed)
-        return surrogate, [LearntMatrix.on_surrogate(m, "surrogate") for m in self.matrices(surrogate, seed)]
+        return surrogate, [TrainedMatrix.on_surrogate(m, "surrogate") for m in self.matrices(surrogate, seed)]
 
     # -- refinements ---------------------------------------------------------------------------------------------
 
-    def on_policy(self, seed: int, matrices: Sequence[LearntMatrix]) -> list[LearntMatrix]:
+    def on_policy(self, seed: int, matrices: Sequence[TrainedMatrix]) -> list[TrainedMatrix]:
         """Collect traces under the mask, label them by what the model then does, retrain, repeat.
 
         The surrogate of a round has seen the contexts of all rounds before it, each as the routers saw them.
@@ -189,7 +189,7 @@ class Learning:
             scale = 0.0 if phase == "decode" else 1.0  # traces are of prompt tokens
             shift = [scale * row * s for row, s in zip(current, self.material.sigma, strict=True)]
             with self.bench.stage("on_policy", f"On policy, round {number}, seed {seed}", 2 * len(under)) as steps:
-                labels = labels_under(self.bench, under, mask, steps.under(f"on_policy/{seed}/{number}"))
+                labels = labels_under(self.bench, under, mask, f"on_policy/{seed}/{number}", steps)
                 seen = [
                     replace(c, id=f"{c.id} @{number}", label=label)
                     for c, label in zip(under, labels, strict=True)
@@ -214,7 +214,7 @@ class Learning:
             material = replace(self.material, store=open_traces(raw, under, experts))
             name = f"matrix-on-policy-{number}"
             found = self.matrices(surrogate, seed, material=material, start=current, name=name)
-            matrices = [LearntMatrix.on_surrogate(matrix, "on_policy") for matrix in found]
+            matrices = [TrainedMatrix.on_surrogate(matrix, "on_policy") for matrix in found]
             current = self.strongest(matrices, phase).values
         return list(matrices)
 
@@ -224,10 +224,10 @@ class Learning:
         lambda_: float,
         hold: float,
         phase: Phase,
-        start: LearntMatrix | None,
+        start: TrainedMatrix | None,
         *,
         key: str = "through_model",
-    ) -> LearntMatrix:
+    ) -> TrainedMatrix:
         """Optimise S through the model, from another matrix or (None) from zero (METHODS section 5)."""
         steps = self.plan.steps_for(self.objective)
         method = ThroughModel(lambda_=lambda_, phase=phase, steps=steps, hold=hold, seed=seed)
@@ -242,13 +242,13 @@ class Learning:
                 key=f"{key}/{seed}/{lambda_:g}/{hold:g}/{phase}/{begin}",
                 steps=kept,
             )
-        return LearntMatrix("through_model", lambda_, refined.values, phase, start=begin, hold=hold)
+        return TrainedMatrix("through_model", lambda_, refined.values, phase, start=begin, hold=hold)
 
-    def strongest(self, matrices: Sequence[LearntMatrix], phase: Phase) -> LearntMatrix:
+    def strongest(self, matrices: Sequence[TrainedMatrix], phase: Phase) -> TrainedMatrix:
         """The matrix that turns most discovery contexts of the model itself at alpha = 1; ties to the smaller norm."""
         screen = Screen(self.material.forks, {})
 
-        def turned(matrix: LearntMatrix) -> float:
+        def turned(matrix: TrainedMatrix) -> float:
             mask = matrix.mask(self.material.sigma, 1.0, phase)
             key = f"discovery/{matrix.key}/{phase}"
             return point(screen.rates(self.bench.engine, mask, key=key, steps=steps, base=None)[0]["gain"])

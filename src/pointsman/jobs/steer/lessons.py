@@ -9,12 +9,12 @@ from typing import Any
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Prompt, TokenRole
+from pointsman.engine.types import Completion, Prompt, TokenRole
 from pointsman.jobs.steer.contexts import Context
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.judges.types import Answer, Verdict, judged
-from pointsman.methods.attempts import CHUNK, Attempt
+from pointsman.judges.types import Verdict, judged
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 
@@ -58,28 +58,24 @@ class Lessons:
         """The model's own answers once their affirmative beginning is given; the beginning alone where that fails."""
         engine, system = self.bench.engine, self.bench.question.scenario.system
         requests = {b.id: b for b in played.prompts.scenario}
-        wanted: list[tuple[int, ...]] = []
+
+        def compute(some: Sequence[Behaviour]) -> dict[str, Any]:
+            targets = [engine.encode_target(b.target) for b in some]
+            prompts = [engine.encode(b.turns, system=system) for b in some]
+            begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
+            said = engine.generate(begun, max_new_tokens=self.bench.answer_tokens)
+            whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
+            texts = [Completion(engine.decode(i), i, s.finished) for i, s in zip(whole, said, strict=True)]
+            verdicts = judged(self.bench.judge, some, texts, prompts)
+            answers = [
+                list(self._ended(ids)) if verdict.success else list(target)
+                for ids, target, verdict in zip(whole, targets, verdicts, strict=True)
+            ]
+            return {"answers": answers}
+
         with self.bench.stage("wanted", f"Wanted answers, {played.split}", len(contexts)) as steps:
-            for start in range(0, len(contexts), CHUNK):
-                part = [requests[c.id] for c in contexts[start : start + CHUNK]]
-
-                def compute(part: Sequence[Behaviour] = part) -> dict[str, Any]:
-                    targets = [engine.encode_target(b.target) for b in part]
-                    prompts = [engine.encode(b.turns, system=system) for b in part]
-                    begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
-                    said = engine.generate(begun, max_new_tokens=self.bench.answer_tokens)
-                    whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
-                    texts = [Answer(engine.decode(ids), s.finished) for ids, s in zip(whole, said, strict=True)]
-                    verdicts = judged(self.bench.judge, part, texts)
-                    answers = [
-                        list(self._ended(ids)) if verdict.success else list(target)
-                        for ids, target, verdict in zip(whole, targets, verdicts, strict=True)
-                    ]
-                    return {"answers": answers}
-
-                unit = steps.unit(f"wanted/{played.split}/{start}", engine, compute, len(part))
-                wanted += [tuple(answer) for answer in unit["answers"]]
-        return wanted
+            units = steps.units(f"wanted/{played.split}", engine, [requests[c.id] for c in contexts], compute)
+        return [tuple(answer) for unit in units for answer in unit["answers"]]
 
     def held(self, played: PlayedSplit) -> dict[str, tuple[Lesson, ...]]:
         """The unsteered model's own right answers and refusals, which should not move."""

@@ -13,7 +13,7 @@ from pointsman.routing.intervention import Intervention, Phase
 
 
 @dataclass(frozen=True)
-class LearntMatrix:
+class TrainedMatrix:
     """A steering matrix and where it comes from.
 
     Attributes:
@@ -37,10 +37,10 @@ class LearntMatrix:
     seed: int | None = None
 
     @staticmethod
-    def on_surrogate(matrix: Matrix, refinement: str) -> LearntMatrix:
+    def on_surrogate(matrix: Matrix, refinement: str) -> TrainedMatrix:
         """One that was learnt on a surrogate."""
         values = tuple(row.astype(np.float32) for row in matrix.values)
-        return LearntMatrix(refinement, matrix.lambda_, values, turned=matrix.turned)
+        return TrainedMatrix(refinement, matrix.lambda_, values, turned=matrix.turned)
 
     @property
     def name(self) -> str:

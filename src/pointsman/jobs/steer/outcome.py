@@ -15,10 +15,11 @@ from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion
 from pointsman.jobs.steer.results import GroupGain, OutcomeRates, TestOutcome, TurnCount
 from pointsman.judges.types import Verdict, judged
-from pointsman.methods.attempts import CHUNK, Attempt, ask_in_steps
-from pointsman.methods.play import Played, play
+from pointsman.methods.attempts import Attempt
+from pointsman.methods.play import Played
 from pointsman.methods.steps import Steps
 from pointsman.runs.bench import Bench
+from pointsman.runs.rates import grouped
 from pointsman.stats.paired import Comparison, compare
 from pointsman.stats.rates import Rate
 
@@ -182,16 +183,13 @@ def ask_under(
     """
     scenario = bench.question.scenario
     defends = scenario.objective == "defend"
-
-    how: dict[str, Any] = {"steps": steps, "routing": routing, "max_new_tokens": bench.answer_tokens}
+    how: dict[str, Any] = {"steps": steps, "routing": routing, "system": scenario.system}
 
     def single(name: str) -> tuple[Attempt, ...]:
-        asked = getattr(prompts, name)
-        return tuple(ask_in_steps(bench.engine, asked, bench.judge, key=name, system=scenario.system, **how))
+        return tuple(bench.ask(getattr(prompts, name), key=name, **how))
 
     def talk(name: str) -> tuple[Played, ...]:
-        asked = getattr(prompts, name)
-        return tuple(play(bench.engine, asked, bench.judge, key=name, system=scenario.system, **how))
+        return tuple(bench.play(getattr(prompts, name), key=name, **how))
 
     return Outcome(
         objective=scenario.objective,
@@ -216,23 +214,16 @@ def last_turns_again(
 ) -> tuple[Verdict | None, ...]:
     """Generate only the last turn of fallen contexts again (METHODS section 5, `dsr_context`), in stored units."""
     engine, system = bench.engine, bench.question.scenario.system
-    found: list[Verdict | None] = []
-    for start in range(0, len(conversations), CHUNK):
-        asked, contexts = conversations[start : start + CHUNK], fallen[start : start + CHUNK]
 
-        def compute(
-            asked: Sequence[Conversation] = asked, contexts: Sequence[Context | None] = contexts
-        ) -> dict[str, Any]:
-            there = [(c, context) for c, context in zip(asked, contexts, strict=True) if context is not None]
-            prompts = [context.prompt(engine, system) for _, context in there]
-            said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
-            verdicts = iter(judged(bench.judge, [c for c, _ in there], said))
-            each = [None if context is None else next(verdicts) for context in contexts]
-            return {"again": [None if v is None else vars(v) for v in each]}
+    def compute(rows: Sequence[int]) -> dict[str, Any]:
+        there = [(conversations[n], context) for n in rows if (context := fallen[n]) is not None]
+        prompts = [context.prompt(engine, system) for _, context in there]
+        said = engine.generate(prompts, routing=routing, max_new_tokens=bench.answer_tokens) if prompts else []
+        verdicts = iter(judged(bench.judge, [c for c, _ in there], said, prompts))
+        return {"again": [None if fallen[n] is None else vars(next(verdicts)) for n in rows]}
 
-        unit = steps.unit(f"again/{start}", engine, compute, 0)
-        found += [None if v is None else Verdict(**v) for v in unit["again"]]
-    return tuple(found)
+    units = steps.units("again", engine, range(len(conversations)), compute, counted=False)
+    return tuple(None if v is None else Verdict(**v) for unit in units for v in unit["again"])
 
 
 def keep_outcome(bench: Bench[ScenarioQuestion], stage: str, prompts: SteerPrompts, outcome: Outcome) -> None:
@@ -269,9 +260,5 @@ def _rows(items: Sequence[Played | Attempt], counts: Callable[[Verdict], bool]) 
 
 
 def _by_group(names: Sequence[str], rows: Rows) -> dict[str, Rate]:
-    groups: dict[str, Rows] = {}
-    for name, success, source in zip(names, *rows, strict=True):
-        successes, sources = groups.setdefault(name, ([], []))
-        successes.append(success)
-        sources.append(source)
-    return {name: Rate.of(*group) for name, group in sorted(groups.items())}
+    groups = grouped(zip(names, *rows, strict=True), lambda row: row[0])
+    return {name: Rate.of([row[1] for row in group], [row[2] for row in group]) for name, group in groups.items()}

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
-from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording
+from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
 from pointsman.report.sections import claims, cost, head, provenance
@@ -48,7 +48,7 @@ STAGES = {**ARMS, "after": "with the mask"}
 
 def page(results: SteerResults, *, show_text: bool = False) -> Page:
     """Everything that the report says."""
-    words, scenario = wording(results), results.scenario
+    wording, scenario = wording_for(results), results.scenario
     model, *others = head.facts(results)
     warnings = head.warnings(results)
     if results.chosen.admissible is False:
@@ -64,7 +64,7 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         seeds.section(results),
         reading.section(results),
         cost.section(results.cost, STAGES),
-        provenance.section(results, [], _settings(results, words)),
+        provenance.section(results, [], _settings(results, wording)),
     ]
     return Page(
         kind="steering",
@@ -73,7 +73,7 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         facts=[model, ("Scenario", scenario.name, ""), *others],
         tag=head.tag(results),
         warnings=warnings,
-        cards=_cards(results, words),
+        cards=_cards(results, wording),
         sections=[section for section in sections if section],
         show_text=show_text,
         description=scenario.description,
@@ -81,7 +81,7 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
     )
 
 
-def _cards(results: SteerResults, words: Wording) -> list[Card]:
+def _cards(results: SteerResults, wording: Wording) -> list[Card]:
     """The gain without and with the mask, and how many limits hold on test."""
     before, after, difference = results.test.before.gain, results.test.after.gain, results.comparisons.gain
     beside = ""
@@ -90,8 +90,8 @@ def _cards(results: SteerResults, words: Wording) -> list[Card]:
     measured = [limit.verdict for limit in known_limits(results) if limit.verdict != "not measured"]
     kept, unsure = len(measured) - measured.count("broken"), measured.count("kept, not surely")
     return [
-        Card(f"{words.gain}, without the mask", words.gained, before),
-        Card(f"{words.gain}, with the mask", words.gained, after, "good", beside=beside),
+        Card(f"{wording.gain}, without the mask", wording.gained, before),
+        Card(f"{wording.gain}, with the mask", wording.gained, after, "good", beside=beside),
         Card(
             "Limits kept on test",
             "of what the mask may cost elsewhere",
@@ -103,16 +103,16 @@ def _cards(results: SteerResults, words: Wording) -> list[Card]:
     ]
 
 
-def _settings(results: SteerResults, words: Wording) -> list[tuple[str, provenance.Entries]]:
+def _settings(results: SteerResults, wording: Wording) -> list[tuple[str, provenance.Entries]]:
     """The scenario and its splits, for whoever wants the numbers again."""
     scenario = results.scenario
     held = "all" if scenario.hold is None else text.show(scenario.hold)
     asked = [("name", scenario.name), ("objective", scenario.objective), ("held categories", held)]
     for limit in fields(scenario.limits):
         most = getattr(scenario.limits, limit.name)
-        asked.append((f"limit, {words.measure(limit.name).lower()}", f"{text.points(most)} points"))
+        asked.append((f"limit, {wording.measure(limit.name).lower()}", f"{text.points(most)} points"))
     splits = [
-        (f"Split: {split}", [(SPLITS.get(kind, text.words(kind)), text.show(size)) for kind, size in sizes.items()])
+        (f"Split: {split}", [(SPLITS.get(kind, text.readable(kind)), text.show(size)) for kind, size in sizes.items()])
         for split, sizes in results.splits.items()
     ]
     return [("Scenario", asked), *splits]
@@ -129,7 +129,7 @@ def summary(results: SteerResults) -> Table:
     columns += [Column("difference"), Column("limit")]
     test, compared = results.test, results.comparisons
     rise = text.change_full(compared.gain) if compared.gain else text.MISSING
-    first = wording(results).gain.lower()
+    first = wording_for(results).gain.lower()
     rows = [Row([first, _before(test.before.gain), *_after(test.after.gain), rise, ""], top=True)]
     for limit in known_limits(results):
         before, after, difference = (getattr(side, limit.measure) for side in (test.before, test.after, compared))

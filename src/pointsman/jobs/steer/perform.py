@@ -27,7 +27,6 @@ from pointsman.jobs.steer.traces import collect_traces
 from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import JudgeFacts, ModelFacts, Provenance, dump, notes_on_model
 from pointsman.steering.artefact import DATA, Steering
 
 ARTEFACT = "steering"
@@ -48,6 +47,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     """
     _refuse_unable(plan, bench)
     scenario = bench.question.scenario
+    bench.set_unlikely_answers_apart(scenario.system)
     bench.say(
         f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
         f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
@@ -82,14 +82,11 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
         SteerResults(
+            **bench.shared_fields((*_notes_on_judge(bench), *room.notes())),
             job="steer",
-            suite=bench.suite.name,
             seed=plan.seed,
             small_n=tested.after.gain.n < 100,
             threat_model="T3",
-            judge=JudgeFacts.of(bench.judge),
-            model=ModelFacts.of(bench.engine),
-            notes=(*bench.suite.notes, *notes_on_model(bench.engine), *_notes_on_judge(bench), *room.notes()),
             left_out=tuple(room.left_out),
             scenario=ScenarioFacts.of(scenario),
             splits={split: prompts[split].sizes() for split in SPLITS},
@@ -108,13 +105,10 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             latency=latency,
             seeds=seeds or None,
             artefact=f"artefacts/{ARTEFACT}",
-            cost=bench.cost(),
-            provenance=Provenance.of(bench.command),
         )
     )
     _save(plan, bench, choice.best, material.sigma, tested)
-    bench.write_completions()
-    bench.run.write_results(dump(results))  # last: a run that has its results is finished
+    bench.finish(results)
     return results
 
 
@@ -134,7 +128,7 @@ def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
         return []
     return [
         f"The judge {bench.judge.name} cannot tell right content from wrong: what is not refused counts as answered, "
-        "nonsense too. Look at the answers before you believe a gain."
+        "nonsense too. Look at the answers before you believe a gain.",
     ]
 
 

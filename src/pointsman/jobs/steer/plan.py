@@ -1,4 +1,4 @@
-"""`Steer`: the parameters of a steering run, as data."""
+"""What a steering run is given, and `Steer`: its parameters, as data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from pointsman.data.objective import Objective
 from pointsman.data.types import Split
-from pointsman.jobs.parameters import Count, Positive, check
+from pointsman.jobs.parameters import Count, Metavar, Positive, check
 from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
 LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class SteerInputs:
+    """What a steering run is given beside the model.
+
+    Attributes:
+        scenario: A scenario that comes with Pointsman (`scenario list`) or a YAML file (`scenario init`).
+    """
+
+    scenario: Annotated[str, Metavar("NAME|FILE")]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, last_turns_again
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.results import ContextCounts
-from pointsman.methods.attempts import Attempt, ask_in_steps
+from pointsman.methods.attempts import Attempt
 from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
+from pointsman.runs.rates import grouped
 from pointsman.stats.rates import Rate
 
 
@@ -58,14 +59,11 @@ class PlayedSplit:
     def counts(self) -> ContextCounts:
         """How many conversations fell (or requests were refused), and what there is to learn from."""
         played, labels = self.outcome.played, Counter(c.label for c in self.contexts)
-        tactics: dict[str, list[Played]] = {}
-        for p in played:
-            tactics.setdefault(p.tactic, []).append(p)
         return ContextCounts(
             played=len(self.outcome.of_scenario),
             fallen=_fallen(self.outcome.of_scenario),
             by_turn=where_it_falls(played),
-            by_tactic={name: _fallen(group) for name, group in sorted(tactics.items())},
+            by_tactic={name: _fallen(group) for name, group in grouped(played, lambda p: p.tactic).items()},
             matched_pairs=len(matched_pairs(self.contexts)),
             label1=labels[1],
             label0=labels[0],
@@ -149,10 +147,7 @@ def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Convers
         for c in reversed(goals.values())
     ]
     with bench.stage("goals", "Single requests", len(behaviours)) as steps:
-        attempts = ask_in_steps(
-            bench.engine, behaviours, bench.judge, key="goals", steps=steps, max_new_tokens=bench.answer_tokens,
-            system=bench.question.scenario.system,
-        )  # fmt: skip
+        attempts = bench.ask(behaviours, key="goals", steps=steps, system=bench.question.scenario.system)
     return of_requests(behaviours, attempts, refused_is=0)
 
 

@@ -1,14 +1,30 @@
-"""What a steering run asks."""
+"""What a steering run asks: a scenario. An evaluation asks one as well."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from pointsman.data.scenario import Scenario
-    from pointsman.data.types import Suite
-    from pointsman.judges.types import Judge
+from pointsman.data.scenario import Scenario, load_scenario
+from pointsman.data.types import Suite
+from pointsman.errors import RunError
+from pointsman.jobs.job import Note
+from pointsman.jobs.steer.plan import Steer, SteerInputs
+from pointsman.judges.making import make_judge
+from pointsman.judges.types import Judge
+from pointsman.runs.files import (
+    PUT_BACK,
+    digest,
+    files_json,
+    judge_again,
+    judge_json,
+    judge_places,
+    located,
+    places,
+    reading_manifest,
+)
+from pointsman.runs.provenance import shareable
+from pointsman.runs.run import Run
 
 
 class ScenarioQuestion(Protocol):
@@ -31,3 +47,63 @@ class SteerQuestion:
     scenario: Scenario
     suite: Suite
     judge: Judge
+
+
+def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
+    """Read a scenario and its prompts, and make its judge."""
+    return ask_scenario(inputs.scenario, plan.seed), plan
+
+
+def ask_scenario(name: str, seed: int) -> SteerQuestion:
+    """A scenario, by name or file, with its prompts and its judge.
+
+    Args:
+        seed: Of the splits, where prompts have none of their own.
+    """
+    scenario = load_scenario(name)
+    suite = scenario.read(seed)
+    return SteerQuestion(scenario, suite, make_judge(suite.judge))
+
+
+def config(question: ScenarioQuestion) -> dict[str, Any]:
+    """Scenario, prompts and judge for the manifest, with the paths of files as they may be shared."""
+    scenario = question.scenario
+    data = scenario.to_json()
+    if scenario.files:
+        data["prompts"] = {key: shareable(str(path)) for key, path in scenario.files.items()}
+    return {
+        "scenario": data,
+        "prompts": {"digest": digest(question.suite), "files": files_json(scenario.files)},
+        "judge": judge_json(question.judge),
+    }
+
+
+def local(question: ScenarioQuestion) -> dict[str, Any]:
+    """Where the files of the scenario, and of its judge, lie on this machine."""
+    return {"files": places(question.scenario.files), **judge_places(question.judge)}
+
+
+def ask_again(run: Run, plan: Steer, note: Note) -> SteerQuestion:
+    """Scenario, prompts and judge of a run, from its manifest; raises as `ask_scenario_again`."""
+    return ask_scenario_again(run, plan.seed, note)
+
+
+def ask_scenario_again(run: Run, seed: int, note: Note) -> SteerQuestion:
+    """Scenario, prompts and judge of a run, from its manifest.
+
+    Raises:
+        RunError: A file, the prompts or the judge are not what they were, or the manifest does not say.
+    """
+    with reading_manifest(run):
+        data, prompts = run.config["scenario"], run.config["prompts"]
+        if data["prompts"].get("suite") is None:
+            known = prompts.get("files", {})
+            named = {key: path for key, path in data["prompts"].items() if path is not None}
+            files = {key: known.get(key, {"path": path}) for key, path in named.items()}
+            data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
+        scenario = Scenario.from_json(data)
+        judge = judge_again(run, note)
+    suite = scenario.read(seed)
+    if digest(suite) != prompts.get("digest"):
+        raise RunError(f"The prompts of {scenario.name} have changed since {run.folder} began", PUT_BACK)
+    return SteerQuestion(scenario, suite, judge)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pointsman.jobs.steer.contexts import Context, labels_under, matched_pairs
 from pointsman.jobs.steer.learning import Material
-from pointsman.jobs.steer.matrices import LearntMatrix
+from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import Gap, SurrogateFacts, SurrogateSeed
 from pointsman.methods.mascing import circuit
@@ -52,7 +52,7 @@ def surrogate_facts(
 
 
 def measure_gap(
-    bench: Bench[SteerQuestion], matrices: Sequence[LearntMatrix], sigma: Sequence[float], to_turn: Sequence[Context]
+    bench: Bench[SteerQuestion], matrices: Sequence[TrainedMatrix], sigma: Sequence[float], to_turn: Sequence[Context]
 ) -> tuple[Gap, ...]:
     """Surrogate turned (on discovery, where it was optimised), model turned (on validation), at alpha 1."""
     contexts, rows = to_turn[:GAP], []
@@ -60,7 +60,7 @@ def measure_gap(
         for matrix in matrices:
             phase = matrix.phase or bench.question.scenario.grid.phases[0]
             mask = matrix.mask(sigma, ALPHA, phase)
-            labels = labels_under(bench, contexts, mask, steps.under(f"gap/{matrix.name}"))
+            labels = labels_under(bench, contexts, mask, f"gap/{matrix.name}", steps)
             turned = Rate.of([label == 0 for label in labels], [c.source for c in contexts])
             rows.append(
                 Gap(

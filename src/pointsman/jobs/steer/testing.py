@@ -10,11 +10,11 @@ from pointsman.jobs.steer.choosing import Choice, Choosing
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import broken_limits
-from pointsman.jobs.steer.matrices import LearntMatrix
+from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
 from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, TestOutcome, UpperBound
+from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, UpperBound
 from pointsman.methods.mascing import circuit
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.runs.bench import Bench
@@ -32,16 +32,13 @@ class Arms:
 
     def tested(self, limits: Limits) -> TestArms:
         """The rates of each, and the limits that it breaks."""
-
-        def arm(outcome: Outcome) -> TestOutcome:
-            return outcome.tested(broken_limits(outcome.rates, self.before.rates, limits))
-
+        arms: dict[str, Outcome | None] = vars(self)
         return TestArms(
-            before=arm(self.before),
-            after=arm(self.after),
-            steermoe=arm(self.steermoe) if self.steermoe else None,
-            random=arm(self.random) if self.random else None,
-            surrogate_only=arm(self.surrogate_only) if self.surrogate_only else None,
+            **{
+                arm: outcome.tested(broken_limits(outcome.rates, self.before.rates, limits))
+                for arm, outcome in arms.items()
+                if outcome is not None
+            }
         )
 
     def comparisons(self) -> Comparisons:
@@ -100,7 +97,7 @@ def with_other_seeds(
     return tuple(rows), tuple(matrices)
 
 
-def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> LearntMatrix:
+def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix:
     """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
     lambda_, begin = chosen.lambda_ or 0.0, None
     if chosen.refinement != "through_model" or chosen.start != "zero":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pointsman.jobs.steer.results import Gap, MaskFacts, SteerResults
@@ -57,7 +57,7 @@ class Wording:
 
     def measure(self, key: str) -> str:
         """The name of a measure, at the beginning of a sentence."""
-        return {"gain": self.gain, "held": self.held}.get(key) or COSTS.get(key, text.words(key))
+        return {"gain": self.gain, "held": self.held}.get(key) or COSTS.get(key, text.readable(key))
 
     def within(self, key: str) -> str:
         """The name of a measure within a sentence."""
@@ -87,9 +87,13 @@ ALLOW = Wording(
 )
 
 
-def wording(results: SteerResults) -> Wording:
-    """What the objective of these results calls things."""
-    return ALLOW if results.scenario.objective == "allow" else DEFEND
+def wording_for(results: SteerResults) -> Wording:
+    """What the objective of these results calls things; a judge of refusals alone saw no answers."""
+    if results.scenario.objective == "defend":
+        return DEFEND
+    if results.judge.grades_content:
+        return ALLOW
+    return replace(ALLOW, gain="Not refused", gained="requests of the scenario that the model does not refuse")
 
 
 def known_limits(results: SteerResults) -> list[Limit]:
@@ -99,7 +103,7 @@ def known_limits(results: SteerResults) -> list[Limit]:
 
 def refinement_name(key: str) -> str:
     """A refinement as people say it; one that this version does not know stays as it is."""
-    return REFINEMENTS.get(key, text.words(key))
+    return REFINEMENTS.get(key, text.readable(key))
 
 
 def mask_name(mask: MaskFacts) -> str:

@@ -16,8 +16,12 @@ KINDS: tuple[tuple[str, Callable[[Spent], float], Callable[[float | None], str]]
 
 
 def stage_name(stage: str, names: Mapping[str, str]) -> str:
-    """The name of a stage, or of its parts as in ``test/before``, as people say it."""
-    return ", ".join(names.get(part, text.words(part)) for part in stage.split("/"))
+    """The name of a stage, or of its parts as in ``test/before`` and ``fsour-natural``, as people say it."""
+
+    def name(part: str) -> str:
+        return names.get(part) or " ".join(names.get(word, text.readable(word)) for word in part.split("-"))
+
+    return names.get(stage) or ", ".join(map(name, stage.split("/")))
 
 
 def section(cost: RunCost, names: Mapping[str, str]) -> Section:
@@ -54,19 +58,19 @@ def _stages(cost: RunCost, predicted: Forecast | None, names: Mapping[str, str])
     whole = sum(stage.seconds for stage in cost.stages) or 1.0
 
     def cell(of: Callable[[Spent], float], write: Callable[[float | None], str], stage: str) -> Cell:
-        fact, before = (_of(stages.get(stage), of) for stages in (found, foretold))
+        fact, before = (_spent(stages.get(stage), of) for stages in (found, foretold))
         return Cell(write(fact), beside=f"({write(before)})" if predicted else "")
 
     rows = []
     for stage in dict.fromkeys([*found, *foretold]):
-        part = (_of(found.get(stage), lambda spent: spent.seconds) or 0.0) / whole
+        part = (_spent(found.get(stage), lambda spent: spent.seconds) or 0.0) / whole
         numbers = [cell(of, write, stage) for _, of, write in (KINDS[2], *KINDS[:2])]
         rows.append(Row([stage_name(stage, names), plot.share_bar(part), f"{100 * part:.0f}", *numbers]))
     columns = [Column("Stage"), Column("share of time", "bar", optional=True)]
-    columns += [Column(head, "number") for head in ("%", "Time", "Forwards", "Tokens")]
+    columns += Column.numbers("%", "Time", "Forwards", "Tokens")
     caption = "The bar is the stage’s share of the time." + (" In grey: predicted." if predicted else "")
     return Table(columns, rows, caption, "compact", tag=False)
 
 
-def _of(stage: StageCost | None, of: Callable[[Spent], float]) -> float | None:
+def _spent(stage: StageCost | None, of: Callable[[Spent], float]) -> float | None:
     return None if stage is None else of(stage)

@@ -16,6 +16,10 @@ TESTBED = (
     "Every figure here is from the small model that ships with Pointsman; it shows that the methods work, and says "
     "nothing of any real model."
 )
+REFUSALS_ONLY = (
+    "The judge {judge} cannot tell an answer from nonsense: whatever it does not call a refusal counts. Look at the "
+    "answers before you believe a rate."
+)
 SMALL_N = "Fewer than 100 prompts: read the intervals, not the points."
 
 
@@ -35,8 +39,11 @@ def tag(results: Results) -> str:
 
 
 def warnings(results: Results) -> list[tuple[str, str]]:
-    """The same as sentences."""
-    return [("Testbed.", TESTBED)] * is_testbed(results) + [("Small n.", SMALL_N)] * results.small_n
+    """The same as sentences, and what the judge cannot tell."""
+    found = [("Testbed.", TESTBED)] * is_testbed(results) + [("Small n.", SMALL_N)] * results.small_n
+    if not results.judge.grades_content:
+        found.append(("Refusals only.", REFUSALS_ONLY.format(judge=results.judge.name)))
+    return found
 
 
 def threat(results: Results) -> str:

@@ -17,7 +17,7 @@ Entries = list[tuple[str, str]]
 def entries(facts: Any, leave_out: Collection[str] = (), before: str = "") -> Entries:
     """The fields of a dataclass, as they are shown."""
     shown = (f.name for f in fields(facts) if f.name not in leave_out)
-    return [(f"{before}{text.words(name)}", text.show(getattr(facts, name))) for name in shown]
+    return [(f"{before}{text.readable(name)}", text.show(getattr(facts, name))) for name in shown]
 
 
 def section(results: Results, run: Entries, others: Sequence[tuple[str, Entries]]) -> Section:

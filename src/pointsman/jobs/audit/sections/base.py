@@ -10,8 +10,6 @@ from pointsman.report.blocks import Bar, Block, Column, Finding, Heading, Row, S
 from pointsman.report.sections.unscored import unscored
 from pointsman.stats.rates import Rate
 
-BARS = Column("0 to 100 %", "bar", optional=True)
-
 
 def section(results: AuditResults) -> Section:
     """Outcomes over all test prompts, by category, and in conversations."""
@@ -25,7 +23,7 @@ def section(results: AuditResults) -> Section:
     categories = [
         Row([name, Bar.of(found.asr), found.asr, found.any_compliance]) for name, found in base.by_category.items()
     ]
-    columns = [Column("Category"), BARS, Column("ASR", "rate"), Column("Any compliance", "rate")]
+    columns = [Column("Category"), Column.bars(), *Column.rates("ASR", "Any compliance")]
     return Section(
         "base",
         "The model left alone",
@@ -46,7 +44,7 @@ def section(results: AuditResults) -> Section:
 
 def _rates(head: str, rate: str, rates: Mapping[str, Rate], caption: str) -> Table:
     rows = [Row([name, Bar.of(found), found]) for name, found in rates.items()]
-    return Table([Column(head), BARS, Column(rate, "rate")], rows, caption, "wide")
+    return Table([Column(head), Column.bars(), *Column.rates(rate)], rows, caption, "wide")
 
 
 def _conversations(turns: MultiTurn | None) -> list[Block]:

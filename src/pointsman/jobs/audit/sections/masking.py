@@ -10,9 +10,9 @@ from pointsman.report.blocks import (
     Bar,
     Block,
     Cell,
+    Chart,
     Column,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -65,7 +65,7 @@ def _phase(results: AuditResults, phase: Phase) -> list[Block]:
     finding = _finding(last, base)
     lines = _lines(records, base)
     ticks = [*([0] if base is not None else []), *(record.routers for record in records)]
-    chart = Figure(
+    chart = Chart(
         plot.line_chart(
             lines, ticks, of="of prompts", x_label=f"routers masked ({phase})",
             label=f"{finding} The tables below have every number.",
@@ -106,7 +106,7 @@ def _conditions(record: Masked, base: Masked | None) -> Conditions:
 
 
 def _name(control: str) -> str:
-    return CONTROLS.get(control, text.words(control))
+    return CONTROLS.get(control, text.readable(control))
 
 
 def _where(control: MaskControl) -> str:
@@ -147,14 +147,14 @@ def _frozen(record: Masked) -> list[Block]:
 
 def _largest(rows: Conditions, routers: int, phase: Phase, use: bool) -> Table:
     heads = ["ASR", "Top − this, points", *["Benign utility"] * use, "Garbage"]
-    columns = [Column("Masked"), Column("ASR, 0 to 100 %", "bar", optional=True)]
     table = []
     for name, _, found, difference in rows:
         attack = name == TOP
         measured: list[Value] = [found.asr, difference, *[found.utility] * use, found.garbage]
         table.append(Row([name, Bar.of(found.asr, "attack" if attack else "plain"), *measured], top=attack))
     caption = f"{text.many(routers, 'router')} masked {WHEN[phase]}. Differences are paired by prompt; all with 95 % "
-    return Table([*columns, *(Column(head, "rate") for head in heads)], table, f"{caption}intervals.", "stacked")
+    columns = [Column("Masked"), Column.bars("ASR, 0 to 100 %"), *Column.rates(*heads)]
+    return Table(columns, table, f"{caption}intervals.", "stacked")
 
 
 def _every(groups: Sequence[tuple[int, Conditions]], phase: Phase, use: bool) -> Table:
@@ -166,7 +166,7 @@ def _every(groups: Sequence[tuple[int, Conditions]], phase: Phase, use: bool) ->
             measured += [found.utility, found.over_refusal] * use
             group = "" if place else text.many(routers, "router")
             table.append(Row([Cell(name, beneath=where), *measured], group))
-    columns = [Column("Masked, and where"), *(Column(head, "rate") for head in heads)]
+    columns = [Column("Masked, and where"), *Column.rates(*heads)]
     caption = f"Share of prompts with 95 % intervals, masks in force: {phase}."
     return Table(columns, table, caption, "stacked compact dense")
 

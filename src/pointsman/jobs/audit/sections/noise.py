@@ -27,9 +27,8 @@ def section(results: AuditResults) -> Section:
     for sigma, found, rise in levels:
         utility: list[Value] = [Bar.of(found.utility, "good"), found.utility]
         rows.append(Row([sigma, Bar.of(found.asr, "attack"), found.asr, rise, *utility * use, found.garbage]))
-    columns = [Column("σ", "number"), Column("ASR, 0 to 100 %", "bar", optional=True), Column("ASR", "rate")]
-    columns.append(Column("Rise over none, points", "rate"))
-    columns += [Column("utility", "bar", optional=True), Column("Benign utility", "rate")] * use
+    columns = [*Column.numbers("σ"), Column.bars("ASR, 0 to 100 %"), *Column.rates("ASR", "Rise over none, points")]
+    columns += [Column("utility", "bar", optional=True), *Column.rates("Benign utility")] * use
     caption = f"Shares with 95 % intervals; noise in force in the phase {results.noise[0].phase}."
     return Section(
         "noise",
@@ -37,7 +36,7 @@ def section(results: AuditResults) -> Section:
         [about],
         [
             Finding(_finding(*levels[-1])),
-            Table([*columns, Column("Garbage", "rate")], rows, caption, "stacked"),
+            Table([*columns, *Column.rates("Garbage")], rows, caption, "stacked"),
             *unscored((f"{sigma} σ", found) for sigma, found, _ in levels if found is not results.unmasked),
             Reading(
                 "If ASR rises at a noise that leaves utility alone, safety is lost before ability is, without any "

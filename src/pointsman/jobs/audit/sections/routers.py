@@ -86,8 +86,8 @@ def _scores(rows: Sequence[RouterScore], settings: RosaisSettings, x: plot.Scale
     tested, targets = any(row.p is not None for row in rows), any(row.target for row in rows)
     columns = [Column("MoE layer" if decoder else "Layer", "number")]
     columns += [Column("Decoder layer", "number", optional=True)] * decoder
-    columns += [Column(plot.ruler(x), "bar"), Column("Mean [95 %]", "number"), Column("Rank", "number")]
-    columns += [Column("p", "number")] * tested + [Column("Rank by target", "number", optional=True)] * targets
+    columns += [Column(plot.ruler(x), "bar"), *Column.numbers("Mean [95 %]", "Rank")]
+    columns += Column.numbers("p") * tested + [Column("Rank by target", "number", optional=True)] * targets
     table = []
     for row in rows:
         star = "*" if row.p is not None and row.p < SIGNIFICANT else ""
@@ -202,5 +202,5 @@ def _beside(rows: Sequence[RouterScore], placebo: PlaceboSettings, digits: int, 
         )
         for row in rows
     ]
-    shown = Table([Column(head, "number") for head in heads], table, caption, "compact")
+    shown = Table(Column.numbers(*heads), table, caption, "compact")
     return [Details("Target score and placebo, router by router", [shown])]

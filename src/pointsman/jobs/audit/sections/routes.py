@@ -23,10 +23,10 @@ from pointsman.report.blocks import (
     Beside,
     Block,
     Cell,
+    Chart,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -41,7 +41,7 @@ from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
 TARGETS = {"affirmative": "affirmative", "content": "begins with content", "mixed": "some of each"}
-ASR_BARS = Column("ASR, 0 to 100 %", "bar", optional=True)
+_MOST_LAYERS = 10_000  # of a route that is drawn: each is a line
 
 
 def section(results: AuditResults, *, show_text: bool) -> Section:
@@ -112,7 +112,7 @@ def _against_controls(fsour: Fsour) -> list[Block]:
     if controls is not None:
         found += [("random routes", controls.random), ("natural top\u2011k", controls.natural)]
     return [
-        Table([Column("Route"), ASR_BARS, *(Column(head, "rate") for head in heads)], rows, caption, "stacked"),
+        Table([Column("Route"), Column.bars("ASR, 0 to 100 %"), *Column.rates(*heads)], rows, caption, "stacked"),
         Text(said + ("" if controls else " The controls were left out of this run.")),
         *unscored(found),
         Reading(
@@ -161,7 +161,7 @@ def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block
     return [
         Heading(Markup("One route: <bdi>{}</bdi>").format(example.id), tag=True),
         Text(said),
-        Figure(drawing, caption, scroll="Route over the prompt’s tokens"),
+        Chart(drawing, caption, scroll="Route over the prompt’s tokens"),
         *_course(fsour, example),
         Details(f"The {len(cells)} forced pairs of this route", [_pairs(cells, shown)]),
     ]
@@ -170,7 +170,7 @@ def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block
 def _check(example: ExampleRoute) -> None:
     tokens = len(example.tokens)
     inside = all(0 <= cell.layer < example.layers and 0 <= cell.position < tokens for cell in example.cells)
-    if len(example.roles) != tokens or not inside:
+    if len(example.roles) != tokens or not inside or example.layers > _MOST_LAYERS:
         raise RunError(
             "results.json cannot be rendered: `fsour.example` has pairs outside its layers or tokens",
             "Run `pointsman resume` on the folder again, or report this as a bug",
@@ -208,15 +208,15 @@ def _course(fsour: Fsour, example: ExampleRoute) -> list[Block]:
         f"Log-probability of the target (nats) after each accepted pair: from {first} to {last}. It says how likely "
         "the target’s words are, not that the answer is harmful: that is the judge’s word."
     )
-    return [Figure(drawing, caption)]
+    return [Chart(drawing, caption)]
 
 
 def _pairs(cells: Sequence[RouteCell], tokens: Sequence[str]) -> Table:
     rows = [
         Row([c.layer, c.position, tokens[c.position], text.experts(c.experts), text.signed(c.gain, 2)]) for c in cells
     ]
-    columns = [Column("Layer", "number"), Column("Position", "number"), Column("Token"), Column("Experts")]
-    return Table([*columns, Column("Gain, nats", "number")], rows, "In the order of acceptance.", "compact")
+    columns = [*Column.numbers("Layer", "Position"), Column("Token"), Column("Experts"), *Column.numbers("Gain, nats")]
+    return Table(columns, rows, "In the order of acceptance.", "compact")
 
 
 # ---------------------------------------------------------------------- other searches
@@ -273,15 +273,8 @@ def _variants(head: str, names: Sequence[str], found: Sequence[SearchVariant], w
         )
         for name, row in zip(names, found, strict=True)
     ]
-    columns = [
-        Column(head),
-        ASR_BARS,
-        Column("ASR, one search", "rate"),
-        Column("Pairs", "number"),
-        Column("Any compliance", "rate"),
-        Column("Garbage", "rate"),
-        Column("log p before → after", "number", optional=True),
-    ]
+    columns = [Column(head), Column.bars("ASR, 0 to 100 %"), *Column.rates("ASR, one search"), *Column.numbers("Pairs")]
+    columns += [*Column.rates("Any compliance", "Garbage"), Column("log p before → after", "number", optional=True)]
     return Table(columns, rows, f"{what}; medians of pairs and of the target’s log-probability.", "stacked")
 
 
@@ -325,7 +318,7 @@ def _transfer(found: TransferResult) -> list[Block]:
     heat = plot.heat_map(matrix, titles, label=finding)
     return [
         Text(finding),
-        Beside([Figure(heat, scroll="Transfer of routes")], [rates], "heat"),
+        Beside([Chart(heat, scroll="Transfer of routes")], [rates], "heat"),
         Reading(
             "Filled squares off the outlined diagonal: routes that open prompts they were not searched for. Only pairs "
             "at template tokens can be replayed, since other prompts have other words.",
@@ -363,7 +356,7 @@ def _shares(caption: str, head: str, shares: Sequence[tuple[str, float]], most: 
         Row([name, plot.share_bar(share / most if most > 0 else 0.0, "attack"), f"{100 * share:.0f}"])
         for name, share in shares
     ]
-    columns = [Column(head), Column("share", "bar"), Column("%", "number")]
+    columns = [Column(head), Column("share", "bar"), *Column.numbers("%")]
     return Table(columns, rows, caption, "compact", tag=False)
 
 
@@ -389,7 +382,7 @@ def _experts(found: Sequence[ExpertUse]) -> list[Block]:
         Details(
             "Which experts are forced most often",
             [
-                Table([Column(head, "number") for head in heads], rows, caption, "compact"),
+                Table(Column.numbers(*heads), rows, caption, "compact"),
                 Text(
                     "The largest of many counts exceeds chance even where nothing is going on: read the ratio beside "
                     "the number of pairs."
@@ -408,7 +401,6 @@ def _behaviours(found: Sequence[Searched]) -> Details:
         outcome = (hit if row.success else Markup("")) + row.label
         rows.append(Row([Cell(row.id, classes="id"), row.category, outcome, row.restarts, row.pairs, *numbers]))
     columns = [Column(head) for head in ("Behaviour", "Category", "Outcome")]
-    heads = ("Restarts", "Pairs", "log p before", "after", "Forwards", "Tokens")
-    columns += [Column(head, "number") for head in heads]
+    columns += Column.numbers("Restarts", "Pairs", "log p before", "after", "Forwards", "Tokens")
     caption = "One row per behaviour; log p is the target’s log-probability in nats."
     return Details(f"All {len(found)} behaviours", [Table(columns, rows, caption, "compact")])

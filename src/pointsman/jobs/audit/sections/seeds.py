@@ -39,7 +39,7 @@ def section(results: AuditResults, seeds: MethodSeeds) -> Section:
     if ranking is not None and (alike := ranking.spearman) is not None:
         mean, least, most = (text.plain(number, 2) for number in (alike.mean, alike.min, alike.max))
         said.append(f"Rankings under two seeds correlate at ρ = {mean} (from {least} to {most}).")
-    columns = [Column("Quantity"), *(Column(f"seed {name}", "number") for name in names), Column("Spread", "number")]
+    columns = [Column("Quantity"), *Column.numbers(*(f"seed {name}" for name in names), "Spread")]
     caption = "One column per seed, all on the same prompts. For intervals over prompts see the sections above."
     return Section(
         "seeds",

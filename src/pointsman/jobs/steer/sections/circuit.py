@@ -11,10 +11,10 @@ from pointsman.report import text
 from pointsman.report.blocks import (
     Block,
     Cell,
+    Chart,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -46,8 +46,7 @@ def section(results: SteerResults) -> Section:
 def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
     entries = sorted(found.entries, key=lambda entry: -abs(entry.value))
     rows = [_row(entry, _logits(found, alpha, entry.layer, entry.value)) for entry in entries]
-    columns = [Column("Layer", "number"), Column("Expert", "number"), Column("Logit"), Column("S, σ", "number")]
-    columns.append(Column("α σ S, logits", "number"))
+    columns = [*Column.numbers("Layer", "Expert"), Column("Logit"), *Column.numbers("S, σ", "α σ S, logits")]
     finding = _finding(found)
 
     def title(layer: int, expert: int, value: float) -> str:
@@ -57,7 +56,7 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
 
     blocks: list[Block] = [
         Finding(finding),
-        Figure(
+        Chart(
             drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the entries."),
             "Rows are MoE layers from the first on, columns experts; blank cells are left alone (|S| ≤ 0.1 is cut to "
             "zero). At the right the L1 norm of each layer.",
@@ -109,7 +108,7 @@ def _stability(found: CircuitStability | None) -> list[Block]:
         f"Circuits of {text.many(len(found.seeds), 'seed')} of the method share {text.percent(found.mean)} of their "
         "entries (mean Jaccard overlap of pairs: common entries over all entries of either)."
     )
-    columns = [Column("Seed"), *(Column(str(seed), "number") for seed in found.seeds)]
+    columns = [Column("Seed"), *Column.numbers(*map(str, found.seeds))]
     rows = [
         Row([str(seed), *(text.plain(shared, 2) for shared in line)])
         for seed, line in zip(found.seeds, found.jaccard, strict=False)

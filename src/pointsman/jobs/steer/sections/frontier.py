@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pointsman.jobs.steer.results import CandidateResult, OutcomeRates, Overfit, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
-from pointsman.jobs.steer.wording import Wording, mask_name, mask_settings, wording
+from pointsman.jobs.steer.wording import Wording, mask_name, mask_settings, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import (
     Bar,
     Block,
     Cell,
+    Chart,
     Column,
     Details,
-    Figure,
     Finding,
     Heading,
     Reading,
@@ -38,26 +38,26 @@ SCREENED = (
 
 def section(results: SteerResults) -> Section:
     """The figure, the finding, the tables of all candidates, and the overfit gap."""
-    words, base = wording(results), results.baseline_validation
+    wording, base = wording_for(results), results.baseline_validation
     tried = [candidate for candidate in results.candidates if candidate.stage == "fine"]
     screened = [candidate for candidate in results.candidates if candidate.stage == "coarse"]
     chosen = next((candidate for candidate in tried if candidate.id == results.chosen.id), None)
-    finding = _finding(tried, len(screened), base, chosen, words)
+    finding = _finding(tried, len(screened), base, chosen, wording)
     blocks: list[Block] = [
         Finding(finding),
         Text(f"Why this one: {results.chosen.why}"),
-        *_figure(tried, base, chosen, words, finding),
-        *_overfit(results.overfit, words),
+        *_figure(tried, base, chosen, wording, finding),
+        *_overfit(results.overfit, wording),
     ]
     if tried:
         said = "The chosen one first, then those that keep the limits, by gain. In bold orange: over its limit."
         said += " λ weighs sparsity, α scales the mask."
-        table = _table(tried, base, chosen, words, "Answers to the validation prompts, % with 95 % intervals.")
+        table = _table(tried, base, chosen, wording, "Answers to the validation prompts, % with 95 % intervals.")
         blocks.append(Details(f"All {len(tried)} settings", [Text(said), table]))
     if screened:
-        table = _table(screened, None, None, words, "Screened on validation contexts, % with 95 % intervals.")
+        table = _table(screened, None, None, wording, "Screened on validation contexts, % with 95 % intervals.")
         summary = f"{len(screened)} settings screened without generating"
-        blocks.append(Details(summary, [Text(SCREENED.format(words.gain)), table]))
+        blocks.append(Details(summary, [Text(SCREENED.format(wording.gain)), table]))
     aside = "Every setting on the validation split, from which the mask was chosen."
     return Section("frontier", "What was tried", [aside], blocks)
 
@@ -81,7 +81,7 @@ def _finding(
     screened: int,
     base: OutcomeRates | None,
     chosen: CandidateResult | None,
-    words: Wording,
+    wording: Wording,
 ) -> str:
     if not tried:
         return "No list of what was tried is in the results."
@@ -92,10 +92,10 @@ def _finding(
     if chosen is None:
         return said
     was = f" (without a mask {text.value(base.gain)})" if base else ""
-    said += f" Chosen: {_name(chosen)}: {text.short(chosen.gain)} {words.gain.lower()}{was}"
+    said += f" Chosen: {_name(chosen)}: {text.short(chosen.gain)} {wording.gain.lower()}{was}"
     if (lost := worst_loss(chosen, base)) is not None:
         said += f", worst loss {text.points(max(lost[1], 0.0))} points"
-        said += f" ({words.within(lost[0])})" if lost[1] > 0 else ""
+        said += f" ({wording.within(lost[0])})" if lost[1] > 0 else ""
     return said + ("." if chosen.admissible else "; it does not keep every limit.")
 
 
@@ -106,11 +106,11 @@ def _figure(
     tried: Sequence[CandidateResult],
     base: OutcomeRates | None,
     chosen: CandidateResult | None,
-    words: Wording,
+    wording: Wording,
     finding: str,
 ) -> list[Block]:
     marks = {
-        candidate.id: _mark(candidate, lost, words)
+        candidate.id: _mark(candidate, lost, wording)
         for candidate in tried
         if (lost := worst_loss(candidate, base)) and candidate.gain.rate is not None
     }
@@ -128,11 +128,11 @@ def _figure(
         list(marks.values()),
         base.gain,
         marks.get(chosen.id) if chosen else None,
-        of=words.gain.lower(),
+        of=wording.gain.lower(),
         label=f"{finding} The table below has every number.",
     )
     return [
-        Figure(drawing, legend=legend),
+        Chart(drawing, legend=legend),
         Reading(
             "Up is better, left is cheaper: the gain against what the mask loses on the measure that it hurts most. "
             "The staircase is the best gain at every loss; the whisker of the chosen mask is its 95 % interval, those "
@@ -143,13 +143,13 @@ def _figure(
     ]
 
 
-def _mark(candidate: CandidateResult, lost: tuple[str, float], words: Wording) -> drawings.Mark:
+def _mark(candidate: CandidateResult, lost: tuple[str, float], wording: Wording) -> drawings.Mark:
     shape = {"on_policy": "square", "through_model": "diamond"}.get(candidate.refinement or "", "circle")
     shape = {"steermoe": "up", "random": "down"}.get(candidate.method, shape)
-    said = [_name(candidate), f"{words.gain.lower()} {text.full(candidate.gain)}"]
-    said += [f"worst change {text.points(lost[1])} points ({words.within(lost[0])})"]
+    said = [_name(candidate), f"{wording.gain.lower()} {text.full(candidate.gain)}"]
+    said += [f"worst change {text.points(lost[1])} points ({wording.within(lost[0])})"]
     said += [f"garbage {text.value(candidate.garbage)}"] if candidate.garbage else []
-    broken = ", ".join(map(words.within, candidate.broken))
+    broken = ", ".join(map(wording.within, candidate.broken))
     said += [f"breaks: {broken}" if broken else "keeps every limit"]
     kept = bool(candidate.admissible)
     return drawings.Mark(lost[1], candidate.gain, shape, candidate.method, kept, "; ".join(said))
@@ -158,7 +158,7 @@ def _mark(candidate: CandidateResult, lost: tuple[str, float], words: Wording) -
 # ---------------------------------------------------------------------- the tables
 
 
-def _overfit(found: Overfit | None, words: Wording) -> list[Block]:
+def _overfit(found: Overfit | None, wording: Wording) -> list[Block]:
     """The chosen mask where it was chosen and where it is scored."""
     if found is None:
         return [Text("The gap between validation and test was not measured.")]
@@ -167,10 +167,10 @@ def _overfit(found: Overfit | None, words: Wording) -> list[Block]:
     if validation.rate is not None and test.rate is not None:
         gap = text.points(validation.rate - test.rate)
         said.append(
-            f"{words.gain} on validation, where the mask was chosen: {text.full(validation)}; on test: "
+            f"{wording.gain} on validation, where the mask was chosen: {text.full(validation)}; on test: "
             f"{text.full(test)}. Overfit gap: {gap} points."
         )
-    columns = [Column("Split"), Column("0 to 100 %", "bar", optional=True), Column(words.gain, "rate")]
+    columns = [Column("Split"), Column.bars(), Column(wording.gain, "rate")]
     rows = [Row(["validation", Bar.of(validation), validation]), Row(["test", Bar.of(test, "good"), test])]
     table = Table(columns, rows, "The chosen mask on either split.", "wide")
     return [Heading("Chosen on validation, scored on test"), *map(Text, said), table]
@@ -180,11 +180,11 @@ def _table(
     candidates: Sequence[CandidateResult],
     base: OutcomeRates | None,
     chosen: CandidateResult | None,
-    words: Wording,
+    wording: Wording,
     caption: str,
 ) -> Table:
     """The chosen one, then those that keep the limits, each by falling gain; without losses, if there is no `base`."""
-    rates = RateColumns.of(candidates, words)
+    rates = RateColumns.of(candidates, wording)
     columns = [Column("Setting"), *rates.columns, *[Column("Worst loss")] * bool(base), Column("Experts, norm")]
     columns += [Column("s per answer"), Column("Limits")] if base else []
     rows = [Row(["no mask", *rates.cells(base, unit=False), "", "", "", ""], top=True)] if base else []
@@ -196,7 +196,7 @@ def _table(
         cells += rates.cells(candidate, candidate.broken, unit=False)
         if base:
             lost = worst_loss(candidate, base)
-            broken = Cell("broken", title=", ".join(map(words.within, candidate.broken)), classes="hit")
+            broken = Cell("broken", title=", ".join(map(wording.within, candidate.broken)), classes="hit")
             cells += [text.points(lost[1]) if lost else None, size, text.plain(candidate.seconds_per_answer, 2)]
             cells += ["kept" if candidate.admissible else broken]
         rows.append(Row(cells if base else [*cells, size], top=own))

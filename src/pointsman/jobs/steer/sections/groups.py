@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pointsman.jobs.steer.results import GroupGain, SteerResults
 from pointsman.jobs.steer.sections import drawings
-from pointsman.jobs.steer.wording import wording
+from pointsman.jobs.steer.wording import wording_for
 from pointsman.report.blocks import Block, Column, Heading, Legend, Reading, Row, Section, Table
 from pointsman.stats.rates import Rate
 
@@ -15,11 +15,11 @@ Rates = Mapping[str, Rate]
 
 def section(results: SteerResults) -> Section | None:
     """None where no group was measured."""
-    words, before, after = wording(results), results.test.before, results.test.after
+    wording, before, after = wording_for(results), results.test.before, results.test.after
     parts = [
-        (f"{words.gain} by category", "Category", _gains(before.by_category), _gains(after.by_category)),
-        (f"{words.gain} by tactic", "Tactic", _gains(before.by_tactic), _gains(after.by_tactic)),
-        (f"{words.held}, by category", "Category", before.held_by_category or {}, after.held_by_category or {}),
+        (f"{wording.gain} by category", "Category", _gains(before.by_category), _gains(after.by_category)),
+        (f"{wording.gain} by tactic", "Tactic", _gains(before.by_tactic), _gains(after.by_tactic)),
+        (f"{wording.held}, by category", "Category", before.held_by_category or {}, after.held_by_category or {}),
     ]
     tables: list[Block] = []
     for title, head, old, new in parts:
@@ -42,7 +42,7 @@ def _gains(groups: Mapping[str, GroupGain] | None) -> Rates:
 
 
 def _table(title: str, head: str, before: Rates, after: Rates) -> Table:
-    columns = [Column(head), Column("0 to 100 %", "bar"), Column("Without", "rate"), Column("With", "rate")]
+    columns = [Column(head), Column("0 to 100 %", "bar"), *Column.rates("Without", "With")]
     rows = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)

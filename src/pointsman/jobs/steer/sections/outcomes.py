@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pointsman.jobs.steer.results import Latency, SteerResults, TestOutcome
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
-from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, wording
+from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import (
     Bar,
@@ -39,17 +39,17 @@ VERSUS = {"steermoe": "vs_steermoe", "random": "vs_random", "surrogate_only": "v
 
 def section(results: SteerResults) -> Section:
     """The gain with its other readings, the limits, and other methods."""
-    words = wording(results)
+    wording = wording_for(results)
     return Section(
         "main",
         "Before and after",
         ["The same test prompts and the same pipeline; “without” is the mask at α = 0."],
         [
-            Finding(_finding(results, words)),
+            Finding(_finding(results, wording)),
             Legend(drawings.BEFORE_OVER_AFTER),
-            _gains(results, words),
+            _gains(results, wording),
             Heading("What it costs, against its limits"),
-            _costs(results, words),
+            _costs(results, wording),
             Reading(
                 "The dot is what was lost, in points, with its 95 % interval; the shaded side is over the limit. "
                 "Garbage has a ceiling instead: the dot is its share under the mask.",
@@ -58,23 +58,23 @@ def section(results: SteerResults) -> Section:
             ),
             Text(_latency(results.latency)),
             Heading("Beside other ways"),
-            *_other_methods(results, words),
+            *_other_methods(results, wording),
         ],
     )
 
 
-def _finding(results: SteerResults, words: Wording) -> str:
+def _finding(results: SteerResults, wording: Wording) -> str:
     before, after = results.test.before.gain, results.test.after.gain
-    said = f"With the mask {text.full(after)} of the {words.unit} are {words.gain.lower()}"
+    said = f"With the mask {text.full(after)} of the {wording.unit} are {wording.gain.lower()}"
     said += f", without it {text.short(before)}." if before.rate is not None else "."
-    return f"{said} {_kept(known_limits(results), words)}"
+    return f"{said} {_kept(known_limits(results), wording)}"
 
 
-def _kept(limits: Sequence[Limit], words: Wording) -> str:
+def _kept(limits: Sequence[Limit], wording: Wording) -> str:
     """How many limits were kept, in one sentence."""
     measured = [limit for limit in limits if limit.verdict != "not measured"]
     broken, unsure = (
-        [words.within(limit.measure) for limit in measured if limit.verdict == verdict]
+        [wording.within(limit.measure) for limit in measured if limit.verdict == verdict]
         for verdict in ("broken", "kept, not surely")
     )
     if not measured:
@@ -93,38 +93,31 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _gains(results: SteerResults, words: Wording) -> Table:
+def _gains(results: SteerResults, wording: Wording) -> Table:
     before, after = results.test.before, results.test.after
     readings: list[tuple[str, Rate | None, Rate | None, Comparison | None]]
-    readings = [(f"{words.gain}: {words.definition}", before.gain, after.gain, results.comparisons.gain)]
+    readings = [(f"{wording.gain}: {wording.definition}", before.gain, after.gain, results.comparisons.gain)]
     if before.dsr_context or after.dsr_context:
         name = "only the last turn answered again where it fell, the rest counted as defended (DSR, context)"
         readings.append((name, before.dsr_context, after.dsr_context, None))
-    where = " at the last turn" if words.objective == "defend" else ""
+    where = " at the last turn" if wording.objective == "defend" else ""
     readings.append((f"gives in{where}, whatever the content", before.any_compliance, after.any_compliance, None))
-    columns = [
-        Column("Measure"),
-        Column("0 to 100 %", "bar", optional=True),
-        Column("Without", "rate"),
-        Column("With", "rate"),
-        Column("Difference, points", "rate"),
-    ]
+    columns = [Column("Measure"), Column.bars(), *Column.rates("Without", "With", "Difference, points")]
     rows = [
         Row([name, drawings.before_over_after(old, new), old, new, difference], top=number == 0)
         for number, (name, old, new, difference) in enumerate(readings)
     ]
-    caption = f"What the mask is for: shares of {words.unit} with 95 % intervals; the difference is paired."
+    caption = f"What the mask is for: shares of {wording.unit} with 95 % intervals; the difference is paired."
     return Table(columns, rows, caption, "stacked")
 
 
-def _costs(results: SteerResults, words: Wording) -> Table:
+def _costs(results: SteerResults, wording: Wording) -> Table:
     """Every measure that has a limit."""
     axis = drawings.LossAxis.of(known_limits(results))
     columns = [
         Column("Measure"),
         Column("Without", "rate", optional=True),
-        Column("With", "rate"),
-        Column("Difference, points", "rate"),
+        *Column.rates("With", "Difference, points"),
         Column("points lost →", "bar", optional=True),
         Column("Limit"),
     ]
@@ -134,7 +127,7 @@ def _costs(results: SteerResults, words: Wording) -> Table:
             getattr(side, limit.measure) for side in (results.test.before, results.test.after, results.comparisons)
         )
         cells: list[Value | Cell] = [
-            words.measure(limit.measure),
+            wording.measure(limit.measure),
             Cell(before, fine=True),
             Cell(after, fine=True),
             Cell(None if limit.kind == "share" else difference, fine=True),  # a ceiling knows no before
@@ -167,32 +160,27 @@ def _latency(found: Latency | None) -> str:
 # ---------------------------------------------------------------------- other methods
 
 
-def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
+def _other_methods(results: SteerResults, wording: Wording) -> list[Block]:
     """The chosen mask beside SteerMoE, a random mask, the surrogate alone, no mask, and the upper bound."""
     arms: dict[str, TestOutcome] = {arm: found for arm in ARMS if (found := getattr(results.test, arm))}
     bound = results.upper_bound
-    rates = RateColumns.of(list(arms.values()), words)
-    columns = [
-        Column("Condition"),
-        Column("0 to 100 %", "bar", optional=True),
-        rates.columns[0],
-        Column("Chosen − this, points", "rate"),
-        *rates.columns[1:],
-    ]
+    rates = RateColumns.of(list(arms.values()), wording)
+    first, *others = rates.columns
+    columns = [Column("Condition"), Column.bars(), first, *Column.rates("Chosen − this, points"), *others]
     rows, breaking = [], []
     for arm, outcome in arms.items():
         broken = results.broken_on_test if arm == "after" else outcome.broken
-        breaking += [f"{ARMS[arm]} ({_listed([*map(words.within, broken)])})"] if broken else []
+        breaking += [f"{ARMS[arm]} ({_listed([*map(wording.within, broken)])})"] if broken else []
         gain, *costs = rates.cells(outcome, broken)
         difference = getattr(results.comparisons, VERSUS[arm]) if arm in VERSUS else None
         bar = Bar.of(outcome.gain, "good" if arm == "after" else "plain")
         rows.append(Row([ARMS[arm], bar, gain, Cell(difference, bare=True), *costs], top=arm == "after"))
     if bound is not None:
-        gain = Cell(bound.gain, bare=rates.columns[0].beneath == text.rows(bound.gain.n))
+        gain = Cell(bound.gain, bare=first.beneath == text.rows(bound.gain.n))
         name = Cell("upper bound", beneath=bound.what)
         rows.append(Row([name, Bar.of(bound.gain), gain, *[None] * (len(columns) - 3)]))
     return [
-        Finding(_against_others(results, words)),
+        Finding(_against_others(results, wording)),
         Table(columns, rows, "The same test prompts, 95 % intervals.", "dense split"),
         Text(
             f"Over their limits, in bold orange: {'; '.join(breaking)}."
@@ -211,7 +199,7 @@ def _other_methods(results: SteerResults, words: Wording) -> list[Block]:
     ]
 
 
-def _against_others(results: SteerResults, words: Wording) -> str:
+def _against_others(results: SteerResults, wording: Wording) -> str:
     said = [
         f"{text.change_full(found)} points against {name}"
         for arm, name in (("steermoe", "SteerMoE"), ("random", "a random mask"))
@@ -219,7 +207,7 @@ def _against_others(results: SteerResults, words: Wording) -> str:
     ]
     if not said:
         return "No other method was measured beside this mask."
-    return f"{words.gain}, chosen mask less the other on the same {words.unit}: {'; '.join(said)}."
+    return f"{wording.gain}, chosen mask less the other on the same {wording.unit}: {'; '.join(said)}."
 
 
 def _absent(results: SteerResults) -> list[Block]:

@@ -26,14 +26,14 @@ class RateColumns:
     columns: Sequence[Column]
 
     @staticmethod
-    def of(outcomes: Sequence[OutcomeRates], words: Wording) -> RateColumns:
+    def of(outcomes: Sequence[OutcomeRates], wording: Wording) -> RateColumns:
         """The columns for these outcomes."""
         measures = [key for key in MEASURES if any(getattr(outcome, key) for outcome in outcomes)]
         columns = []
         for key in measures:
             sizes = {rate.n for outcome in outcomes if (rate := getattr(outcome, key))}
             beneath = text.rows(sizes.pop()) if len(sizes) == 1 else ""
-            columns.append(Column(words.measure(key), "rate", beneath=beneath))
+            columns.append(Column(wording.measure(key), "rate", beneath=beneath))
         return RateColumns(measures, columns)
 
     def cells(self, outcome: OutcomeRates, broken: Sequence[str] = (), *, unit: bool = True) -> list[Cell]:

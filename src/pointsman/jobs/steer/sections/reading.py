@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.jobs.steer.wording import wording
+from pointsman.jobs.steer.wording import wording_for
 from pointsman.report.blocks import Section
 from pointsman.report.sections import reading as shared
 
@@ -23,7 +23,7 @@ READ = {
     "allow": "Requests of the scenario that the model refuses, beside requests that it answers, are read once and the "
     "router logits at their tokens kept.",
 }
-LEARNT = (
+TRAINING = (
     "A small network, the surrogate, learns to tell the two apart. S is then found by gradient descent so that the "
     "frozen surrogate changes its verdict, with an L1 penalty (λ) that keeps S sparse; entries of at most 0.1 are "
     "cut. What is left is the expert circuit."
@@ -64,7 +64,7 @@ PROMPTS = {
 
 def section(results: SteerResults) -> Section:
     """Terms, methods and threat model."""
-    objective, threat = wording(results).objective, results.threat_model
+    objective, threat = wording_for(results).objective, results.threat_model
     gain: tuple[str, str | Markup] = ("Defended (DSR)", DEFENDED)
     if objective == "allow":
         said = f"The share of requests of the scenario that the model answers: {GRADED[results.judge.grades_content]}"
@@ -72,7 +72,7 @@ def section(results: SteerResults) -> Section:
     more = INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else ""
     entries = [
         ("The mask", MASK),
-        ("How it was learnt", f"{READ[objective]} {LEARNT}"),
+        ("How it was learnt", f"{READ[objective]} {TRAINING}"),
         ("Refinements", REFINEMENTS),
         ("SteerMoE", STEERMOE),
         gain,

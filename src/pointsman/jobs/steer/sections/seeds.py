@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections.rates import RateColumns
-from pointsman.jobs.steer.wording import wording
+from pointsman.jobs.steer.wording import wording_for
 from pointsman.report import text
 from pointsman.report.blocks import Block, Column, Finding, Row, Section, Table
 
@@ -13,7 +13,7 @@ def section(results: SteerResults) -> Section | None:
     """None where there was one seed."""
     if not results.seeds:
         return None
-    rates = RateColumns.of(results.seeds, wording(results))
+    rates = RateColumns.of(results.seeds, wording_for(results))
     columns = [Column("seed"), Column("alpha"), *rates.columns, Column("entries")]
     rows = [Row([seed.seed, text.show(seed.alpha), *rates.cells(seed), seed.entries]) for seed in results.seeds]
     blocks: list[Block] = []

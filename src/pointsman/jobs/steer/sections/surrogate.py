@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from pointsman.jobs.steer.results import Gap, SteerResults, SurrogateFacts, SurrogateSeed
 from pointsman.jobs.steer.sections import drawings
-from pointsman.jobs.steer.wording import Wording, mask_settings, refinement_name, wording
+from pointsman.jobs.steer.wording import Wording, mask_settings, refinement_name, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import (
     Beside,
     Block,
     Cell,
+    Chart,
     Column,
     Definitions,
     Details,
-    Figure,
     Finding,
     Heading,
     Legend,
@@ -33,7 +33,7 @@ def section(results: SteerResults) -> Section:
     found = results.surrogate
     blocks: list[Block] = _worth(found) if found else [Finding("No surrogate was trained in this run.")]
     if results.contexts:
-        blocks += [Heading("What it learnt from"), _contexts(results, wording(results))]
+        blocks += [Heading("What it learnt from"), _contexts(results, wording_for(results))]
     blocks.append(Heading("Whom the mask turns: surrogate and model"))
     blocks += _gap(results.gap)
     aside = (
@@ -64,7 +64,7 @@ def _worth(found: SurrogateFacts) -> list[Block]:
     if matched:
         accuracy.append(("Matched pairs", str(matched.pairs)))
     ece = text.plain(found.calibration.ece, 3)
-    calibration = Figure(
+    calibration = Chart(
         drawings.calibration(
             found.calibration,
             label="Calibration of the surrogate: observed share against predicted probability; expected calibration "
@@ -74,8 +74,8 @@ def _worth(found: SurrogateFacts) -> list[Block]:
         f"Expected error {ece}.",
     )
     table = Table(columns, rows, "AUROC on held-out contexts, 95 % intervals.", "stacked")
-    learnt: list[Block] = [table, Definitions(accuracy, "facts-list"), Text(_seeds(found.seeds))]
-    return [Finding(_finding(found)), Beside(learnt, [calibration], "calibrated")]
+    worth: list[Block] = [table, Definitions(accuracy, "facts-list"), Text(_seeds(found.seeds))]
+    return [Finding(_finding(found)), Beside(worth, [calibration], "calibrated")]
 
 
 def _finding(found: SurrogateFacts) -> str:
@@ -109,20 +109,14 @@ def _seeds(seeds: Sequence[SurrogateSeed]) -> str:
 # ---------------------------------------------------------------------- what it learnt from, and whom masks turn
 
 
-def _contexts(results: SteerResults, words: Wording) -> Table:
-    columns = [
-        Column("Split"),
-        Column("Played", "number"),
-        Column(words.fallen, "rate"),
-        Column("Label 1", "number"),
-        Column("Label 0", "number"),
-        Column("Matched pairs", "number"),
-    ]
+def _contexts(results: SteerResults, wording: Wording) -> Table:
+    columns = [Column("Split"), *Column.numbers("Played"), *Column.rates(wording.fallen)]
+    columns += Column.numbers("Label 1", "Label 0", "Matched pairs")
     rows = [
         Row([split, found.played, found.fallen, found.label1, found.label0, found.matched_pairs])
         for split, found in results.contexts.items()
     ]
-    caption = f"Contexts by split. Label 1: {words.label1}; label 0: those where the model did as wanted."
+    caption = f"Contexts by split. Label 1: {wording.label1}; label 0: those where the model did as wanted."
     return Table(columns, rows, caption, "stacked")
 
 
@@ -163,12 +157,7 @@ def _said(gap: Gap) -> str:
 
 
 def _table(gaps: Sequence[Gap], caption: str) -> Table:
-    columns = [
-        Column("Refinement"),
-        Column("0 to 100 %", "bar"),
-        Column("Surrogate", "number"),
-        Column("Model", "rate"),
-    ]
+    columns = [Column("Refinement"), Column("0 to 100 %", "bar"), *Column.numbers("Surrogate"), *Column.rates("Model")]
     rows = [
         Row(
             [

@@ -40,12 +40,7 @@ def section(results: SteerResults) -> Section | None:
 
 
 def _table(caption: str, rows: Sequence[Row]) -> Table:
-    columns = [
-        Column("Turn", "number"),
-        Column("0 to 100 %", "bar"),
-        Column("Without", "number"),
-        Column("With", "number"),
-    ]
+    columns = [*Column.numbers("Turn"), Column("0 to 100 %", "bar"), *Column.numbers("Without", "With")]
     return Table(columns, rows, caption, "compact wider turns")
 
 
