@@ -89,10 +89,10 @@ from pathlib import Path
 
 from pointsman.data.loaders import load_suite
 from pointsman.data.types import Suite
-from pointsman.judges.making import judge_json, make_judge
+from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge
 from pointsman.report.blocks import Column, Finding, Page, Row, Section, Table
-from pointsman.runs.files import files_json, judge_again, located, places, reading_manifest
+from pointsman.runs.files import files_json, judge_again, judge_json, located, places, reading_manifest
 from pointsman.runs.rates import AttackRates
 from pointsman.runs.results import Results
 from pointsman.stats.rates import Rate

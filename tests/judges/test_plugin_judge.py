@@ -19,9 +19,11 @@ from pointsman import registry
 from pointsman.data.scenario import load_scenario
 from pointsman.data.types import Behaviour
 from pointsman.errors import DataError, JudgeError, PointsmanError, UnknownName, UsageError
-from pointsman.judges.making import judge_json, judge_of, judge_section, make_judge, parameters_of, written_judge
+from pointsman.judges.making import judge_of, make_judge, parameters_of, written_judge
 from pointsman.judges.types import Answer, Judge, judged
 from pointsman.registry import read_name, write_name
+from pointsman.runs.files import judge_json
+from pointsman.runs.results import JudgeFacts
 
 __all__ = ["cli", "here"]
 
@@ -244,10 +246,10 @@ def test_an_endpoint_that_does_not_answer_names_the_judge(endpoint: Endpoint) ->
 
 def test_only_what_is_given_is_written_down() -> None:
     assert judge_json(make_judge("testbed")) == {"name": "testbed", "version": "2"}
-    assert judge_section(make_judge("testbed")) == {"name": "testbed", "version": "2", "grades_content": True}
+    assert JudgeFacts.of(make_judge("testbed")) == JudgeFacts("testbed", "2", True)
     given = make_judge("guard:endpoint=x,threshold=0.5")  # as by default
     assert judge_json(given) == {"name": "guard", "version": "1", "parameters": {"endpoint": "x"}}
-    assert judge_section(given)["parameters"] == {"endpoint": "x"}
+    assert JudgeFacts.of(given).parameters == {"endpoint": "x"}
 
 
 SCENARIO = """

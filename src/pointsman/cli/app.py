@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__, environment
-from pointsman.cli import chat, data, fold, jobs, look, resume, scenario, show, testbed
+from pointsman.cli import agreement, chat, data, fold, jobs, look, resume, scenario, show, testbed
 from pointsman.cli.output import Session, explain, say
 
 INTERRUPTED = 130
@@ -52,6 +52,8 @@ def application() -> typer.Typer:
     app.command("chat", rich_help_panel="Steer")(chat.chat)
     app.command("fold", rich_help_panel="Steer")(fold.fold)
     app.add_typer(scenario.app, name="scenario", rich_help_panel="Steer")
+    app.command("agree", rich_help_panel="Judges")(agreement.agree)
+    app.command("label", rich_help_panel="Judges")(agreement.label)
     app.command("run", rich_help_panel="Runs")(jobs.run)
     app.command("resume", rich_help_panel="Runs")(resume.resume)
     app.command("report", rich_help_panel="Runs")(resume.report)

@@ -18,6 +18,7 @@ from pointsman.cli.options import (
     declared,
     loading_options,
     made,
+    model_argument,
     option,
     preset_option,
     shared,
@@ -56,6 +57,7 @@ def command_of(job: Job) -> Command:
     plan = parameters(job.plan)
     panels = {name: preset.panel for preset in presets(job.plan) for name in preset.values}
     options = [
+        *(model_argument() if job.needs_model else ()),
         *(option(each) for each in parameters(job.inputs)),
         shared("out", OutOption),
         *(option(each) for each in plan if each.name in _FIRST),
@@ -64,17 +66,17 @@ def command_of(job: Job) -> Command:
         shared("save_plan", SavePlanOption),
         *(option(each, panels.get(each.name, _EFFORT)) for each in plan if each.name not in _FIRST),
         *(preset_option(each) for each in presets(job.plan)),
-        *loading_options(),
+        *(loading_options() if job.needs_model else ()),
     ]
 
-    def command(context: typer.Context, model: str, save_plan: Path | None, **given: Any) -> None:
+    def command(context: typer.Context, save_plan: Path | None, model: str = "", **given: Any) -> None:
         request = Request(job, model, made(Loading, given), made(job.inputs, given), made(job.plan, given))
         if save_plan is not None:
             write_yaml(save_plan, request.to_yaml(), "--save-plan", "plan")
             print(one_line(str(save_plan)))
             return
         _carry_out(
-            context.obj, request, given["out"], trust_remote_code=given["trust_remote_code"],
+            context.obj, request, given["out"], trust_remote_code=given.get("trust_remote_code", False),
             show_text=given["show_text"], as_json=given["as_json"],
         )  # fmt: skip
 
@@ -110,7 +112,7 @@ def _carry_out(
 ) -> None:
     """Ask, do the work in a run, and show what came out."""
     job = request.job
-    options = ModelOptions.of(request.model, request.loading, trust_remote_code)
+    options = ModelOptions.of(request.model, request.loading, trust_remote_code) if job.needs_model else None
     question, plan = job.work.ask(request.model, request.inputs, request.plan, say_note)
     config = config_of(options, job.work.config(question), plan)
     with begun(out, job.name, config, local_of(options, job.work.local(question))) as run:

@@ -77,12 +77,15 @@ def plan_of(run: Run, kind: type[Any]) -> Any:
     return read(kind, {each.name: _began_with(run.config, each) for each in parameters(kind)}, "the plan")
 
 
-def config_of(options: ModelOptions, asked: Mapping[str, Any], plan: Any) -> dict[str, Any]:
+def config_of(options: ModelOptions | None, asked: Mapping[str, Any], plan: Any) -> dict[str, Any]:
     """Everything that decides the results, for the manifest.
 
     Args:
+        options: None for a job that needs no model.
         asked: From `Work.config`.
     """
+    if options is None:
+        return {**asked, **plain(plan)}
     config = {"model": options.shown, "load": options.to_json(), **asked, **plain(plan)}
     if "scenario" in asked:  # where it has stood from the first manifest of a scenario on
         template = options.chat_template
@@ -90,13 +93,13 @@ def config_of(options: ModelOptions, asked: Mapping[str, Any], plan: Any) -> dic
     return config
 
 
-def local_of(options: ModelOptions, places: Mapping[str, Any]) -> dict[str, Any]:
+def local_of(options: ModelOptions | None, places: Mapping[str, Any]) -> dict[str, Any]:
     """Where everything lies on this machine, for ``local.json``.
 
     Args:
         places: From `Work.local`.
     """
-    return {**places, "model": options.source} if options.local else dict(places)
+    return {**places, "model": options.source} if options and options.local else dict(places)
 
 
 def same_question(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import typer
 from annotated_types import Ge, Gt, Le
 
 from pointsman.cli.loading import Loading, ModelOptions
-from pointsman.jobs.parameters import Metavar, Parameter, Preset, parameters, presets
+from pointsman.jobs.parameters import Argument, Metavar, Parameter, Preset, parameters, presets
 
 LOADING = "Loading the model"
 
@@ -57,15 +57,15 @@ def with_model(*left_out: str) -> Callable[[Command], Command]:
             options = ModelOptions.of(model, made(Loading, given), trust_remote_code)
             command(context, options, **{each.name: given[each.name] for each in own})
 
-        return declared(expanded, command.__name__, command.__doc__ or "", [*own, *loading_options(*left_out)])
+        options = [*model_argument(), *own, *loading_options(*left_out)]
+        return declared(expanded, command.__name__, command.__doc__ or "", options)
 
     return decorate
 
 
 def declared(command: Command, name: str, help: str, options: Sequence[inspect.Parameter]) -> Command:
-    """A command that takes ``**given``, with MODEL and the options that typer shall see in their place."""
-    needed = inspect.Parameter.empty
-    every = [shared("context", typer.Context, needed), shared("model", ModelArgument, needed)]
+    """A command that takes ``**given``, with the options that typer shall see in its place."""
+    every = [shared("context", typer.Context, inspect.Parameter.empty)]
     every += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options]
 
     def called(**given: Any) -> None:
@@ -83,6 +83,11 @@ def shared(name: str, annotation: Any, default: Any = None) -> inspect.Parameter
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def model_argument() -> list[inspect.Parameter]:
+    """MODEL."""
+    return [shared("model", ModelArgument, inspect.Parameter.empty)]
+
+
 def loading_options(*left_out: str) -> list[inspect.Parameter]:
     """How a model is loaded, and whether code of its checkpoint may run."""
     fields = [each for each in parameters(Loading) if each.name not in left_out]
@@ -97,11 +102,14 @@ def option(parameter: Parameter, panel: str | None = None) -> inspect.Parameter:
     least, above, most = (parameter.limit(kind) for kind in (Ge, Gt, Le))
     lowest = 0 if parameter.zero_is_none else least.ge if least else above.gt if above else None
     usual = "NAME" if parameter.choices and parameter.many else {int: "N", float: "X", Path: "FILE"}.get(parameter.kind)
-    written = parameter.limit(Metavar)
+    written, place = parameter.limit(Metavar), parameter.limit(Argument)
     taken: Any = _choice(parameter.name, parameter.choices) if parameter.choices else parameter.kind
     if parameter.many:
         taken = list[taken]
     needed = parameter.default is MISSING
+    if place:
+        found = typer.Argument(metavar=place.text, help=help_of(parameter), show_default=False)
+        return shared(parameter.name, Annotated[taken, found], inspect.Parameter.empty)
     found = typer.Option(
         f"--{parameter.label}" + (f"/--no-{parameter.label}" if parameter.default is True else ""),
         min=lowest,

@@ -30,7 +30,7 @@ class Request:
 
     Attributes:
         job: What is done.
-        model: As the user names it.
+        model: As the user names it; empty for a job that needs none.
         loading: How it is loaded.
         inputs: What the user names beside the model, of the job's class.
         plan: The parameters, of the job's class.
@@ -49,7 +49,7 @@ class Request:
             "# Paths are relative to the folder that it is run in.",
             _written("schema", SCHEMA),
             _written("job", self.job.name),
-            _written("model", self.model),
+            *([_written("model", self.model)] if self.job.needs_model else []),
         ]
         for name, part in self._parts().items():
             lines += ["", f"{name}:", *textwrap.indent("\n".join(_described(part)), "  ").splitlines()]
@@ -77,10 +77,14 @@ class Request:
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise UsageError(f"this is no plan: it has no line `schema: {SCHEMA}`", "Write one with --save-plan FILE")
         refuse_unknown(found, ("schema", *(field.name for field in fields(cls))), "the keys of a plan")
-        for name in ("job", "model"):
-            if not isinstance(found.get(name), str):
-                raise UsageError(f"{name} is {found.get(name)!r}", "Give text")
+        if not isinstance(found.get("job"), str):
+            raise UsageError(f"job is {found.get('job')!r}", "Give text")
         job: Job = jobs.get(found["job"])
+        model = found.get("model") if job.needs_model else found.get("model", "")
+        if not isinstance(model, str) or (model and not job.needs_model):
+            raise UsageError(
+                f"model is {model!r}", "Give text" if job.needs_model else f"Leave it out: {job.name} needs none"
+            )
         parts = {}
         for name, kind in (("loading", Loading), ("inputs", job.inputs), ("plan", job.plan)):
             values = found.get(name)
@@ -93,11 +97,11 @@ class Request:
                     "Leave it out; if you trust that code, add --trust-remote-code to the command line",
                 )
             parts[name] = read(kind, values, f"the keys of {name}")
-        return cls(job, found["model"], **parts)
+        return cls(job, model, **parts)
 
     def names(self) -> str:
         """In one line what a file, which may come from a stranger, is about to load, read and ask."""
-        named = [f"{self.job.name} {self.model}"]
+        named = [f"{self.job.name} {self.model}".rstrip()]
         for part in (self.loading, self.inputs):
             values = plain(part)
             changed = [p for p in parameters(type(part)) if getattr(part, p.name) != p.default]
@@ -105,7 +109,8 @@ class Request:
         return ", ".join(named)
 
     def _parts(self) -> Mapping[str, Any]:
-        parts = {"loading": self.loading, "inputs": self.inputs, "plan": self.plan}
+        loading = {"loading": self.loading} if self.job.needs_model else {}
+        parts = {**loading, "inputs": self.inputs, "plan": self.plan}
         return {name: part for name, part in parts.items() if parameters(type(part))}
 
 

@@ -11,12 +11,13 @@ from pointsman.cli.manifest import Anew, announce, model_of, plan_of
 from pointsman.cli.options import LOADING, JsonOption, ShowTextOption, TrustOption
 from pointsman.cli.output import Session, say_note
 from pointsman.cli.runs import RunArgument, finish, perform, tell_changes
-from pointsman.errors import RunError
+from pointsman.errors import RunError, UsageError
 from pointsman.registry import jobs
 from pointsman.runs.files import reading_manifest
 from pointsman.runs.task_folder import with_task_folder
 
 if TYPE_CHECKING:
+    from pointsman.cli.loading import ModelOptions
     from pointsman.jobs.job import Job
     from pointsman.runs.run import Run
 
@@ -71,9 +72,7 @@ def resume(
             with reading_manifest(run):
                 plan = plan_of(run, job.plan)
             question = with_task_folder(job.work.ask_again(run, plan, say_note), utility_tasks)
-            with reading_manifest(run):
-                options = model_of(run, Anew(model, trust_remote_code))
-            announce(options)
+            options = _model_of(run, job, Anew(model, trust_remote_code))
             perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)
 
@@ -93,6 +92,20 @@ def report(context: typer.Context, folder: RunArgument, show_text: ShowTextOptio
         path = write_report(run.folder, show_text=show_text)
         tell_changes(run)
         print(path)
+
+
+def _model_of(run: Run, job: Job, anew: Anew) -> ModelOptions | None:
+    """The model of a run, announced; None if its job needs none."""
+    if not job.needs_model:
+        if anew != Anew():
+            raise UsageError(
+                f"{run.folder} is a run of `pointsman {job.name}`, which loads no model", "Leave the model out"
+            )
+        return None
+    with reading_manifest(run):
+        options = model_of(run, anew)
+    announce(options)
+    return options
 
 
 def _job_of(run: Run) -> Job:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
-def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, options: ModelOptions) -> None:
-    """Load the model and do what is left to do. Nothing of it is printed to stdout."""
+def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, options: ModelOptions | None) -> None:
+    """Load the model, if the job needs one, and do what is left to do. Nothing of it is printed to stdout."""
     if run.finished:
         say(f"{run.folder} is finished already; its results are shown as they are.")
         return
@@ -33,32 +33,38 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
         from pointsman.runs.bench import Bench
         from pointsman.runs.progress import Progress
 
-    with loaded(session, run, options) as (engine, command), Progress() as progress:
-        most = getattr(plan, "max_new_tokens", None)
-        job.work.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
+    with _at_work(session, run) as command:
+        engine = None if options is None else _load(session, run, options)
+        with Progress() as progress:
+            most = getattr(plan, "max_new_tokens", None)
+            job.work.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
 
 
 @contextmanager
-def loaded(session: Session, run: Run, options: ModelOptions) -> Iterator[tuple[Engine, str]]:
-    """The model of a run, and the command that began it.
+def _at_work(session: Session, run: Run) -> Iterator[str]:
+    """The command that began a run.
 
     Within the block nothing reaches stdout, Ctrl-C says how to continue, and errors say that what was done is kept.
     """
     from pointsman.runs.provenance import shareable_command
 
     with undisturbed(session, f"Continue with {resume_command(run.folder)}"), _kept(run):
-        command = run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
-        if MODEL_STEP in run:  # the very commit that the run began with
-            options = options.at(run.remember(MODEL_STEP, dict)["revision"])
-        engine = options.load(session)
-        _refuse_other_model(run, engine)
-        if options.moved:
-            run.keep_local({**run.local(), "model": options.source})
-        for note in engine.info.extra.get("notes", []):
-            say_note(f"{engine.info.name}: {one_line(note)}")
-        if not engine.resumes_fully:
-            say_note(f"{engine.info.name}: {engine.resumes}; this takes longer and changes no result")
-        yield engine, command
+        yield run.remember(COMMAND_STEP, lambda: shareable_command(session.command))
+
+
+def _load(session: Session, run: Run, options: ModelOptions) -> Engine:
+    """The model of a run: the one that it began with."""
+    if MODEL_STEP in run:  # the very commit that the run began with
+        options = options.at(run.remember(MODEL_STEP, dict)["revision"])
+    engine = options.load(session)
+    _refuse_other_model(run, engine)
+    if options.moved:
+        run.keep_local({**run.local(), "model": options.source})
+    for note in engine.info.extra.get("notes", []):
+        say_note(f"{engine.info.name}: {one_line(note)}")
+    if not engine.resumes_fully:
+        say_note(f"{engine.info.name}: {engine.resumes}; this takes longer and changes no result")
+    return engine
 
 
 IN_VAIN = 3

@@ -34,6 +34,7 @@ class Job:
         inputs: A dataclass of what is asked, as the user names it: files, suites, scenarios, judges.
         plan: A dataclass of the parameters (`jobs.parameters`).
         module: What does it, a module of the shape `Work`; imported when it is first needed, so that help is quick.
+        needs_model: Whether a model is loaded for it; else MODEL is no argument, and nobody answers (`Bench.engine`).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job:
     inputs: type[Any]
     plan: type[Any]
     module: str
+    needs_model: bool = True
 
     @property
     def work(self) -> Work:
@@ -67,7 +69,7 @@ class Work(Protocol):
         """Read what is asked, and settle what the plan leaves to it, such as the seed that a steering was learnt with.
 
         Args:
-            model: As the user named it, since some models bring their own prompts.
+            model: As the user named it, since some models bring their own prompts; empty if none is needed.
             note: Called with sentences that nobody asked for and everybody should know.
 
         Returns:
@@ -76,7 +78,8 @@ class Work(Protocol):
         ...
 
     def config(self, question: Any) -> dict[str, Any]:
-        """What is asked as JSON, for the manifest of a run, beside `model`, `load` and the fields of the plan.
+        """What is asked as JSON, for the manifest of a run, beside the fields of the plan, and `model` and
+        `load`, which are the job's own to say where it needs no model.
 
         No path of this machine is in it (`runs.files`).
         """

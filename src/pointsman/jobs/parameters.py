@@ -39,6 +39,11 @@ class Metavar:
 
 
 @dataclass(frozen=True)
+class Argument(Metavar):
+    """The same of what is given by its place, without a name, on the command line."""
+
+
+@dataclass(frozen=True)
 class Formerly:
     """What the manifest of a run means that began before there was this parameter, where that is not its default."""
 

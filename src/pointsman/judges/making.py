@@ -50,20 +50,6 @@ def written_judge(judge: Judge) -> str:
     return write_name(judge.name, parameters_of(judge))
 
 
-def judge_json(judge: Judge) -> dict[str, Any]:
-    """For the manifest of a run; the parameters only where some were given."""
-    found = {"name": judge.name, "version": judge.version}
-    parameters = parameters_of(judge)
-    return {**found, "parameters": parameters} if parameters else found
-
-
-def judge_section(judge: Judge) -> dict[str, Any]:
-    """For ``results.json``."""
-    found = {"name": judge.name, "version": judge.version, "grades_content": judge.grades_content}
-    parameters = parameters_of(judge)
-    return {**found, "parameters": parameters} if parameters else found
-
-
 def _refuse_other(name: str, judge: Any) -> None:
     """Refuse what lacks something of the protocol, or judges one answer at a time, as it did before."""
     remedy = "Install a version of it for this version of Pointsman, or name another judge"

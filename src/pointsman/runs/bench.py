@@ -53,7 +53,7 @@ class Bench(Generic[Q]):
     """A job under way.
 
     Attributes:
-        engine: Who answers.
+        model: Who answers; None for a job that needs no model.
         question: What is asked, and who judges.
         run: Where all is remembered.
         progress: Where stages are shown.
@@ -68,7 +68,7 @@ class Bench(Generic[Q]):
         likelihood: Stands before the judge, once `set_unlikely_answers_apart`.
     """
 
-    engine: Engine
+    model: Engine | None
     question: Q
     run: Run
     progress: ProgressLike = field(default_factory=NullProgress)
@@ -80,6 +80,13 @@ class Bench(Generic[Q]):
     beside: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     likelihood: UnlikelyAnswersApart | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Who answers, for jobs that need a model."""
+        if self.model is None:
+            raise ValueError("this job says that it needs no model (`needs_model`), and asks one")
+        return self.model
 
     @property
     def suite(self) -> Suite:

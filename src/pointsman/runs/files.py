@@ -50,6 +50,45 @@ def digest(suite: Suite) -> str:
     return hashlib.sha256(repr(suite).encode()).hexdigest()
 
 
+def judge_json(judge: Judge) -> dict[str, Any]:
+    """A judge for the manifest; the parameters only where some were given, files by paths that may be shared."""
+    found = {"name": judge.name, "version": judge.version}
+    parameters = shareable_parameters(judge)
+    return {**found, "parameters": parameters} if parameters else found
+
+
+def judge_places(judge: Judge) -> dict[str, Any]:
+    """Where files and folders among the parameters of a judge lie on this machine, for ``local.json``."""
+    from pointsman.judges.making import parameters_of
+
+    given = {name: Path(value).expanduser() for name, value in parameters_of(judge).items() if isinstance(value, str)}
+    found = {name: str(path.resolve()) for name, path in given.items() if _is_there(path)}
+    return {"judge": found} if found else {}
+
+
+def shareable_parameters(judge: Judge) -> dict[str, Any]:
+    """The parameters of a judge that were given, without names of users and their folders."""
+    from pointsman.judges.making import parameters_of
+    from pointsman.runs.provenance import shareable
+
+    return {name: shareable(value) if isinstance(value, str) else value for name, value in parameters_of(judge).items()}
+
+
+def shareable_judge(judge: Judge) -> str:
+    """A judge as a user would name it, without names of users and their folders."""
+    from pointsman.registry import write_name
+
+    return write_name(judge.name, shareable_parameters(judge))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether this is a file or, if it is more than one word, a folder."""
+    try:
+        return path.is_file() or (len(path.parts) > 1 and path.is_dir())
+    except (OSError, ValueError):  # no path at all
+        return False
+
+
 # ---------------------------------------------------------------------- and back
 
 
@@ -156,6 +195,7 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     name, version, parameters = saved["name"], saved["version"], saved.get("parameters", {})
     if not isinstance(name, str) or not isinstance(parameters, dict):
         raise TypeError(f"the judge is {saved!r}")
+    parameters = {**parameters, **_where_files_lie_now(run, parameters)}
     _refuse_key(run, name, parameters)
     judge = judge_of(name, parameters)
     if judge.version != version:
@@ -166,6 +206,17 @@ def judge_again(run: Run, note: Callable[[str], None]) -> Judge:
     if parameters:
         note(f"judging with the judge that this run names: {written_judge(judge)}")
     return judge
+
+
+def _where_files_lie_now(run: Run, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that name a file of this machine, by ``local.json``."""
+    places = run.local().get("judge")
+    found = {}
+    for key, place in places.items() if isinstance(places, dict) else ():
+        known = parameters.get(key)
+        if isinstance(known, str) and isinstance(place, str) and Path(known).name == Path(place).name:
+            found[key] = place
+    return found
 
 
 def _refuse_key(run: Run, name: str, parameters: Mapping[str, Any]) -> None:

@@ -81,10 +81,16 @@ def shareable_command(command: str) -> str:
     return " ".join(map(_shareable_word, words))
 
 
+_NAMED = re.compile(r"[\w.-]+:\w+=")
+
+
 def _shareable_word(word: str) -> str:
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     if not value:
         return shlex.quote(word)
+    if _NAMED.match(value):  # NAME:key=value,key=value, of which a value may be a path
+        parts = (part.partition("=") for part in value.split(","))
+        return shlex.quote(option + equals + ",".join(f"{key}{sign}{shareable(part)}" for key, sign, part in parts))
     if value.startswith("~") or Path(value).is_absolute() or ".." in Path(value).parts:
         value = shareable(value)
     rest = value.removeprefix("~/")  # a shell reads ~ only where it is not quoted

@@ -16,8 +16,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pointsman.engine.types import Engine
 from pointsman.errors import RunError
-from pointsman.judges.making import innermost, parameters_of
+from pointsman.judges.making import innermost
 from pointsman.judges.types import Judge
+from pointsman.runs.files import shareable_parameters
 from pointsman.runs.provenance import provenance, shareable_command
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.bounds import exceeds
@@ -174,7 +175,8 @@ class JudgeFacts:
     def of(judge: Judge) -> JudgeFacts:
         """Facts about a judge."""
         grades_harm = bool(getattr(innermost(judge), "grades_harm", False))
-        return JudgeFacts(judge.name, judge.version, judge.grades_content, parameters_of(judge) or None, grades_harm)
+        given = shareable_parameters(judge) or None
+        return JudgeFacts(judge.name, judge.version, judge.grades_content, given, grades_harm)
 
 
 @dataclass(frozen=True, kw_only=True)

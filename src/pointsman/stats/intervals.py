@@ -23,14 +23,14 @@ DECIMAL_TAILS = (0.025, 0.975)
 """The same for AUROCs, ranges of halves and medians. 0.5 - 0.95 / 2 is not 0.025 but 2e-17 more, which is seen in the
 last digit of a percentile; either is kept, so that results never change."""
 
-_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
 def wilson(rate: float, n: float) -> Interval:
     """95 % Wilson score interval of a proportion `rate` in `n` > 0 rows (or an effective number of rows)."""
-    z2 = _Z * _Z
+    z2 = Z * Z
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    half = Z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
     low = 0.0 if rate == 0 else max(0.0, centre - half)
     high = 1.0 if rate == 1 else min(1.0, centre + half)
     return low, high

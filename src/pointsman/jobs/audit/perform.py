@@ -37,7 +37,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     """
     if bench.max_new_tokens is None:
         bench.max_new_tokens = plan.max_new_tokens
-    bench.engine = with_system(bench.engine, bench.question.system)
+    bench.model = with_system(bench.engine, bench.question.system)
     bench.set_unlikely_answers_apart()
     engine, suite, judge = bench.engine, bench.suite, bench.judge
     _refuse_unable(engine, plan)

@@ -16,7 +16,7 @@ from pointsman.jobs.audit.columns import mapped_columns
 from pointsman.jobs.audit.plan import Audit, AuditInputs
 from pointsman.jobs.audit.splitting import divided
 from pointsman.jobs.job import Note
-from pointsman.judges.making import judge_json, make_judge
+from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attack import make_attack
 from pointsman.registry import behaviors
@@ -26,6 +26,8 @@ from pointsman.runs.files import (
     digest,
     files_json,
     judge_again,
+    judge_json,
+    judge_places,
     located,
     places,
     reading_manifest,
@@ -93,8 +95,8 @@ def config(question: AuditQuestion) -> dict[str, Any]:
 
 
 def local(question: AuditQuestion) -> dict[str, Any]:
-    """Where the files lie on this machine."""
-    return {"files": places(question.files)}
+    """Where the files, and those of the judge, lie on this machine."""
+    return {"files": places(question.files), **judge_places(question.judge)}
 
 
 def ask_again(run: Run, plan: Audit, note: Note) -> AuditQuestion:

@@ -12,9 +12,19 @@ from pointsman.errors import RunError
 from pointsman.jobs.job import Note
 from pointsman.jobs.steer.enough import refuse_too_few
 from pointsman.jobs.steer.plan import Steer, SteerInputs
-from pointsman.judges.making import judge_json, make_judge
+from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge
-from pointsman.runs.files import PUT_BACK, digest, files_json, judge_again, located, places, reading_manifest
+from pointsman.runs.files import (
+    PUT_BACK,
+    digest,
+    files_json,
+    judge_again,
+    judge_json,
+    judge_places,
+    located,
+    places,
+    reading_manifest,
+)
 from pointsman.runs.provenance import shareable
 from pointsman.runs.run import Run
 from pointsman.runs.task_folder import TaskFolder, task_config
@@ -90,8 +100,8 @@ def config(question: ScenarioQuestion) -> dict[str, Any]:
 
 
 def local(question: ScenarioQuestion) -> dict[str, Any]:
-    """Where the scenario's files lie on this machine."""
-    return {"files": places(question.scenario.files)}
+    """Where the files of the scenario, and of its judge, lie on this machine."""
+    return {"files": places(question.scenario.files), **judge_places(question.judge)}
 
 
 def ask_again(run: Run, plan: Steer, note: Note) -> SteerQuestion:
