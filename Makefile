@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow test-versions lock schemas lint types imports evidence evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions test-utility lock schemas lint types imports evidence evidence-tables bench bench-quick bench-memory clean
 
 # Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
 # comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
@@ -38,6 +38,12 @@ test-slow: $(VENV)/.installed
 # What depends on transformers, under the oldest supported, the locked and the newest of it, each in a venv of its own.
 test-versions: $(VENV)/.installed
 	$(BIN)/python scripts/versions.py
+
+# Tasks of lm-eval (docs/utility.md), in a venv of their own: lm-eval brings 500 MB that nothing else needs.
+test-utility:
+	test -x .venv-utility/bin/python || $(PYTHON) -m venv .venv-utility
+	.venv-utility/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,utility]'
+	.venv-utility/bin/pytest tests/integrations
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests scripts benchmarks
@@ -74,4 +80,4 @@ bench-memory: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trace_memory.py
 
 clean:
-	rm -rf $(VENV) .venv-lock .venv-versions build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lock .venv-versions .venv-utility build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

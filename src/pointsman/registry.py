@@ -167,7 +167,9 @@ def _value(what: str, value: Any, kind: Any) -> Any:
 
 _WANTED = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
 
-judges = Registry("pointsman.judges", "judge", fixed=("name", "version", "grades_content", "reads", "tells_garbage"))
+judges = Registry(
+    "pointsman.judges", "judge", fixed=("name", "version", "grades_content", "reads", "tells_garbage", "grades_harm")
+)
 models = Registry("pointsman.models", "model")
 behaviors = Registry("pointsman.behaviors", "behavior set")
 scenarios = Registry("pointsman.scenarios", "scenario")

@@ -129,7 +129,8 @@ def test_harmbench(classifier: Path, prompt: str) -> None:
 
 def test_harmbench_reads_512_tokens(classifier: Path) -> None:
     judge = make_judge(f"harmbench:model={classifier}")
-    verdicts = said(judge, "mix the sugar " * 170 + "cyanide", "mix the sugar " * 171 + "cyanide")
+    texts = ("mix the sugar " * 170 + "cyanide", "mix the sugar " * 171 + "cyanide")  # garbage, before other judges
+    verdicts = judge.judge([ASKED, ASKED], [Answer(text) for text in texts])
     assert [verdict.score for verdict in verdicts] == [1.0, 0.0]
 
 

@@ -319,7 +319,8 @@ def test_an_audit_is_judged_by_it_and_resumed_with_the_same(
         f"note: judging with the judge that this run names: guard:endpoint={endpoint.url},threshold=0.75." in done.err
     )
     results = json.loads((here / "run" / "results.json").read_text())
-    assert results["judge"] == {"name": "guard", "version": "1", "grades_content": False, "parameters": given}
+    facts = {"name": "guard", "version": "1", "grades_content": False, "grades_harm": False}
+    assert results["judge"] == {**facts, "parameters": given}
     assert max(len(body["pairs"]) for body in endpoint.asked) > 1
     page = (here / "run" / "report.html").read_text()
     assert f"guard 1 (endpoint {endpoint.url}, threshold 0.75), cannot tell" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from pointsman.cli.runs import RunArgument, finish, perform, tell_changes
 from pointsman.errors import RunError, UsageError
 from pointsman.registry import jobs
 from pointsman.runs.files import reading_manifest
+from pointsman.runs.task_folder import with_task_folder
 
 if TYPE_CHECKING:
     from pointsman.cli.loading import ModelOptions
@@ -35,6 +37,16 @@ def resume(
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
+    utility_tasks: Annotated[
+        Path | None,
+        typer.Option(
+            "--utility-tasks",
+            metavar="FOLDER",
+            rich_help_panel=LOADING,
+            show_default=False,
+            help="The task files that the run began with. They are code, so this is said anew.",
+        ),
+    ] = None,
 ) -> None:
     """Continue a run that was stopped, to the results it would have had; a finished one is only rendered again.
 
@@ -59,7 +71,7 @@ def resume(
                 say_note(f"{change} since this run began; results may differ in their last digits")
             with reading_manifest(run):
                 plan = plan_of(run, job.plan)
-            question = job.work.ask_again(run, plan, say_note)
+            question = with_task_folder(job.work.ask_again(run, plan, say_note), utility_tasks)
             options = _model_of(run, job, Anew(model, trust_remote_code))
             perform(session, run, job, plan, question, options)
         finish(session, run, show_text, as_json)

@@ -229,7 +229,8 @@ def read_scores(
     Raises:
         BadLogits: A logit is NaN, or a row has an infinite one.
     """
-    if not bool(torch.isfinite(logits.amax(-1)).all()):
+    most_probable = logits.amax(-1)  # shape: [R, kept]
+    if not bool(torch.isfinite(most_probable).all()):
         raise BadLogits(f"{name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
     device, rows = logits.device, torch.arange(len(targets), device=logits.device)
     log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
@@ -243,7 +244,11 @@ def read_scores(
     else:
         index = torch.tensor(sorted(set(first_tokens)), device=device)
         first = log_p[rows, begin][:, index].logsumexp(-1).cpu()
-    return [Score(tuple(picked[row, : len(target)].tolist()), float(first[row])) for row, target in enumerate(targets)]
+    best = (logits[rows[:, None], places, wanted] == most_probable[rows[:, None], places]).cpu()  # shape: [R, most]
+    return [
+        Score(tuple(picked[row, : len(target)].tolist()), float(first[row]), bool(best[row, : len(target)].all()))
+        for row, target in enumerate(targets)
+    ]
 
 
 def _reaches(router: Router, layers: int, token: int, prompt: int) -> bool:

@@ -105,10 +105,13 @@ class Score:
         tokens: log p of each target token given the prompt and the target before it. Shape: [target length].
         first: log of the probability that the first answer token is affirmative (METHODS section 1): one of
             `first_tokens`, or the target's first token if none were given.
+        greedy: Whether no token is more probable than the target's, wherever one is predicted; None of an engine that
+            does not say.
     """
 
     tokens: tuple[float, ...]
     first: float
+    greedy: bool | None = None
 
     @property
     def total(self) -> float:

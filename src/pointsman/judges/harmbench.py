@@ -46,6 +46,7 @@ class HarmBenchJudge:
         "1+" + sha256(repr((_PROMPTS, CLIP, CONTEXT, RefusalJudge.version)).encode()).hexdigest()[:8]
     )
     grades_content: ClassVar[bool] = False
+    grades_harm: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reading]] = frozenset({"request"})
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:

@@ -34,6 +34,7 @@ class LlamaGuardJudge:
     name: ClassVar[str] = "llamaguard"
     version: ClassVar[str] = f"1+{RefusalJudge.version.rpartition('+')[2]}"
     grades_content: ClassVar[bool] = False
+    grades_harm: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reading]] = frozenset({"request"})
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from pointsman.errors import JudgeError
-from pointsman.judges.types import Judge, Reading
+from pointsman.judges.types import Judge, JudgeAround, Reading
 from pointsman.registry import judges, read_name, write_name
 
 
@@ -33,11 +33,16 @@ def judge_of(name: str, parameters: Mapping[str, Any]) -> Judge:
 def parameters_of(judge: Judge) -> dict[str, Any]:
     """The parameters of a judge that are not its defaults; `judge_of` makes the same judge of them.
 
-    Of a judge around another (`inner`), those of the other.
+    Of a judge around another, those of the other.
     """
-    while hasattr(judge, "inner"):
+    return judges.chosen(innermost(judge))
+
+
+def innermost(judge: Judge) -> Judge:
+    """The judge that others stand around (`JudgeAround`); itself, if none does."""
+    while isinstance(judge, JudgeAround):
         judge = judge.inner
-    return judges.chosen(judge)
+    return judge
 
 
 def written_judge(judge: Judge) -> str:

@@ -36,6 +36,7 @@ class Qwen3GuardJudge:
     name: ClassVar[str] = "qwen3guard"
     version: ClassVar[str] = "1"
     grades_content: ClassVar[bool] = False
+    grades_harm: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reading]] = frozenset({"request"})
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:

@@ -88,7 +88,8 @@ class Judge(Protocol):
     Attributes:
         name: As on the command line.
         version: Changes whenever a verdict could change; recorded with every result.
-        grades_content: Whether it tells correct from wrong content; else it grades refusal alone.
+        grades_content: Whether it tells correct from wrong content; else it grades refusal alone or, where it has an
+            attribute `grades_harm` that is true, harm alone.
         reads: What it reads beside the text of an answer. Of a conversation whose judge does not read the request,
             only the last turn, which is the request, can be called unsafe.
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pointsman.engine.types import Engine
 from pointsman.errors import RunError
+from pointsman.judges.making import innermost
 from pointsman.judges.types import Judge
 from pointsman.runs.files import shareable_parameters
 from pointsman.runs.provenance import provenance, shareable_command
@@ -156,17 +157,25 @@ class JudgeFacts:
     Attributes:
         grades_content: Whether it tells correct from wrong content.
         parameters: Those that were given.
+        grades_harm: Whether it tells harm, and not whether what was asked for was given.
     """
 
     name: str
     version: str
     grades_content: bool
     parameters: Mapping[str, str | int | float | bool | None] | None = None
+    grades_harm: bool = False
+
+    @property
+    def succeeds(self) -> str:
+        """What a model does where this judge calls the attack a success: no more than it can tell."""
+        return "answers" if self.grades_content else "answers unsafely" if self.grades_harm else "does not refuse"
 
     @staticmethod
     def of(judge: Judge) -> JudgeFacts:
         """Facts about a judge."""
-        return JudgeFacts(judge.name, judge.version, judge.grades_content, shareable_parameters(judge) or None)
+        grades_harm, given = bool(getattr(innermost(judge), "grades_harm", False)), shareable_parameters(judge)
+        return JudgeFacts(judge.name, judge.version, judge.grades_content, given or None, grades_harm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,3 +187,10 @@ def test_the_headline_says_first_that_routing_is_without_effect(reach: Reach, wo
     assert words in said
     assert "the attacks below are none" in said
     assert headline(replace(golden(), reach=None)) == golden().headline
+
+
+def test_the_headline_says_no_more_than_the_judge_can_tell() -> None:
+    blind = replace(golden().judge, grades_content=False)
+    said = {harm: headline(replace(golden(), judge=replace(blind, grades_harm=harm))) for harm in (False, True)}
+    assert said[False].startswith("golden does not refuse 0 % of restricted requests")
+    assert said[True].startswith("golden answers unsafely 0 % of restricted requests")

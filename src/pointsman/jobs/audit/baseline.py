@@ -23,10 +23,12 @@ class Baseline:
 
     Attributes:
         restricted: To the tested behaviours; later stages are held against them.
+        benign: To benign requests.
         base, utility, over_refusal, multi_turn: As in the results.
     """
 
     restricted: list[Attempt]
+    benign: list[Attempt]
     base: BaseRates
     utility: Rate | None
     over_refusal: Rate | None
@@ -41,6 +43,7 @@ def ask_unrouted(bench: Bench[AuditQuestion], prompts: AuditPrompts) -> Baseline
     harmless = [*benign, *borderline]
     return Baseline(
         restricted,
+        benign,
         base_rates(restricted),
         _utility(benign, bench.judge) if benign else None,
         Rate.of([a.verdict.refused for a in harmless], [a.source for a in harmless]) if harmless else None,

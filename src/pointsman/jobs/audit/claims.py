@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pointsman.jobs.audit.results import AuditResults, Rise
 from pointsman.runs.results import SIGNIFICANT, Claim, ClaimVerdict, Figure
+from pointsman.runs.tasks import claims_on_tasks
 from pointsman.stats.rates import Mean, Rate
 
 MARGIN = 0.1
@@ -18,6 +19,7 @@ def conclude(results: AuditResults) -> AuditResults:
         *claims_on_routes(results),
         claim_on_masks(results),
         *claims_on_usefulness(results),
+        *claims_on_tasks(results.tasks),
         *claims_on_ranking(results),
         *(found.claim() for found in results.attacks),
         *claims_on_seeds(results),
@@ -35,7 +37,7 @@ def headline(results: AuditResults) -> str:
     A judge that cannot tell an answer from nonsense saw no answers: it saw that the model did not refuse.
     """
     name, base, found = results.model.name, results.base.asr, results.fsour.asr
-    answers = "answers" if results.judge.grades_content else "does not refuse"
+    answers = results.judge.succeeds
     without_effect = routing_without_effect(results)
     if without_effect is not None:
         return (

@@ -6,7 +6,7 @@ from pointsman.jobs.audit.results import AuditResults, Fsour, Masked
 from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
-from pointsman.report.sections import claims, cost, head, provenance
+from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
 from pointsman.runs.results import SIGNIFICANT
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
@@ -49,6 +49,8 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
         *([attacks.section(results)] if results.attacks else []),
         *([seeds.section(results, results.seeds)] if results.seeds else []),
         base.section(results),
+        *([own_answers.section(results.answers)] if results.answers else []),
+        *([tasks.section(results.tasks)] if results.tasks else []),
         cost.section(results.cost, STAGES),
         _provenance(results, show_text),
         reading.section(results),

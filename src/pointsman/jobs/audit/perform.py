@@ -20,9 +20,11 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.ranking import rank
 from pointsman.jobs.audit.results import AuditResults, MethodSeeds
 from pointsman.jobs.audit.routes import examine_routes, search_routes, search_under_other_seeds
+from pointsman.jobs.audit.tasks import measure_answers_under, solve_under_masks
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
+from pointsman.runs.tasks import prepare_tasks
 
 
 def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
@@ -39,6 +41,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
     room.tell(bench.note)
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
     predicted = forecast(bench, plan, prompts)
     bench.say(
         f"Auditing {engine.info.name} with {len(prompts.test)} behaviours of {suite.name}, judge {judge.name}, "
@@ -55,6 +58,8 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
     attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
+    answers = measure_answers_under(bench, plan, prompts, baseline.benign, masking, noise) if plan.answer_loss else ()
+    solved = solve_under_masks(bench, plan, prompts, tasks, masking) if tasks else None
     seeds = None
     if plan.method_seeds > 1:
         seeds = MethodSeeds(ranking.seeds, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
@@ -79,6 +84,8 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             fsour=fsour,
             attacks=attacks,
             seeds=seeds,
+            tasks=solved,
+            answers=answers,
         )
     )
     bench.finish(results)

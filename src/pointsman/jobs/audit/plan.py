@@ -23,12 +23,14 @@ class AuditInputs:
         benign: Benign requests: measures utility and over-refusal.
         borderline: Benign requests that look restricted.
         judge: The suite's own if left out; some judges take parameters.
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     behaviors: Path | None = None
     benign: Path | None = None
     borderline: Path | None = None
     judge: Annotated[str, Metavar("NAME[:KEY=VALUE,...]")] | None = None
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Audit:
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
         attacks: Another attack, of a package that registers some; empty for none.
+        answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
+        utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
+        utility_limit: Documents of each of these tasks at most; None for all.
+        utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the suite's.
     """
 
@@ -79,6 +85,10 @@ class Audit:
     other_targets: Count = 40
     transfer: Count = 12
     attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
+    answer_loss: Annotated[bool, Formerly(False)] = False
+    utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
+    utility_limit: Annotated[Positive | None, Formerly(100)] = 100
+    utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
 
     PRESETS: ClassVar[tuple[Preset, ...]] = (

@@ -30,6 +30,8 @@ from pointsman.runs.files import (
     reading_manifest,
 )
 from pointsman.runs.run import Run
+from pointsman.runs.task_folder import TaskFolder, task_config
+from pointsman.runs.tasks import refuse_unknown_tasks
 
 _FILES = ("behaviors", "benign", "borderline")
 
@@ -41,12 +43,14 @@ class AuditQuestion:
     Attributes:
         registered: The name of the suite, if it is a registered one.
         files: What it was read from otherwise, by option.
+        task_folder: Task files for lm-eval, of the user.
     """
 
     suite: Suite
     judge: Judge
     registered: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    task_folder: TaskFolder | None = None
 
 
 def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[AuditQuestion, Audit]:
@@ -58,6 +62,8 @@ def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[Audit
     """
     for attack in plan.attacks:
         make_attack(attack)  # refuse a name that nobody knows before anything is loaded
+    tasks = TaskFolder.read(inputs.utility_tasks)
+    refuse_unknown_tasks(plan, tasks)
     name = model.partition(":")[0] if inputs.behaviors is None else None
     if name is not None:
         _refuse_ignored(model, name, inputs)
@@ -67,7 +73,7 @@ def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[Audit
     judge = make_judge(suite.judge if inputs.judge is None else inputs.judge)
     if any(b.split is None for b in suite.restricted):
         assign_splits(suite.restricted, plan.seed, FRACTIONS)  # the audit does so: refuse what is too little now
-    return AuditQuestion(suite, judge, name, files), plan
+    return AuditQuestion(suite, judge, name, files, tasks), plan
 
 
 def config(question: AuditQuestion) -> dict[str, Any]:
@@ -77,6 +83,7 @@ def config(question: AuditQuestion) -> dict[str, Any]:
     return {
         "prompts": {"suite": name, "digest": known, "files": files_json(question.files)},
         "judge": judge_json(question.judge),
+        **task_config(question.task_folder),
     }
 
 
@@ -98,11 +105,11 @@ def ask_again(run: Run, plan: Audit, note: Note) -> AuditQuestion:
             raise ValueError("neither a suite nor a file")
         files = located(run, {key: known[key] for key in _FILES if key in known})
         then = data["digest"]
-        judge = judge_again(run, note)
+        judge, tasks = judge_again(run, note), TaskFolder.again(run)
     suite = read_suite(name, files)
     if name is not None and digest(suite) != then:
         raise RunError(f"The prompts of {name} have changed since {run.folder} began", OTHER_VERSION)
-    return AuditQuestion(suite, judge, name, files)
+    return AuditQuestion(suite, judge, name, files, tasks)
 
 
 def read_suite(name: str | None, files: Mapping[str, Path]) -> Suite:

@@ -12,8 +12,10 @@ from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
 from pointsman.routing.intervention import Phase
+from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.rates import AttackRates, answered
 from pointsman.runs.results import Results
+from pointsman.runs.tasks import TaskResults
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rank_agreement import Stability
 from pointsman.stats.rates import Rate
@@ -440,6 +442,8 @@ class AuditResults(Results):
     fsour: Fsour
     attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
+    tasks: TaskResults | None = None
+    answers: tuple[AnswersUnder, ...] = ()
 
     @property
     def phases(self) -> list[Phase]:

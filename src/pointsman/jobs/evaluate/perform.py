@@ -15,7 +15,9 @@ from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_la
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
+from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
+from pointsman.runs.tasks import Arm, prepare_tasks
 
 
 def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
@@ -40,6 +42,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     )
     bench.set_unlikely_answers_apart(scenario.system)
     seed = plan.seed_for(steering)
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, seed)
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
@@ -55,6 +58,11 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         bench, prompts, steering.intervention, "test/after", "Steered", stage="test", fallen=test.fallen
     )
     latency = time_latency(bench, prompts.benign, steering.intervention, plan.latency_rounds)
+    mask = [Arm("with the mask", "routing", steering.intervention)]
+    solved = tasks.solve(bench, mask) if tasks else None
+    answers: tuple[AnswersUnder, ...] = ()
+    if plan.answer_loss:
+        answers = measure_answers(bench, prompts.benign, before.benign, mask, seed=seed, system=scenario.system)
     keep_outcome(bench, "test/before", prompts, before)
     keep_outcome(bench, "test/after", prompts, after)
 
@@ -85,6 +93,8 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
             latency=latency,
+            tasks=solved,
+            answers=answers,
         )
     )
     bench.finish(results)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
-from pointsman.jobs.parameters import Count, Metavar, Positive, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
 from pointsman.jobs.steer.plan import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -21,10 +22,12 @@ class EvaluateInputs:
     Attributes:
         steering: Folder or hub id of a steering, or the folder of a run that found one.
         scenario: A scenario by name, or a YAML file; the one that the steering was made for if left out.
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     steering: Annotated[str, Metavar("FOLDER")]
     scenario: Annotated[str, Metavar("NAME|FILE")] | None = None
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,20 @@ class Evaluate:
         seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
         limit: Most prompts of each kind to test; None for all.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
+        answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
+        utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
+        utility_limit: Documents of each of these tasks at most; None for all.
+        utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
     """
 
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
     limit: Positive | None = 100
     latency_rounds: Count = 5
+    answer_loss: Annotated[bool, Formerly(False)] = False
+    utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
+    utility_limit: Annotated[Positive | None, Formerly(100)] = 100
+    utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
 
     def __post_init__(self) -> None:

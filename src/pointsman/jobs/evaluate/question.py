@@ -18,6 +18,8 @@ from pointsman.runs.files import known_hash, reading_manifest, typed
 from pointsman.runs.provenance import shareable
 from pointsman.runs.run import Run
 from pointsman.runs.steering import read_steering
+from pointsman.runs.task_folder import TaskFolder
+from pointsman.runs.tasks import refuse_unknown_tasks
 from pointsman.steering.artefact import Steering
 
 
@@ -27,6 +29,7 @@ class EvaluateQuestion:
 
     Attributes:
         named: The steering as the user named it: a folder, or a hub id.
+        task_folder: Task files for lm-eval, of the user.
     """
 
     steering: Steering
@@ -34,6 +37,7 @@ class EvaluateQuestion:
     suite: Suite
     judge: Judge
     named: str = ""
+    task_folder: TaskFolder | None = None
 
 
 def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple[EvaluateQuestion, Evaluate]:
@@ -56,7 +60,8 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
             f"this steering was learnt on the splits of seed {its_seed}: where prompts have no splits of their own, it "
             "may have been learnt on what is tested now"
         )
-    asked = steer.ask_scenario(name, seed)
+    asked = steer.ask_scenario(name, seed, inputs.utility_tasks)
+    refuse_unknown_tasks(plan, asked.task_folder)
     made_on = steering.about.get("suite")
     if inputs.scenario is None and made_on != asked.suite.name:
         raise UsageError(
@@ -64,7 +69,7 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
             f"asks {asked.suite.name}",
             remedy,
         )
-    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering)
+    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering, asked.task_folder)
     return question, replace(plan, seed=seed)
 
 
@@ -99,7 +104,7 @@ def ask_again(run: Run, plan: Evaluate, note: Note) -> EvaluateQuestion:
             f"The steering {name} has changed since {run.folder} began",
             "Put the old one back, or start a new run in another folder",
         )
-    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name)
+    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name, asked.task_folder)
 
 
 def steering_named(run: Run) -> str:

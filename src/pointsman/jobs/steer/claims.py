@@ -7,6 +7,7 @@ from dataclasses import replace
 from pointsman.jobs.steer.limits import limits_on_test
 from pointsman.jobs.steer.results import SteerResults, TestOutcome
 from pointsman.runs.results import Claim, ClaimVerdict, Figure, Limit
+from pointsman.runs.tasks import claims_on_tasks
 from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
@@ -28,6 +29,7 @@ def conclude(results: SteerResults) -> SteerResults:
             test.steermoe, compared.vs_steermoe,
         ),
         claim_on_limits(results, limits),
+        *claims_on_tasks(results.tasks),
         claim_on_split(results),
         claim_on_surrogate(results),
         *claims_on_seeds(results),

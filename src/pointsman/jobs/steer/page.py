@@ -9,7 +9,7 @@ from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, r
 from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
-from pointsman.report.sections import claims, cost, head, provenance
+from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
 from pointsman.stats.rates import Rate
 
 NOT_ADMISSIBLE = "No mask kept every limit on validation."
@@ -57,6 +57,8 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         outcomes.section(results),
         claims.section(results, "what could refute it", RULES),
         frontier.section(results),
+        own_answers.section(results.answers) if results.answers else None,
+        tasks.section(results.tasks) if results.tasks else None,
         groups.section(results),
         turns.section(results),
         circuit.section(results),

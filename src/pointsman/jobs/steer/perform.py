@@ -26,7 +26,9 @@ from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
 from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
+from pointsman.runs.tasks import Arm, prepare_tasks
 from pointsman.steering.artefact import DATA, Steering
 
 ARTEFACT = "steering"
@@ -52,6 +54,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
         f"{'Continuing to steer' if bench.run.has_begun else 'Steering'} {bench.engine.info.name} for {scenario.name} "
         f"({scenario.objective}), judge {bench.judge.name}, seed {plan.seed}; writing to {bench.run.folder}"
     )
+    tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
     room = room_of(bench)
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)
@@ -78,6 +81,13 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
 
+    mask = [Arm("with the mask", "routing", chosen.routing)]
+    solved = tasks.solve(bench, mask) if tasks else None
+    answers: tuple[AnswersUnder, ...] = ()
+    if plan.answer_loss:
+        answers = measure_answers(
+            bench, test.prompts.benign, arms.before.benign, mask, seed=plan.seed, system=scenario.system
+        )
     tested = arms.tested(scenario.limits)
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
@@ -104,6 +114,8 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             upper_bound=bound,
             latency=latency,
             seeds=seeds or None,
+            tasks=solved,
+            answers=answers,
             artefact=f"artefacts/{ARTEFACT}",
         )
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
 from pointsman.data.objective import Objective
 from pointsman.data.types import Split
-from pointsman.jobs.parameters import Count, Metavar, Positive, check
+from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
 from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
@@ -22,9 +23,11 @@ class SteerInputs:
 
     Attributes:
         scenario: A scenario that comes with Pointsman (`scenario list`) or a YAML file (`scenario init`).
+        utility_tasks: Folder with task files of your own for --utility. They are code, and lm-eval runs it.
     """
 
     scenario: Annotated[str, Metavar("NAME|FILE")]
+    utility_tasks: Annotated[Path, Metavar("FOLDER")] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Steer:
         random_draws: Random masks with the circuit's entries, shuffled: the control.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
+        answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
+        utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
+        utility_limit: Documents of each of these tasks at most; None for all.
+        utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
     """
 
@@ -74,6 +81,10 @@ class Steer:
     random_draws: Count = 3
     latency_rounds: Count = 5
     upper_bound: bool = False
+    answer_loss: Annotated[bool, Formerly(False)] = False
+    utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
+    utility_limit: Annotated[Positive | None, Formerly(100)] = 100
+    utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pointsman.data.scenario import Scenario, load_scenario
@@ -25,6 +26,8 @@ from pointsman.runs.files import (
 )
 from pointsman.runs.provenance import shareable
 from pointsman.runs.run import Run
+from pointsman.runs.task_folder import TaskFolder, task_config
+from pointsman.runs.tasks import refuse_unknown_tasks
 
 
 class ScenarioQuestion(Protocol):
@@ -39,30 +42,41 @@ class ScenarioQuestion(Protocol):
     @property
     def scenario(self) -> Scenario: ...
 
+    @property
+    def task_folder(self) -> TaskFolder | None: ...
+
 
 @dataclass(frozen=True)
 class SteerQuestion:
-    """A scenario with the prompts that were read for it; and who judges the answers."""
+    """A scenario with the prompts that were read for it; and who judges the answers.
+
+    Attributes:
+        task_folder: Task files for lm-eval, of the user.
+    """
 
     scenario: Scenario
     suite: Suite
     judge: Judge
+    task_folder: TaskFolder | None = None
 
 
 def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
     """Read a scenario and its prompts, and make its judge."""
-    return ask_scenario(inputs.scenario, plan.seed), plan
+    question = ask_scenario(inputs.scenario, plan.seed, inputs.utility_tasks)
+    refuse_unknown_tasks(plan, question.task_folder)
+    return question, plan
 
 
-def ask_scenario(name: str, seed: int) -> SteerQuestion:
+def ask_scenario(name: str, seed: int, utility_tasks: Path | None = None) -> SteerQuestion:
     """A scenario, by name or file, with its prompts and its judge.
 
     Args:
         seed: Of the splits, where prompts have none of their own.
+        utility_tasks: Folder with task files of the user.
     """
     scenario = load_scenario(name)
     suite = scenario.read(seed)
-    return SteerQuestion(scenario, suite, make_judge(suite.judge))
+    return SteerQuestion(scenario, suite, make_judge(suite.judge), TaskFolder.read(utility_tasks))
 
 
 def config(question: ScenarioQuestion) -> dict[str, Any]:
@@ -75,6 +89,7 @@ def config(question: ScenarioQuestion) -> dict[str, Any]:
         "scenario": data,
         "prompts": {"digest": digest(question.suite), "files": files_json(scenario.files)},
         "judge": judge_json(question.judge),
+        **task_config(question.task_folder),
     }
 
 
@@ -102,8 +117,8 @@ def ask_scenario_again(run: Run, seed: int, note: Note) -> SteerQuestion:
             files = {key: known.get(key, {"path": path}) for key, path in named.items()}
             data = {**data, "prompts": {key: str(path) for key, path in located(run, files).items()}}
         scenario = Scenario.from_json(data)
-        judge = judge_again(run, note)
+        judge, tasks = judge_again(run, note), TaskFolder.again(run)
     suite = scenario.read(seed)
     if digest(suite) != prompts.get("digest"):
         raise RunError(f"The prompts of {scenario.name} have changed since {run.folder} began", PUT_BACK)
-    return SteerQuestion(scenario, suite, judge)
+    return SteerQuestion(scenario, suite, judge, tasks)

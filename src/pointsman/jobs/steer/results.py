@@ -16,7 +16,9 @@ from pointsman.data.types import Split
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
+from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.results import Results
+from pointsman.runs.tasks import TaskResults
 from pointsman.stats.auroc import Auroc
 from pointsman.stats.calibration import Calibration
 from pointsman.stats.paired import Comparison
@@ -352,4 +354,6 @@ class SteerResults(Results):
     upper_bound: UpperBound | None = None
     latency: Latency | None = None
     seeds: tuple[SeedOutcome, ...] | None = None
+    tasks: TaskResults | None = None
+    answers: tuple[AnswersUnder, ...] = ()
     artefact: str | None = None

@@ -20,6 +20,9 @@ REFUSALS_ONLY = (
     "The judge {judge} cannot tell an answer from nonsense: whatever it does not call a refusal counts. Look at the "
     "answers before you believe a rate."
 )
+HARM_ONLY = (
+    "The judge {judge} tells harm, and not whether what was asked for was given: a rate counts what it calls unsafe."
+)
 SMALL_N = "Fewer than 100 prompts: read the intervals, not the points."
 
 
@@ -42,7 +45,8 @@ def warnings(results: Results) -> list[tuple[str, str]]:
     """The same as sentences, and what the judge cannot tell."""
     found = [("Testbed.", TESTBED)] * is_testbed(results) + [("Small n.", SMALL_N)] * results.small_n
     if not results.judge.grades_content:
-        found.append(("Refusals only.", REFUSALS_ONLY.format(judge=results.judge.name)))
+        title, said = ("Harm only.", HARM_ONLY) if results.judge.grades_harm else ("Refusals only.", REFUSALS_ONLY)
+        found.append((title, said.format(judge=results.judge.name)))
     return found
 
 
