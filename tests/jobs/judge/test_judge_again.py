@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import yaml
 
 from cli.conftest_cli import Cli, cli
 from judged_runs import fill, rows_of, runs
-from pointsman.errors import JudgeError
+from pointsman.errors import JudgeError, RunError
 from pointsman.jobs.finished import read_results
 from pointsman.jobs.judge.claims import conclude
 from pointsman.jobs.judge.results import JudgeResults
+from pointsman.judges.making import make_judge
 from pointsman.judges.refusal import RefusalJudge
 from pointsman.judges.types import Answer, Verdict
+from pointsman.runs.files import judge_again, judge_json
+from pointsman.runs.likelihood import UNLIKELY
 from pointsman.runs.run import Run
 
 __all__ = ["cli", "runs"]
@@ -206,3 +210,27 @@ def test_rates_that_surely_change_fail_the_claim(runs: Path, cli: Cli) -> None:
         "every_answer_is_scored": "holds",
     }
     assert conclude(found) == found
+
+
+def test_what_stood_before_the_judge_of_the_run_stands_before_every_other(runs: Path, cli: Cli) -> None:
+    file, why = runs / "audit/artefacts/completions.jsonl", f"{UNLIKELY}: -9.0 nats a token"
+    apart, *others = rows(file)
+    lines = [{**apart, "label": "garbage", "reason": why}, *others]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli("judge", "audit", "--judge", "refusal", "--out", "again").code == 0
+    found = rows(runs / "again/artefacts/verdicts.jsonl")
+    assert [row["id"] for row in found if row["reason"] == why] == [apart["id"]]
+
+
+def test_a_local_file_cannot_have_a_key_sent_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``local.json`` may come from a stranger as the manifest may: what it puts in is held to the same consent."""
+    pytest.importorskip("openai")
+    url, other = "http://127.0.0.1:9/v1", "http://127.0.0.2:9/v1"
+    monkeypatch.setenv("SOME_KEY", "secret")
+    saved = judge_json(make_judge(f"strongreject:model=m,key=SOME_KEY,endpoint={url}"))
+    monkeypatch.setenv("POINTSMAN_SEND_KEY_TO", url)
+    with Run.create(tmp_path / "run", "audit", {"judge": saved}) as run:
+        assert judge_json(judge_again(run, lambda text: None)) == saved
+        run.keep_local({"judge": {"endpoint": other}})
+        with pytest.raises(RunError, match=re.escape(other)):
+            judge_again(run, lambda text: None)
