@@ -210,9 +210,13 @@ class _Found:
     @staticmethod
     def of(kept: Kept) -> _Found:
         opinions: dict[tuple[str, str], list[Opinion]] = {}
+        judges = {_words(row.get("judge")) or name for name, rows in kept.verdicts.items() for row in rows}
+        short = Counter(judge.partition(":")[0] for judge in (kept.judge, *judges))  # without parameters
         for name, rows in kept.verdicts.items():
             for key, row in _by_answer(rows).items():
-                opinions.setdefault(key, []).append(_opinion(row, _words(row.get("judge")) or name))
+                judge = _words(row.get("judge")) or name
+                first = judge.partition(":")[0]
+                opinions.setdefault(key, []).append(_opinion(row, first if short[first] == 1 else judge))
         attempts, conversations, routes = map(_by_answer, (kept.attempts, kept.conversations, kept.routes))
         return _Found(kept.judge, attempts, conversations, routes, opinions)
 
