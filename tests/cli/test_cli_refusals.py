@@ -188,9 +188,10 @@ def _number_options() -> list[tuple[str, str]]:
 
 
 def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path, behaviors: Path) -> None:
-    needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence")}
+    needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence"), "label": ("x",)}
     options = _number_options()
-    assert {"--min-gain", "--noise", "--through-lambda", "--through-hold"} == {name for _, name in options}
+    found = {name for _, name in options}
+    assert found == {"--min-gain", "--noise", "--through-lambda", "--through-hold", "--precision"}
     for verb, name in options:
         for value in ("nan", "inf", "-inf", "1e999"):
             line = cli(*verb.split(), *needed[verb], name, value, "--out", "run").refusal()

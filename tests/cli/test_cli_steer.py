@@ -523,7 +523,7 @@ def test_a_manifest_that_says_too_little_is_refused(cli: Cli, stopped: Path) -> 
 def test_a_changed_mask_is_refused_by_a_resumed_evaluation(
     cli: Cli, done: Done, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pointsman.jobs.evaluate import perform as evaluating
+    from pointsman.jobs.evaluate import job as evaluating
 
     folder = shutil.copytree(done.folder / "artefacts/steering", here / "steering")
 

@@ -68,6 +68,7 @@ def label(
     precision: Annotated[
         float,
         typer.Option(
+            "--precision",
             metavar="X",
             help="How well any rate of the labels shall be known: enough rows for a 95 % interval of plus and minus "
             "this share. [dim]default: 0.1[/dim]",
