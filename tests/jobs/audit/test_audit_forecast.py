@@ -23,7 +23,6 @@ from pointsman.jobs.audit.forecast import (
     Assumed,
     Lengths,
     Sizes,
-    answers_effort,
     forecast,
     fsour_effort,
     masking_effort,
@@ -39,6 +38,7 @@ from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
 from pointsman.runs.bench import Bench
+from pointsman.runs.forecast import answers_effort
 from pointsman.runs.results import Forecast
 from pointsman.runs.run import FORECAST, Run
 from pointsman.testbed.plugin import TestbedJudge, load_suite

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus, pilot, scoring_effort, time_forwards
+from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
@@ -25,7 +25,8 @@ from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.steps import CHUNK
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import Forecast, Spent, StageCost, dump, read
+from pointsman.runs.forecast import answers_effort, forecast_of, played_effort
+from pointsman.runs.results import Forecast, dump, read
 from pointsman.runs.run import FORECAST
 
 
@@ -84,12 +85,6 @@ class Lengths:
 
 
 # ---------------------------------------------------------------------- formulas
-
-
-def answers_effort(shape: Shape, prompts: Sequence[int], longest: float) -> Effort:
-    """Answers of that many tokens to prompts of these lengths, in units of `CHUNK`."""
-    units = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
-    return sum((generation_effort(shape, unit, longest) for unit in units), Effort())
 
 
 def rosais_effort(shape: Shape, asked: Lengths, samples: int, *, whole: bool = False) -> Effort:
@@ -226,7 +221,7 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
         "base": answers_effort(shape, test.prompts, answer),
         "benign": answers_effort(shape, sizes.benign.prompts, answer),
         "borderline": answers_effort(shape, sizes.borderline.prompts, answer),
-        "multi_turn": _played(shape, sizes.turns, answer),
+        "multi_turn": played_effort(shape, sizes.turns, answer),
         "rosais": rosais_effort(shape, sizes.discovery, plan.samples),
         "rosais_target": rosais_effort(shape, sizes.discovery, plan.samples, whole=True),
         **_masking(plan, shape, sizes, longest, assumed),
@@ -274,17 +269,6 @@ def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: A
     if plan.placebo and prompts.benign_discovery:
         count += len(prompts.discovery)
     return round(count)
-
-
-def _played(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effort:
-    """Conversations: turn n of all that have one is one batch, with the answers before it in the prompt."""
-    total = Effort()
-    for start in range(0, len(turns), CHUNK):
-        unit = turns[start : start + CHUNK]
-        for n in range(max(len(t) for t in unit)):
-            prompts = [min(int(t[n] + n * answer), shape.context - 1) for t in unit if len(t) > n]
-            total += generation_effort(shape, prompts, answer)
-    return total
 
 
 def _masking(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed) -> dict[str, Effort]:
@@ -336,24 +320,5 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
     sizes = Sizes.of(engine, plan, prompts)
     stages = predict(plan, shape, sizes, longest, assumed)
-    likely = _spent(pace, sum(stages.values(), Effort()))
-    used = gpus(engine)
-    return Forecast(
-        **asdict(likely),
-        upper=_spent(pace, sum(predict(plan, shape, sizes, longest, WORST).values(), Effort())),
-        stages=tuple(StageCost(stage=stage, **asdict(_spent(pace, effort))) for stage, effort in stages.items()),
-        assumed=asdict(assumed),
-        pace={"seconds": asdict(pace)},
-        pilot=answers,
-        gpus=used or None,
-        gpu_hours=round(used * likely.seconds / 3600, 2) if used else None,
-    )
-
-
-def _spent(pace: Pace, effort: Effort) -> Spent:
-    return Spent(
-        forwards=round(effort.forwards),
-        tokens=round(effort.tokens),
-        token_layers=round(effort.token_layers),
-        seconds=round(pace.seconds(effort), 1),
-    )
+    most = predict(plan, shape, sizes, longest, WORST)
+    return forecast_of(engine, pace, stages, most, asdict(assumed), answers)
