@@ -399,6 +399,9 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
 
     evaluate_in(tmp_path / "run")
     found = results_of(tmp_path / "run")
+    foretold = found["cost"]["predicted"]
+    assert [stage["stage"] for stage in foretold["stages"]] == ["test"]
+    assert found["cost"]["forwards"] / 2 < foretold["forwards"] < found["cost"]["forwards"] * 2
     for name in ("before", "after"):
         shared = found["test"][name].keys() & known["test"][name].keys()
         assert shared >= {*MEASURES, "by_category", "held_by_category", "turns", "dsr_context", "unscored"}

@@ -9,8 +9,9 @@ foretold: training surrogates, timing the mask, tasks of lm-eval, the loss of an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from pointsman.data.scenario import Scenario
 from pointsman.data.splits import SPLITS
@@ -20,14 +21,14 @@ from pointsman.engine.types import Engine
 from pointsman.jobs.steer.choosing import SCREENED, coarse
 from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.prompts import SteerPrompts
-from pointsman.jobs.steer.question import SteerQuestion
+from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.strengths import FINE
 from pointsman.jobs.steer.surrogates import GAP
 from pointsman.jobs.steer.traces import TOGETHER
 from pointsman.methods.steermoe import sizes
 from pointsman.methods.through_model import ThroughModel
 from pointsman.runs.bench import Bench
-from pointsman.runs.forecast import answers_effort, forecast_of, played_effort
+from pointsman.runs.forecast import answers_effort, forecast_of, foretold, played_effort
 from pointsman.runs.results import Forecast, dump, read
 from pointsman.runs.run import FORECAST
 
@@ -146,9 +147,9 @@ class _Counts:
 def predict(
     plan: Steer,
     scenario: Scenario,
+    experts: int,
     shape: Shape,
     asked: Mapping[Split, Asked],
-    experts: int,
     longest: int,
     assumed: Assumed,
 ) -> dict[str, Effort]:
@@ -226,24 +227,53 @@ def _through(plan: Steer, scenario: Scenario, shape: Shape, asked: Asked, turned
 # ---------------------------------------------------------------------- the engine at hand
 
 
+Predict = Callable[[Shape, Mapping[Split, Asked], int, Assumed], dict[str, Effort]]
+"""The stages, of the engine's shape, what is asked of each split, the longest answer allowed, and what is assumed."""
+
+
 def forecast(bench: Bench[SteerQuestion], plan: Steer, prompts: Mapping[Split, SteerPrompts]) -> Forecast | None:
     """The forecast of a steering run, remembered by it; None for one that began without."""
+    scenario, experts = bench.question.scenario, sum(router.experts for router in bench.engine.routers)
+    return _remembered(bench, prompts, partial(predict, plan, scenario, experts))
+
+
+def forecast_evaluation(bench: Bench[ScenarioQuestion], prompts: SteerPrompts) -> Forecast | None:
+    """The forecast of an evaluation, remembered by it; None for one that began without."""
+
+    def stages(shape: Shape, asked: Mapping[Split, Asked], longest: int, assumed: Assumed) -> dict[str, Effort]:
+        test, answer, total = asked["test"], max(assumed.answered * longest, 1.0), Effort()
+        turned = test.to_turn(shape, answer, assumed.fallen) if test.talks else []
+        for length in (answer, longest):  # without the mask, and with it
+            total += test.effort(shape, length) + answers_effort(shape, turned, length)
+        return {"test": total}
+
+    return _remembered(bench, {"test": prompts}, stages)
+
+
+def _remembered(
+    bench: Bench[ScenarioQuestion] | Bench[SteerQuestion], prompts: Mapping[Split, SteerPrompts], stages: Predict
+) -> Forecast | None:
+    """The forecast of these stages, said as well; None for a run that began without one."""
     if bench.run.has_begun and FORECAST not in bench.run:
         return None
-    return read(bench.run.remember(FORECAST, lambda: dump(_forecast(bench, plan, prompts))), Forecast)
+    found = read(bench.run.remember(FORECAST, lambda: dump(_forecast(bench, prompts, stages))), Forecast)
+    beside = "surrogates, latency and tasks" if "discovery" in prompts else "latency and tasks"
+    bench.say(f"{foretold(found, resumed=bench.run.has_begun)}; {beside} come on top")
+    return found
 
 
-def _forecast(bench: Bench[SteerQuestion], plan: Steer, prompts: Mapping[Split, SteerPrompts]) -> Forecast:
-    engine, scenario, longest = bench.engine, bench.question.scenario, bench.answer_tokens
+def _forecast(
+    bench: Bench[ScenarioQuestion] | Bench[SteerQuestion], prompts: Mapping[Split, SteerPrompts], stages: Predict
+) -> Forecast:
+    engine, system, longest = bench.engine, bench.question.scenario.system, bench.answer_tokens
     test = prompts["test"]
     requests = [*test.benign[:2], *test.scenario, *test.restricted, *test.benign[2:]]
-    encoded = [engine.encode(b.turns, system=scenario.system) for b in requests]
+    encoded = [engine.encode(b.turns, system=system) for b in requests]
     begun = [engine.encode_target(b.target) if b.target else (encoded[0].ids[0],) for b in requests]
     shape, pace = time_forwards(engine, encoded, begun)
     answers = pilot(engine, encoded, longest)
     ended = answers["tokens"]
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
-    asked = {split: Asked.of(engine, some, scenario.system) for split, some in prompts.items()}
-    experts = sum(router.experts for router in engine.routers)
-    likely, most = (predict(plan, scenario, shape, asked, experts, longest, each) for each in (assumed, WORST))
+    asked = {split: Asked.of(engine, some, system) for split, some in prompts.items()}
+    likely, most = (stages(shape, asked, longest, each) for each in (assumed, WORST))
     return forecast_of(engine, pace, likely, most, asdict(assumed), answers)

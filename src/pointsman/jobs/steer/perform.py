@@ -29,7 +29,6 @@ from pointsman.judges.making import written_judge
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
-from pointsman.runs.forecast import foretold
 from pointsman.runs.tasks import Arm, prepare_tasks
 from pointsman.steering.artefact import DATA, Steering
 
@@ -61,9 +60,6 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)
     predicted = forecast(bench, plan, prompts)
-    if predicted is not None:
-        said = foretold(predicted, resumed=bench.run.has_begun)
-        bench.say(f"{said}; surrogates, latency and tasks come on top")
 
     splits, refusals = play_splits(bench, prompts)
     validation, test = splits["validation"], splits["test"]
