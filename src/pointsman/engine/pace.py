@@ -37,6 +37,7 @@ class Effort:
         calls: Decoder layers of all forwards that score.
         tried: Decoder layers of all forwards that try candidates of a route.
         decoded: Forwards of generation.
+        back: Token-layers that are gone through backwards as well, for a gradient: counted once, timed as three.
     """
 
     forwards: float = 0.0
@@ -45,6 +46,7 @@ class Effort:
     calls: float = 0.0
     tried: float = 0.0
     decoded: float = 0.0
+    back: float = 0.0
 
     def __add__(self, other: Effort) -> Effort:
         mine, theirs = asdict(self), asdict(other)
@@ -103,7 +105,7 @@ class Pace:
             self.call * effort.calls
             + self.tried * effort.tried
             + self.decoded * effort.decoded
-            + self.token_layer * effort.token_layers
+            + self.token_layer * (effort.token_layers + 2 * effort.back)
         )
 
 

@@ -1,8 +1,68 @@
-"""What a run will take and what it took, in one line each. The forecast itself is made by the job."""
+"""What a run will take and what it took, in one line each. What its stages compute is foretold by the job."""
 
 from __future__ import annotations
 
-from pointsman.runs.results import Forecast, RunCost, Spent
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus
+from pointsman.engine.types import Engine
+from pointsman.methods.steps import CHUNK
+from pointsman.runs.results import Forecast, RunCost, Spent, StageCost
+
+
+def answers_effort(shape: Shape, prompts: Sequence[int], longest: float) -> Effort:
+    """Answers of that many tokens to prompts of these lengths, in units of `CHUNK`."""
+    units = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
+    return sum((generation_effort(shape, unit, longest) for unit in units), Effort())
+
+
+def played_effort(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effort:
+    """Conversations: turn n of all that have one is one batch, with the answers before it in the prompt."""
+    total = Effort()
+    for start in range(0, len(turns), CHUNK):
+        unit = turns[start : start + CHUNK]
+        for n in range(max(len(t) for t in unit)):
+            prompts = [min(int(t[n] + n * answer), shape.context - 1) for t in unit if len(t) > n]
+            total += generation_effort(shape, prompts, answer)
+    return total
+
+
+def forecast_of(
+    engine: Engine,
+    pace: Pace,
+    stages: Mapping[str, Effort],
+    most: Mapping[str, Effort],
+    assumed: Mapping[str, float | bool],
+    answers: Mapping[str, int | None],
+) -> Forecast:
+    """The forecast of these stages at this pace.
+
+    Args:
+        most: The stages at most.
+        assumed: What was not known in advance.
+        answers: Of the pilot.
+    """
+    likely, used = _spent(pace, sum(stages.values(), Effort())), gpus(engine)
+    return Forecast(
+        **asdict(likely),
+        upper=_spent(pace, sum(most.values(), Effort())),
+        stages=tuple(StageCost(stage=stage, **asdict(_spent(pace, effort))) for stage, effort in stages.items()),
+        assumed=assumed,
+        pace={"seconds": asdict(pace)},
+        pilot=answers,
+        gpus=used or None,
+        gpu_hours=round(used * likely.seconds / 3600, 2) if used else None,
+    )
+
+
+def _spent(pace: Pace, effort: Effort) -> Spent:
+    return Spent(
+        forwards=round(effort.forwards),
+        tokens=round(effort.tokens),
+        token_layers=round(effort.token_layers),
+        seconds=round(pace.seconds(effort), 1),
+    )
 
 
 def foretold(forecast: Forecast, *, resumed: bool = False) -> str:

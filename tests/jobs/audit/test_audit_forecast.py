@@ -23,7 +23,6 @@ from pointsman.jobs.audit.forecast import (
     Assumed,
     Lengths,
     Sizes,
-    answers_effort,
     forecast,
     fsour_effort,
     masking_effort,
@@ -31,6 +30,7 @@ from pointsman.jobs.audit.forecast import (
     rosais_effort,
     search_effort,
 )
+from pointsman.jobs.audit.perform import perform
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
@@ -38,9 +38,11 @@ from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
 from pointsman.runs.bench import Bench
+from pointsman.runs.forecast import answers_effort
 from pointsman.runs.results import Forecast
 from pointsman.runs.run import FORECAST, Run
-from pointsman.testbed.plugin import TestbedJudge
+from pointsman.testbed.plugin import TestbedJudge, load_suite
+from works import OneJudge
 
 DEEP = Shape(5, (1, 3, 4), 10_000)  # a first dense layer, another between
 
@@ -102,8 +104,9 @@ def test_restarts_and_answers_of_fsour() -> None:
     answer = generation_effort(DEEP, asked.prompts, 7)
     most = fsour_effort(DEEP, asked, 10, 1, 5, 7, WORST)
     assert most.tokens == pytest.approx(5 * once.tokens + 6 * answer.tokens)
-    single = fsour_effort(DEEP, asked, 10, 1, 1, 7, Assumed(searched=1.0))
-    assert single.tokens == pytest.approx(once.tokens + 2 * answer.tokens)  # no more restarts than allowed
+    single = fsour_effort(DEEP, asked, 10, 1, 1, 7, Assumed(searched=1.0, answered=3 / 7))
+    plain = generation_effort(DEEP, asked.prompts, 3)  # under the route it takes all 7
+    assert single.tokens == pytest.approx(once.tokens + plain.tokens + answer.tokens)  # no more restarts than allowed
 
 
 def test_what_an_engine_counts() -> None:
@@ -165,6 +168,30 @@ def test_a_turn_has_the_answers_before_it_in_its_prompt() -> None:
     likely = predict(Audit(), DEEP, sizes(), 10, Assumed(answered=0.5))["multi_turn"]
     first, second = generation_effort(DEEP, [4, 4], 5), generation_effort(DEEP, [9 + 5], 5)
     assert likely == first + second
+
+
+def test_only_unrouted_answers_are_as_short_as_the_pilots() -> None:
+    plan = Audit(method_seeds=2)
+    short, long = (predict(plan, DEEP, sizes(), 100, Assumed(answered=share)) for share in (0.1, 1.0))
+    unrouted = {"base", "benign", "borderline", "multi_turn", "placebo", "utility", "fsour", "targets", "min_gain"}
+    shorter = {stage for stage, effort in short.items() if effort.forwards < long[stage].forwards}
+    assert shorter == unrouted | {
+        "fsour_seeds"
+    }  # the last five have an answer without a routing beside those under one
+    for stage in ("masking", "dataset_mask", "noise", "masking_seeds", "route_controls", "transfer"):
+        assert short[stage] == long[stage]
+    assert long["utility"].forwards - short["utility"].forwards == pytest.approx(90)
+
+
+def test_a_run_whose_answers_never_end_is_foretold(tmp_path: Path) -> None:
+    """The untrained model never ends an answer: the pilot cuts its own off; those under a routing take the limit."""
+    plan = Audit(limit=3, samples=2, routers=1, random_draws=1, candidates=2, restarts=1, max_new_tokens=80)
+    with Run.create(tmp_path / "run", "audit", {}) as run:
+        cost = perform(plan, Bench(engine(), AuditQuestion(load_suite(), OneJudge("refused")), run)).cost
+    assert cost.predicted is not None
+    assert cost.predicted.assumed is not None
+    assert cost.predicted.assumed["answered"] == 0.6
+    assert cost.forwards / 1.2 < cost.predicted.forwards < cost.forwards * 1.2
 
 
 def remembering(run: Any, test: tuple[Behaviour, ...], max_new_tokens: int = 512) -> Bench[AuditQuestion]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -35,7 +36,7 @@ from pointsman.jobs.steer.results import SteerResults
 from pointsman.routing.store import TraceStore
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump, read
-from pointsman.runs.run import Run
+from pointsman.runs.run import FORECAST, Run
 from pointsman.steering.artefact import Steering
 from works import ManyJudge, OneJudge, stop
 
@@ -398,6 +399,9 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
 
     evaluate_in(tmp_path / "run")
     found = results_of(tmp_path / "run")
+    foretold = found["cost"]["predicted"]
+    assert [stage["stage"] for stage in foretold["stages"]] == ["test"]
+    assert found["cost"]["forwards"] / 2 < foretold["forwards"] < found["cost"]["forwards"] * 2
     for name in ("before", "after"):
         shared = found["test"][name].keys() & known["test"][name].keys()
         assert shared >= {*MEASURES, "by_category", "held_by_category", "turns", "dsr_context", "unscored"}
@@ -474,6 +478,43 @@ def test_a_run_killed_while_it_writes_its_end_gives_the_same(
         assert not (folder / "results.json").exists()
     perform(folder)
     assert comparable(folder) == wanted
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_new_run_is_foretold(finished: Finished, objective: str, tmp_path: Path) -> None:
+    shutil.copytree(finished(objective), tmp_path / "run")
+    cost = json.loads((tmp_path / "run/results.json").read_text())["cost"]
+    predicted, found = cost["predicted"], {stage["stage"] for stage in cost["stages"]}
+    assert {stage["stage"] for stage in predicted["stages"]} == found - ({"goals"} if objective == "allow" else set())
+    assert all(stage["forwards"] > 0 and stage["tokens"] > 0 for stage in predicted["stages"])
+    assert cost["forwards"] / 2 < predicted["forwards"] < cost["forwards"] * 2
+    assert cost["forwards"] <= predicted["upper"]["forwards"]
+    assert cost["tokens"] <= predicted["upper"]["tokens"]
+    assert perform(tmp_path / "run", objective)["cost"]["predicted"] == predicted  # as its journal has it
+
+
+def test_a_forecast_is_said_and_never_added_to_a_run_that_began_without(tmp_path: Path) -> None:
+    question, plan = SteerQuestion(scenario(), suite_of("defend"), ManyJudge()), PLANS["defend"]
+
+    def said(folder: str, units: int) -> str:
+        sentences: list[str] = []
+        with Run.create(tmp_path / folder, "steer", {}) as run:
+            stop(run, units)
+            with pytest.raises(KeyboardInterrupt):
+                perform_steer(plan, Bench(engine_of(), question, run, say=sentences.append))
+        return " ".join(sentences)
+
+    first = said("new", 2)
+    assert re.search(
+        r"About .* \(at most .*\): [0-9,]+ forwards of .*; surrogates, latency and tasks come on top", first
+    )
+    again = said("new", 0)
+    assert "The whole run: about " in again
+    assert first.split("forwards of")[1] == again.split("forwards of")[1]
+    with Run.create(tmp_path / "old", "steer", {}) as run:
+        run.remember("sigma", list)
+    assert "forwards of" not in said("old", 1)
+    assert FORECAST not in Run.open(tmp_path / "old", read_only=True)
 
 
 def test_lost_artefacts_are_made_again(finished: Finished, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """What an audit will cost, before it starts: forwards, tokens and minutes of every stage.
 
 `predict` is arithmetic on the audit's settings and the lengths of its prompts, in the efforts of `engine.pace`. How
-early searches end is not known in advance and is assumed; so is the length of answers that the pilot cuts off.
+early searches end is not known in advance and is assumed; so is the length of unrouted answers that the pilot cuts off.
+
+Answers under a mask, a route or noise are counted at the longest length allowed. The pilot answers without a routing
+and says nothing of them; and a batch lasts as long as its longest answer: where the model is disturbed, some answer of
+nearly every batch runs to the limit.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from pointsman.data.types import Behaviour
-from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus, pilot, scoring_effort, time_forwards
+from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
@@ -21,7 +25,8 @@ from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.steps import CHUNK
 from pointsman.runs.bench import Bench
-from pointsman.runs.results import Forecast, Spent, StageCost, dump, read
+from pointsman.runs.forecast import answers_effort, forecast_of, played_effort
+from pointsman.runs.results import Forecast, dump, read
 from pointsman.runs.run import FORECAST
 
 
@@ -32,7 +37,8 @@ class Assumed:
     Attributes:
         searched: Share of all (token, layer) that a search visits before log p(target) reaches tau.
         restarts: Searches that a behaviour needs, at most as many as it may have.
-        answered: Share of the longest answer allowed that the longest answer of a batch takes; the pilot's if it ends.
+        answered: Share of the longest answer allowed that the longest unrouted answer of a batch takes; the pilot's if
+            it ends. Under a routing, batches take all of it.
         succeeded: Share of searches that succeed, whose routes can be replayed.
         uniform: The first of n masked routers lies where the first of n random ones does on average, not in front.
     """
@@ -42,6 +48,10 @@ class Assumed:
     answered: float = 0.6
     succeeded: float = 0.9
     uniform: bool = True
+
+    def unrouted(self, longest: int) -> float:
+        """Tokens of the longest answer of a batch without a routing, of `longest` allowed."""
+        return max(self.answered * longest, 1.0)
 
 
 WORST = Assumed(1.0, math.inf, 1.0, 1.0, uniform=False)
@@ -75,12 +85,6 @@ class Lengths:
 
 
 # ---------------------------------------------------------------------- formulas
-
-
-def answers_effort(shape: Shape, prompts: Sequence[int], longest: float) -> Effort:
-    """Answers of that many tokens to prompts of these lengths, in units of `CHUNK`."""
-    units = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
-    return sum((generation_effort(shape, unit, longest) for unit in units), Effort())
 
 
 def rosais_effort(shape: Shape, asked: Lengths, samples: int, *, whole: bool = False) -> Effort:
@@ -147,15 +151,16 @@ def search_effort(shape: Shape, asked: Lengths, candidates: int, together: int, 
 
 
 def fsour_effort(
-    shape: Shape, asked: Lengths, candidates: int, together: int, restarts: int, answer: float, assumed: Assumed
+    shape: Shape, asked: Lengths, candidates: int, together: int, restarts: int, longest: int, assumed: Assumed
 ) -> Effort:
-    """F-SOUR with its answers: one without a route, and one for every restart."""
+    """F-SOUR with its answers: one without a route, and one under the route of every restart."""
     once = search_effort(shape, asked, candidates, together, assumed.searched)
-    answers = Effort()
+    plain, routed = Effort(), Effort()
     for start in range(0, len(asked), together):
-        answers += answers_effort(shape, asked.part(start, start + together).prompts, answer)
-    number = min(assumed.restarts, restarts)
-    return once.times(number) + answers.times(number + 1)
+        group = asked.part(start, start + together).prompts
+        plain += answers_effort(shape, group, assumed.unrouted(longest))
+        routed += answers_effort(shape, group, longest)
+    return plain + (once + routed).times(min(assumed.restarts, restarts))
 
 
 # ---------------------------------------------------------------------- the audit
@@ -203,34 +208,34 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
     Args:
         longest: Tokens of the longest answer allowed.
     """
-    answer = max(assumed.answered * longest, 1.0)
+    answer = assumed.unrouted(longest)
     test, searches = sizes.test, sizes.test.part(0, plan.searches)
     some = searches.part(0, plan.other_targets)
     number = min(assumed.restarts, plan.restarts)
     group = group_size(plan.together, plan.candidates)
 
     def search(asked: Lengths, restarts: int) -> Effort:
-        return fsour_effort(shape, asked, plan.candidates, group, restarts, answer, assumed)
+        return fsour_effort(shape, asked, plan.candidates, group, restarts, longest, assumed)
 
     stages = {
         "base": answers_effort(shape, test.prompts, answer),
         "benign": answers_effort(shape, sizes.benign.prompts, answer),
         "borderline": answers_effort(shape, sizes.borderline.prompts, answer),
-        "multi_turn": _played(shape, sizes.turns, answer),
+        "multi_turn": played_effort(shape, sizes.turns, answer),
         "rosais": rosais_effort(shape, sizes.discovery, plan.samples),
         "rosais_target": rosais_effort(shape, sizes.discovery, plan.samples, whole=True),
-        **_masking(plan, shape, sizes, answer, assumed),
+        **_masking(plan, shape, sizes, longest, assumed),
         "fsour": search(searches, plan.restarts),
     }
     if plan.route_controls:
         plain = scoring_effort(shape, len(searches), max(searches.prompts, default=0))
-        stages["route_controls"] = answers_effort(shape, searches.prompts, answer).times(number + 1) + plain
+        stages["route_controls"] = answers_effort(shape, searches.prompts, longest).times(number + 1) + plain
     if plan.other_targets:
         stages["targets"] = sum((search(group, 1) for group in sizes.others), Effort())
         stages["min_gain"] = search(some, 1)
     if plan.transfer:
         most = min(plan.transfer, int(assumed.succeeded * len(searches)))
-        each = answers_effort(shape, searches.prompts[:most], answer) if most > 1 else Effort()
+        each = answers_effort(shape, searches.prompts[:most], longest) if most > 1 else Effort()
         stages["transfer"] = each.times(most)
     if plan.placebo and len(sizes.benign_discovery):
         placebo = rosais_effort(shape, sizes.benign_discovery, plan.samples)
@@ -266,37 +271,29 @@ def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: A
     return round(count)
 
 
-def _played(shape: Shape, turns: Sequence[Sequence[int]], answer: float) -> Effort:
-    """Conversations: turn n of all that have one is one batch, with the answers before it in the prompt."""
-    total = Effort()
-    for start in range(0, len(turns), CHUNK):
-        unit = turns[start : start + CHUNK]
-        for n in range(max(len(t) for t in unit)):
-            prompts = [min(int(t[n] + n * answer), shape.context - 1) for t in unit if len(t) > n]
-            total += generation_effort(shape, prompts, answer)
-    return total
-
-
-def _masking(plan: Audit, shape: Shape, sizes: Sizes, answer: float, assumed: Assumed) -> dict[str, Effort]:
+def _masking(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed) -> dict[str, Effort]:
     """The stages on masked routers and noise; the first of n random routers of L lies at (L - n) / (n + 1)."""
     layers, phases = len(shape.routers), len(plan.phases)
     benign = sizes.benign.part(0, plan.utility_prompts)
-    plain = answers_effort(shape, benign.prompts, answer)
-    answers = answers_effort(shape, sizes.test.prompts, answer)
-    attack, frozen, utility, seeds = Effort(), Effort(), plain, Effort()
+    routed = answers_effort(shape, benign.prompts, longest)
+    answers = answers_effort(shape, sizes.test.prompts, longest)
+    attack, frozen, seeds = Effort(), Effort(), Effort()
+    utility = answers_effort(shape, benign.prompts, assumed.unrouted(longest))
     for number in range(1, plan.most_masked(layers) + 1):
         first = (layers - number) // (number + 1) if assumed.uniform else 0
         some, draws = layers - number >= number, plan.random_draws if layers - number >= number else 0
-        once = masking_effort(shape, sizes.test, plan.samples, first, answer)
+        once = masking_effort(shape, sizes.test, plan.samples, first, longest)
         attack += once.times(phases * (1 + some) + draws + (phases - 1) * min(draws, 1))
         for n in range(len(sizes.discovery)):
             frozen += _under_masks(shape, sizes.discovery.part(n, n + 1), plan.samples, [shape.routers[first]])
         frozen += answers.times(phases)
-        utility += masking_effort(shape, benign, plan.samples, first, answer).times(phases * (1 + some + min(draws, 1)))
-        utility += plain.times(phases)
+        utility += masking_effort(shape, benign, plan.samples, first, longest).times(
+            phases * (1 + some + min(draws, 1))
+        )
+        utility += routed.times(phases)
         seeds += once.times(plan.method_seeds - 1)
     spread = scoring_effort(shape, len(sizes.discovery), max(sizes.discovery.prompts))
-    noise = (spread + (answers + plain).times(len(plan.noise))) if plan.noise else Effort()
+    noise = (spread + (answers + routed).times(len(plan.noise))) if plan.noise else Effort()
     return {
         "masking": attack,
         "dataset_mask": frozen,
@@ -323,24 +320,5 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
     sizes = Sizes.of(engine, plan, prompts)
     stages = predict(plan, shape, sizes, longest, assumed)
-    likely = _spent(pace, sum(stages.values(), Effort()))
-    used = gpus(engine)
-    return Forecast(
-        **asdict(likely),
-        upper=_spent(pace, sum(predict(plan, shape, sizes, longest, WORST).values(), Effort())),
-        stages=tuple(StageCost(stage=stage, **asdict(_spent(pace, effort))) for stage, effort in stages.items()),
-        assumed=asdict(assumed),
-        pace={"seconds": asdict(pace)},
-        pilot=answers,
-        gpus=used or None,
-        gpu_hours=round(used * likely.seconds / 3600, 2) if used else None,
-    )
-
-
-def _spent(pace: Pace, effort: Effort) -> Spent:
-    return Spent(
-        forwards=round(effort.forwards),
-        tokens=round(effort.tokens),
-        token_layers=round(effort.token_layers),
-        seconds=round(pace.seconds(effort), 1),
-    )
+    most = predict(plan, shape, sizes, longest, WORST)
+    return forecast_of(engine, pace, stages, most, asdict(assumed), answers)

@@ -8,6 +8,7 @@ from pointsman.engine.types import refuse_unable
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.forecast import forecast_evaluation
 from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.matrices import norm1
 from pointsman.jobs.steer.outcome import ask_in_stage, keep_outcome
@@ -46,6 +47,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
+    predicted = forecast_evaluation(bench, prompts)
     turns = sum(len(c.turns) for c in (*prompts.conversations, *prompts.benign_conversations))
     single = len(prompts.scenario) + len(prompts.restricted) + len(prompts.benign) + len(prompts.borderline)
     bench.foretell_judging(2 * (turns + single))
@@ -78,7 +80,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     note = "A given steering is evaluated: nothing was learnt or chosen here."
     results = conclude(
         SteerResults(
-            **bench.shared_fields((*room.notes(), note)),
+            **bench.shared_fields((*room.notes(), note), predicted),
             job="evaluate",
             seed=seed,
             small_n=tested.after.gain.n < 100,

@@ -13,6 +13,7 @@ from pointsman.engine.types import refuse_unable
 from pointsman.jobs.steer.candidates import Tried
 from pointsman.jobs.steer.choosing import Choosing, screen_of
 from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.forecast import forecast
 from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
@@ -58,6 +59,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     room = room_of(bench)
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)
+    predicted = forecast(bench, plan, prompts)
 
     splits, refusals = play_splits(bench, prompts)
     validation, test = splits["validation"], splits["test"]
@@ -92,7 +94,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
         SteerResults(
-            **bench.shared_fields((*_notes_on_judge(bench), *room.notes())),
+            **bench.shared_fields((*_notes_on_judge(bench), *room.notes()), predicted),
             job="steer",
             seed=plan.seed,
             small_n=tested.after.gain.n < 100,
