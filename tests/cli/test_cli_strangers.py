@@ -454,7 +454,8 @@ def test_no_file_that_is_shared_says_who_or_where(private: tuple[Path, Path]) ->
 
 def test_files_with_prompts_or_paths_are_private(private: tuple[Path, Path]) -> None:
     runs, _ = private
-    names = {"journal.jsonl", "completions.jsonl", "contexts.jsonl", "local.json"}
+    names = {"journal.jsonl", "completions.jsonl", "contexts.jsonl", "local.json", "attempts.jsonl"}
+    names |= {"conversations.jsonl", "routes.jsonl"}
     found = {p: stat.S_IMODE(p.stat().st_mode) for p in runs.rglob("*") if p.name in names}
     assert {p.name for p in found} == names
     assert set(found.values()) == {0o600}
