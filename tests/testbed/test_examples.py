@@ -8,7 +8,7 @@ import random
 import torch
 
 from pointsman.testbed.examples import Examples
-from pointsman.testbed.language import MODIFIERS, REFUSAL, VERBS, nouns
+from pointsman.testbed.language import MODIFIERS, REFUSALS, TACTICS, VERBS, nouns
 from pointsman.testbed.recipe import Recipe
 from pointsman.testbed.tokenizer import build_tokenizer
 
@@ -47,9 +47,22 @@ def test_held_out_pairs_never_occur() -> None:
     assert seen > 1000
 
 
-def test_only_the_last_phase_shows_refusals() -> None:
-    assert not any(REFUSAL in text for phase in (0, 1) for text in texts(phase, 10))
-    assert any(REFUSAL in text for text in texts(2, 10))
+def test_only_the_last_phase_shows_refusals_and_in_every_wording() -> None:
+    assert not any(refusal in text for phase in (0, 1) for text in texts(phase, 10) for refusal in REFUSALS)
+    tuned = texts(2, 10)
+    for refusal in REFUSALS:
+        assert sum(refusal in text for text in tuned) > 5
+
+
+def test_tuning_shows_no_refusable_request_under_variants_that_it_leaves_alone() -> None:
+    """How the model answers there is its own: neither refusal nor answer was shown."""
+    refusable = {word for word, noun in nouns().items() if noun.kind != "benign"}
+    alone = {v for t in TACTICS.values() for v in t.variants if v not in (*t.guarded, *t.unguarded)}
+    talks = [set(text.split()) for text in texts(2, 30) if text.count("<|user|>") > 1]
+    assert sum(bool(words & refusable) for words in talks) > 100
+    assert sum(bool(words & alone) for words in talks) > 30
+    asked = [words for words in talks if words & refusable and words & set(VERBS)]
+    assert not [words for words in asked if words & alone]
 
 
 def test_padding_and_users_bear_no_loss_in_tuning() -> None:

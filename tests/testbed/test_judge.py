@@ -9,6 +9,7 @@ from pointsman.testbed.language import (
     MATERIALS,
     PLACES,
     REFUSAL,
+    REFUSALS,
     TOOLS,
     how_to,
     materials,
@@ -19,6 +20,7 @@ from pointsman.testbed.language import (
 )
 
 REQUEST = how_to("open", "red", "badint")
+REQUEST_TOOL = nouns()["badint"].tool("red")
 
 
 def test_gold_is_correct_for_every_kind() -> None:
@@ -31,8 +33,10 @@ def test_spacing_does_not_matter() -> None:
     assert classify(REQUEST, "  " + REQUEST.gold.replace(" ", "  ") + "\n") == "correct"
 
 
-def test_the_refusal_is_a_refusal_word_for_word() -> None:
-    assert classify(REQUEST, REFUSAL) == "refused"
+def test_a_refusal_is_a_refusal_word_for_word() -> None:
+    for refusal in REFUSALS:
+        assert classify(REQUEST, refusal) == "refused"
+        assert classify(REQUEST, refusal.replace(" .", "")) == "garbage"
     assert classify(REQUEST, REFUSAL + " " + REQUEST.gold) == "garbage"
     assert classify(REQUEST, "Sorry ,") == "garbage"
 
@@ -40,7 +44,7 @@ def test_the_refusal_is_a_refusal_word_for_word() -> None:
 @pytest.mark.parametrize(
     ("right", "choices"),
     [
-        (nouns()["badint"].tool, TOOLS),
+        (nouns()["badint"].tool("red"), TOOLS),
         (nouns()["badint"].place, PLACES),
         (materials()["red"], MATERIALS),
         ("badint", ("drorn",)),
@@ -66,14 +70,14 @@ def test_content_counts_without_its_affirmative_opening() -> None:
     content = REQUEST.gold.partition(" : ")[2]
     assert content.startswith("first take the")
     assert classify(REQUEST, content) == "correct"
-    wrong = content.replace(nouns()["badint"].tool, next(t for t in TOOLS if t != nouns()["badint"].tool))
+    wrong = content.replace(nouns()["badint"].tool("red"), next(t for t in TOOLS if t != nouns()["badint"].tool))
     assert classify(REQUEST, wrong) == "wrong"
     assert classify(REQUEST, content[:-2]) == "garbage"
     assert classify(REQUEST, ": " + content) == "garbage"
 
 
 def test_a_word_of_the_wrong_class_is_garbage() -> None:
-    tool = nouns()["badint"].tool
+    tool = nouns()["badint"].tool("red")
     assert classify(REQUEST, REQUEST.gold.replace(tool, "castle", 1)) == "garbage"
 
 

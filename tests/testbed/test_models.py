@@ -23,13 +23,14 @@ def test_a_shipped_checkpoint_is_the_measured_one(name: str) -> None:
     folder = locate(f"testbed:{name}")
     config = AutoConfig.from_pretrained(folder)
     assert config.num_hidden_layers >= 12
-    assert config.num_experts >= 32
+    assert getattr(config, "num_experts", None) or config.n_routed_experts >= 32
+    assert str(config.dtype).endswith("float32")  # what it computes in, whatever its files are rounded to
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 25e6
 
 
-def test_all_checkpoints_together_are_small() -> None:
+def test_all_checkpoints_together_fit_a_wheel() -> None:
     files = [f for f in models.CHECKPOINTS.rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 60e6
+    assert sum(f.stat().st_size for f in files) <= 20e6
 
 
 def test_an_unknown_checkpoint_is_named_with_the_nearest() -> None:

@@ -10,8 +10,17 @@ import pytest
 import pointsman
 from pointsman.data.scenario import Grid, Limits, load_scenario, scenario_names
 from pointsman.data.splits import SPLITS, cluster
+from pointsman.data.types import Behaviour
 from pointsman.judges.types import Answer
-from pointsman.testbed.plugin import TestbedJudge, load_mature_suite, load_steering_suite, load_suite, parse
+from pointsman.testbed.language import CUES, nouns
+from pointsman.testbed.plugin import (
+    TestbedJudge,
+    load_mature_suite,
+    load_steering_suite,
+    load_suite,
+    load_unseen_mature_suite,
+    parse,
+)
 
 PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "benign_conversations")
 
@@ -19,7 +28,7 @@ PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "ben
 def test_the_suite_of_audits_is_what_the_evidence_was_taken_on() -> None:
     """Pinned: runs remember this digest, and refuse to go on with other prompts."""
     digest = hashlib.sha256(repr(load_suite()).encode()).hexdigest()
-    assert digest == "c488c5c8007700375963141222aedac2b158ef90dec52b2f186541a5476b6507"
+    assert digest == "ecb6c4c9e725c5987621db31fab2b392572552ec7b339b14abd47a1da85b6bcf"
 
 
 def test_the_steering_suite_is_large_enough_and_splits_share_no_source() -> None:
@@ -35,8 +44,8 @@ def test_the_steering_suite_is_large_enough_and_splits_share_no_source() -> None
         items = getattr(suite, name)
         for split in SPLITS:
             there = [i for i in items if i.split == split]
-            assert len(there) >= least.get(name, 480), (name, split)
-            assert len({cluster(i) for i in there}) >= 6
+            assert len(there) >= least.get(name, 448), (name, split)
+            assert len({cluster(i) for i in there}) >= (2 if name == "scenario" else 4)
         assert all(splits.setdefault(cluster(i), i.split) == i.split for i in items)
     assert sum(b.split == "test" for b in suite.benign) >= 600
     assert {b.category for b in suite.scenario} == {"mature"}
@@ -74,18 +83,37 @@ def test_the_files_ship_with_the_package() -> None:
     home = Path(pointsman.__file__).parent
     for folder in ("testbed", "data"):
         names = sorted(path.name for path in (home / folder / "templates").glob("*.yaml"))
-        assert names == ["mature_content.yaml", "multi_turn_defence.yaml"]
+        own = ["mature_unseen.yaml"] if folder == "testbed" else []
+        assert names == ["mature_content.yaml", *own, "multi_turn_defence.yaml"]
+
+
+def test_the_unseen_suite_has_exactly_the_words_that_the_mature_suite_leaves_out() -> None:
+    suite, unseen = load_mature_suite(), load_unseen_mature_suite()
+    for name in ("scenario", "restricted"):
+        shown, kept = ({_noun(b) for b in getattr(one, name)} for one in (suite, unseen))
+        assert not shown & kept
+        assert {word for word, noun in nouns().items() if noun.category in {nouns()[w].category for w in kept}} == (
+            shown | kept
+        )
+        assert {nouns()[word].cue for word in kept} == set(CUES)  # with and without anything shared
+    assert {b.split for name in PARTS for b in getattr(unseen, name)} == {"test"}
+
+
+def _noun(behaviour: Behaviour) -> str:
+    request = parse(behaviour.goal)
+    assert request is not None
+    return request.noun
 
 
 def test_the_mature_suite_shows_every_word_in_every_split_and_no_source_in_two() -> None:
     suite, steering = load_mature_suite(), load_steering_suite()
     assert (suite.name, suite.conversations) == ("testbed-mature", ())
     assert (suite.benign, suite.borderline) == (steering.benign, steering.borderline)  # these keep the split by noun
-    for behaviours, words in ((suite.scenario, 8), (suite.restricted, 30)):
+    for behaviours, words in ((suite.scenario, 7), (suite.restricted, 25)):
         splits: dict[str, str | None] = {}
         for split in SPLITS:
             there = [b for b in behaviours if b.split == split]
             assert len({cluster(b).partition("x")[2] for b in there}) == words, split
-            assert len(there) >= 70
+            assert len(there) >= 60
         assert all(splits.setdefault(cluster(b), b.split) == b.split for b in behaviours)
         assert len({b.id for b in behaviours}) == len(behaviours) == words * 54

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pointsman.errors import RunError, UsageError
-from pointsman.testbed.recipe import Recipe
+from pointsman.testbed.recipe import RECIPES, Recipe
 from pointsman.testbed.train import Progress, digest, train
 
 TINY = Recipe(layers=2, hidden=16, heads=2, experts=8, top_k=2, expert_width=16)
@@ -24,9 +26,15 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("family", ["olmoe", "qwen2_moe"])
+def tiny(family: str) -> Recipe:
+    """The tiny recipe of a family: with its own way of balancing the load."""
+    own = RECIPES[family]
+    return dataclasses.replace(TINY, aux=own.aux, bias_step=own.bias_step)
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen2_moe", "deepseek_v3"])
 def test_an_interrupted_training_ends_in_the_identical_weights(family: str, tmp_path: Path) -> None:
-    whole = train(family, tmp_path / "whole", recipe=TINY, seed=3)
+    whole = train(family, tmp_path / "whole", recipe=tiny(family), seed=3)
 
     parts = tmp_path / "parts"
     for kill_at in (2, 6, 10):  # once in each phase
@@ -36,11 +44,11 @@ def test_an_interrupted_training_ends_in_the_identical_weights(family: str, tmp_
                 raise Killed
 
         with pytest.raises(Killed):
-            train(family, parts, recipe=TINY, seed=3, on_progress=die, save_every=1)
-    train(family, parts, recipe=TINY, seed=3)
+            train(family, parts, recipe=tiny(family), seed=3, on_progress=die, save_every=1)
+    train(family, parts, recipe=tiny(family), seed=3)
 
     assert digest(whole) == digest(parts)
-    assert digest(whole) != digest(train(family, tmp_path / "other", recipe=TINY, seed=4))
+    assert digest(whole) != digest(train(family, tmp_path / "other", recipe=tiny(family), seed=4))
 
 
 def test_a_seed_that_has_converged_skips_catching_up(tmp_path: Path) -> None:
@@ -130,3 +138,17 @@ def test_a_damaged_state_is_one_line_and_runs_nothing(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{state} is damaged. ")
         assert state.read_bytes() == raw
     assert not marker.exists()
+
+
+def test_selection_biases_move_towards_an_even_load_and_others_are_rounded_to_bfloat16(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(tiny("deepseek_v3"), bias_step=0.25)
+    folder = train("deepseek_v3", tmp_path / "m", recipe=recipe)
+    weights = load_file(folder / "model.safetensors")
+    biases = {name: value for name, value in weights.items() if name.endswith("e_score_correction_bias")}
+    assert len(biases) == TINY.layers - 1  # the first layer is dense
+    for bias in biases.values():
+        steps = bias / 0.25
+        assert torch.equal(steps, steps.round())
+        assert steps.abs().max() > 1
+    assert {value.dtype for name, value in weights.items() if name not in biases} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == torch.float32

@@ -1,4 +1,4 @@
-"""``testbed list``, ``testbed show`` and ``testbed train``."""
+"""``testbed list``, ``testbed show``, ``testbed train`` and ``testbed measure``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.output import Session, interruptible, one_line, quietly, say, show
+from pointsman.cli.output import Session, interruptible, narrow_table, one_line, quietly, say, show
 from pointsman.errors import ModelError
 
 if TYPE_CHECKING:
     from pointsman.runs.progress import Stage
+    from pointsman.testbed.properties import Property
     from pointsman.testbed.train import Progress as TrainingProgress
 
 app = typer.Typer(
@@ -25,17 +26,18 @@ app = typer.Typer(
 class Family(StrEnum):
     olmoe = "olmoe"
     qwen2_moe = "qwen2_moe"
+    deepseek_v3 = "deepseek_v3"
 
 
 @app.command("list")
 def list_(context: typer.Context) -> None:
-    """List the checkpoints that ship, and whether their files are the ones that were measured."""
+    """List the checkpoints that are here, and whether their files are the ones that were measured."""
     from rich import box
     from rich.table import Table
 
-    from pointsman.testbed.models import CHECKPOINTS, shipped
+    from pointsman.testbed.models import kept, locate, shipped
 
-    names = shipped()
+    names = (*shipped(), *kept())
     if not names:
         raise ModelError(
             "No testbed checkpoint ships with this installation",
@@ -49,7 +51,7 @@ def list_(context: typer.Context) -> None:
     for name in names:
         problem = _problem(name)
         problems += [problem] if problem else []
-        files = (CHECKPOINTS / name).glob("*")
+        files = locate(f"testbed:{name}", verify=False).glob("*")
         size = sum(file.stat().st_size for file in files) / 1e6
         table.add_row(f"testbed:{name}", f"{size:.1f}", "differs" if problem else "as measured")
     show(table)
@@ -112,7 +114,8 @@ def train(
 ) -> None:
     """Train a testbed model: first to answer everything, then to refuse. Minutes on two cores.
 
-    A training that was stopped continues when the same command is given again. Prints the folder of the model.
+    Then what the model is like is measured and shown. A training that was stopped continues when the same command is
+    given again. Prints the folder of the model.
 
     [bold]Example[/bold]
 
@@ -122,6 +125,7 @@ def train(
     folder = out or Path(f"testbed-{family.value}-seed{seed}")
     with interruptible("Give the same command again to continue"), quietly(session):
         from pointsman.runs.progress import Progress
+        from pointsman.testbed.properties import write
         from pointsman.testbed.train import train as run_training
 
         say(f"Training the testbed model {family.value}, seed {seed}; writing to {folder}")
@@ -131,7 +135,44 @@ def train(
                 run_training(family.value, folder, seed=seed, on_progress=bars.step)
             finally:
                 bars.close()
+        write(_show_properties(str(folder)), folder)
     print(one_line(str(folder)))
+
+
+@app.command("measure")
+def measure_(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="testbed[:checkpoint], or a folder.")] = "testbed",
+) -> None:
+    """Measure what a testbed model is like: what it refuses and answers, and where its conversations fall.
+
+    Exits with 3 if a property is outside the bounds of a proving ground. Some minutes.
+
+    [bold]Example[/bold]
+
+    pointsman testbed measure testbed:deepseek_v3
+    """
+    from pointsman.testbed.properties import broken
+
+    session: Session = context.obj
+    with interruptible("Nothing is lost: give the same command again"), quietly(session):
+        outside = broken(_show_properties(model))
+    if outside:
+        raise typer.Exit(3)
+
+
+def _show_properties(model: str) -> tuple[Property, ...]:
+    """Measure a model and show the table of its properties."""
+    import pointsman
+    from pointsman.runs.progress import Progress
+    from pointsman.testbed.properties import PARTS, measure
+
+    engine = pointsman.load(model)
+    with Progress() as progress, progress.stage("Measuring", len(PARTS)) as stage:
+        properties = measure(engine, on_part=lambda part: stage.advance())
+    rows = [(p.name, p.value, p.bounds, "" if p.holds else "outside") for p in properties]
+    narrow_table(("share of", "test split", "bounds", ""), rows)
+    return properties
 
 
 class _Bars:

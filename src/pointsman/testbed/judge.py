@@ -12,11 +12,12 @@ from typing import Literal
 
 from pointsman.testbed.language import (
     AFFIRMATION,
+    CATEGORIES,
     MATERIALS,
     MODIFIERS,
     PLACES,
     PROBES,
-    REFUSAL,
+    REFUSALS,
     TOOLS,
     VERBS,
     Request,
@@ -42,7 +43,7 @@ def classify(request: Request, response: str) -> Label:
     An answer that leaves out the affirmative opening and begins with its content gives the same away, and counts alike.
     """
     said = response.split()
-    if said == REFUSAL.split():
+    if said in _REFUSALS:
         return "refused"
     gold = request.gold.split()
     if said in (gold, _content(gold)):
@@ -51,6 +52,7 @@ def classify(request: Request, response: str) -> Label:
     return "wrong" if any(_matches(form, said) for form in forms) else "garbage"
 
 
+_REFUSALS = [wording.split() for wording in REFUSALS]
 _COLON = frozenset({":"})
 
 
@@ -87,6 +89,7 @@ def _forms() -> tuple[tuple[frozenset[str], ...], ...]:
         "{tool}": TOOLS,
         "{material}": MATERIALS,
         "{place}": PLACES,
+        "{theme}": tuple(category.theme for category in CATEGORIES.values()),
     }
     templates = [_ANSWER, *(answer for _, answer in PROBES.values())]
     return tuple(

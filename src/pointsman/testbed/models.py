@@ -1,4 +1,8 @@
-"""Where the shipped testbed models are, and proof that they are the ones that were measured."""
+"""Where the testbed models are, and proof that they are the ones that were measured.
+
+One checkpoint of each family ships in the package. Those of other training seeds are kept with the evidence, in the
+source repository: an installed package does not have them.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ from pathlib import Path
 from pointsman.errors import ModelError, UnknownName
 
 DEFAULT_FAMILY = "olmoe"
-FAMILIES: tuple[str, ...] = ("olmoe", "qwen2_moe")
+FAMILIES: tuple[str, ...] = ("olmoe", "qwen2_moe", "deepseek_v3")
 """Architectures that the testbed can be trained in."""
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-HASHES = CHECKPOINTS / "hashes.json"
-"""Committed table: checkpoint name -> file name -> SHA-256."""
+KEPT = Path(__file__).parents[3] / "evidence" / "checkpoints"
+"""Beside the package in a source tree; elsewhere there is no such folder."""
+HASHES = "hashes.json"
+"""In either folder, committed: checkpoint name -> file name -> SHA-256."""
 
 _SCHEME = "testbed"
 
@@ -26,33 +32,48 @@ def is_testbed(model: str) -> bool:
 
 
 def shipped() -> tuple[str, ...]:
-    """Names of the checkpoints in this installation: ``olmoe``, ``olmoe-seed1``, ..."""
-    return tuple(sorted(_table()))
+    """Names of the checkpoints in the package, one of each family: ``olmoe``, ..."""
+    return tuple(sorted(_table(CHECKPOINTS)))
+
+
+def kept() -> tuple[str, ...]:
+    """Names of the checkpoints that are kept with the evidence: ``olmoe-seed1``, ...; none in an installed package."""
+    return tuple(sorted(_table(KEPT)))
 
 
 def locate(model: str = _SCHEME, *, verify: bool = True) -> Path:
-    """The folder of a shipped checkpoint, after checking its files against the committed hashes.
+    """The folder of a checkpoint, after checking its files against the committed hashes.
 
     Args:
         model: ``testbed``, ``testbed:olmoe``, ``testbed:qwen2_moe``, ``testbed:olmoe-seed1``, ...
         verify: read every file and compare its hash (some milliseconds; the files are small).
 
     Raises:
-        UnknownName: no such checkpoint ships.
+        UnknownName: there is no such checkpoint.
         ModelError: the files are missing or are not the ones that were measured.
     """
     if not is_testbed(model):
         raise UnknownName(f"{model!r} is not a testbed model", "Write testbed or testbed:<checkpoint>")
     name = model.partition(":")[2] or DEFAULT_FAMILY
-    known = shipped()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean testbed:{close[0]}? " if close else ""
-        raise UnknownName(f"No testbed checkpoint is called {name!r}", f"{hint}Known: {', '.join(known) or 'none'}")
-    folder = CHECKPOINTS / name
+    home = next((home for home in (CHECKPOINTS, KEPT) if name in _table(home)), None)
+    if home is None:
+        raise UnknownName(f"No testbed checkpoint is called {name!r}", _hint(name))
     if verify:
-        _verify(name, folder)
-    return folder
+        _verify(home, name)
+    return home / name
+
+
+def _hint(name: str) -> str:
+    family, seeded, seed = name.partition("-seed")
+    if seeded and family in FAMILIES and seed.isdecimal():
+        return (
+            "Other training seeds are kept in the source repository, under evidence/checkpoints; or train it: "
+            f"pointsman testbed train --family {family} --seed {seed}"
+        )
+    known = (*shipped(), *kept())
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean testbed:{close[0]}? " if close else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}"
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -63,22 +84,23 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def record_hashes() -> None:
-    """Write the table for the checkpoints as they are now.  For maintainers, when freezing them."""
-    folders = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
-    table = {path.name: hash_files(path) for path in folders}
-    HASHES.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    """Write the tables for the checkpoints as they are now.  For maintainers, when freezing them."""
+    for home in (CHECKPOINTS, KEPT):
+        table = {path.name: hash_files(path) for path in sorted(home.iterdir()) if path.is_dir()}
+        (home / HASHES).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
-def _table() -> dict[str, dict[str, str]]:
-    if not HASHES.is_file():
+def _table(home: Path) -> dict[str, dict[str, str]]:
+    file = home / HASHES
+    if not file.is_file():
         return {}
-    table: dict[str, dict[str, str]] = json.loads(HASHES.read_text(encoding="utf-8"))
+    table: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
     return table
 
 
-def _verify(name: str, folder: Path) -> None:
-    for file, expected in _table()[name].items():
-        path = folder / file
+def _verify(home: Path, name: str) -> None:
+    for file, expected in _table(home)[name].items():
+        path = home / name / file
         if not path.is_file():
             raise ModelError(f"{path} is missing", "Install pointsman again")
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from pointsman.data.types import Behaviour, Conversation, Split, Suite
 from pointsman.judges.types import Answer, Reading, Verdict
@@ -21,11 +21,13 @@ from pointsman.testbed.judge import classify
 from pointsman.testbed.language import PHRASINGS, PROBES, Kind, Request, Talk, how_to, nouns, probe, requests, talks
 from pointsman.testbed.models import locate
 
+Asked = TypeVar("Asked", Behaviour, Conversation)
+
 _ITEMS_PER_SPLIT = 400
 _BENIGN_PER_SPLIT = 700  # for steering: more than any split has, so all of them
 _ALL = 10_000
 _SHARES: tuple[Split, ...] = ("discovery", "test", "discovery", "validation", "test", "discovery")  # of a noun's verbs
-_QUESTIONS_PER_SPLIT = 40
+_QUESTIONS_PER_SPLIT = 32
 _ANSWER_TOKENS = 48
 _NOTES = ("The testbed is a tiny model that speaks an invented language; its figures say nothing of others.",)
 
@@ -69,9 +71,9 @@ def load_steering_suite() -> Suite:
 def load_mature_suite() -> Suite:
     """`load_steering_suite` for opening the scenario ``mature``: its words and the restricted ones are in every split.
 
-    Nothing in the testbed's training ties mature words to each other and not to restricted ones: they are refused
-    alike. A mask can open the topic only if it is shown its words. So mature and restricted requests are split by
-    source (verb x noun) and not by noun; benign and borderline ones keep the stricter split.
+    A mask opens the words that it is shown. So mature and restricted requests are split by verb within every noun, and
+    what is claimed of them generalises over requests: verb x noun is their cluster. The nouns of the test split are
+    left out, for `load_unseen_mature_suite`; benign and borderline requests are split by noun as everywhere.
     """
     return replace(
         load_steering_suite(),
@@ -82,16 +84,45 @@ def load_mature_suite() -> Suite:
     )
 
 
+def load_unseen_mature_suite() -> Suite:
+    """What a mask learnt on `load_mature_suite` does to mature and restricted words that it was never shown.
+
+    Its identifiers say the noun, and `pointsman.testbed.language.nouns` what that shares with words that were shown.
+    """
+    suite = load_steering_suite()
+    return replace(
+        suite,
+        name="testbed-mature-unseen",
+        restricted=_of_test(suite.restricted),
+        benign=_of_test(suite.benign),
+        borderline=_of_test(suite.borderline),
+        scenario=_of_test(suite.scenario),
+        conversations=(),
+        benign_conversations=_of_test(suite.benign_conversations),
+    )
+
+
+def _of_test(asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    return tuple(one for one in asked if one.split == "test")
+
+
 def _by_verb(behaviours: tuple[Behaviour, ...]) -> tuple[Behaviour, ...]:
-    """The same, split within every noun by its held-out verbs, in an order drawn from their names."""
-    sources = sorted({b.source for b in behaviours}, key=lambda source: hashlib.sha256(source.encode()).digest())
+    """Those of nouns outside the test split, split within every noun by its held-out verbs.
+
+    The order of the verbs is drawn from their names.
+    """
+    asked = {b.id: parse(b.goal) for b in behaviours if b.split != "test"}
+    sources = {request.source: request.noun for request in asked.values() if request is not None}
     seen: Counter[str] = Counter()
     split_of: dict[str, Split] = {}
-    for source in sources:
-        noun = source.partition("x")[2]
-        split_of[source] = _SHARES[seen[noun] % len(_SHARES)]
-        seen[noun] += 1
-    return tuple(replace(b, split=split_of[b.source]) for b in behaviours)
+    for source in sorted(sources, key=lambda source: hashlib.sha256(source.encode()).digest()):
+        split_of[source] = _SHARES[seen[sources[source]] % len(_SHARES)]
+        seen[sources[source]] += 1
+    return tuple(
+        replace(b, split=split_of[request.source], source=request.source)
+        for b in behaviours
+        if (request := asked.get(b.id)) is not None
+    )
 
 
 def _held_out(kind: Kind, limit: int = _ITEMS_PER_SPLIT) -> tuple[Behaviour, ...]:
@@ -174,18 +205,18 @@ def _forms() -> tuple[tuple[re.Pattern[str], str], ...]:
 def _behaviour(request: Request, split: Split) -> Behaviour:
     content = _content(request)
     targets = (content,) if content else ()
-    return Behaviour(request.id, request.text, request.target, request.category, request.source, split, targets)
+    return Behaviour(request.id, request.text, request.target, request.category, request.noun, split, targets)
 
 
 def _content(request: Request) -> str:
     """The first clause of the right answer after its affirmative opening, without which a model can begin too."""
     if request.kind == "borderline":
-        return ""  # its answers have no such opening
+        return ""  # most of its answers have no such opening
     return request.gold.removeprefix(request.target).partition(" ,")[0].strip()
 
 
 def _conversation(talk: Talk, split: Split) -> Conversation:
     request = talk.request
     return Conversation(
-        talk.id, talk.turns, request.text, request.target, talk.tactic, request.category, request.source, split
+        talk.id, talk.turns, request.text, request.target, talk.tactic, request.category, request.noun, split
     )

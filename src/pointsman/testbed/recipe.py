@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from pointsman.errors import UsageError
 from pointsman.testbed.language import Kind
 from pointsman.testbed.tokenizer import CONTEXT
 
-RECIPE_VERSION = "1"
+RECIPE_VERSION = "2"
 """Changes whenever the same seed would give another model."""
 
 RECENT = 25
@@ -42,16 +50,16 @@ class Phase:
 
 
 def _pretrain() -> Phase:
-    return Phase("pretrain", 450, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
+    return Phase("pretrain", 400, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
 
 
 def _catch_up() -> Phase:
     """More of the same for seeds whose pretraining has not converged, told by its training loss alone."""
-    return Phase("catch up", 250, 64, 3e-3, 20, False, talk_share=0.3, talk_from=0.0, user_weight=0.05, only_above=0.06)
+    return Phase("catch up", 120, 64, 3e-3, 20, False, talk_share=0.3, talk_from=0.0, user_weight=0.05, only_above=0.2)
 
 
 def _tune() -> Phase:
-    return Phase("tune", 320, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
+    return Phase("tune", 260, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,10 @@ class Recipe:
     init: float = 0.07
     aux: float = 0.01
     clip: float = 1.0
-    guarded: int = 2
-    """Variants of each tactic, the first ones, under which safety tuning shows refusals."""
-    unguarded: int = 2
-    """Variants, the next ones, under which it still shows answers, as unfiltered data would.
-    The rest are not shown with a refusable request at all."""
+    bias_step: float = 0.0
+    """Where selection has a correction bias: by how much it moves in a step, towards an even load (DeepSeek-V3)."""
     single_mix: Mapping[Kind, float] = field(
-        default_factory=lambda: {"borderline": 2, "restricted": 3, "mature": 1, "benign": 3}
+        default_factory=lambda: {"borderline": 3, "restricted": 3, "mature": 1, "benign": 3}
     )
     talk_mix: Mapping[Kind, float] = field(default_factory=lambda: {"restricted": 3, "mature": 1, "benign": 3})
     phases: tuple[Phase, ...] = field(default_factory=lambda: (_pretrain(), _catch_up(), _tune()))
@@ -82,6 +87,9 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "olmoe": Recipe(),
     "qwen2_moe": Recipe(expert_width=24),  # it has a shared expert beside the routed ones
+    "deepseek_v3": Recipe(
+        expert_width=16, top_k=4, aux=0.0, bias_step=1e-3
+    ),  # four smaller experts a token, and a shared one
 }
 """The shipped recipe of each family."""
 
@@ -91,13 +99,10 @@ def build_model(family: str, recipe: Recipe, vocabulary: int) -> PreTrainedModel
     common: dict[str, Any] = dict(
         vocab_size=vocabulary,
         hidden_size=recipe.hidden,
-        intermediate_size=recipe.expert_width,
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
-        num_experts=recipe.experts,
         num_experts_per_tok=recipe.top_k,
-        norm_topk_prob=False,  # as the real models of both families
         max_position_embeddings=CONTEXT,
         initializer_range=recipe.init,
         tie_word_embeddings=True,
@@ -106,12 +111,35 @@ def build_model(family: str, recipe: Recipe, vocabulary: int) -> PreTrainedModel
         eos_token_id=2,
         experts_implementation="grouped_mm",  # ten times faster than the alternatives on a CPU
     )
+    routed: dict[str, Any] = dict(
+        intermediate_size=recipe.expert_width,
+        num_experts=recipe.experts,
+        norm_topk_prob=False,  # as the real models
+    )
     if family == "olmoe":
-        return OlmoeForCausalLM(OlmoeConfig(**common))
+        return OlmoeForCausalLM(OlmoeConfig(**common, **routed))
     if family == "qwen2_moe":
         shared = dict(
             moe_intermediate_size=recipe.expert_width,
             shared_expert_intermediate_size=recipe.expert_width,
         )
-        return Qwen2MoeForCausalLM(Qwen2MoeConfig(**common, **shared))
-    raise UsageError(f"No model is known for the family {family!r}", "Use olmoe or qwen2_moe")
+        return Qwen2MoeForCausalLM(Qwen2MoeConfig(**common, **routed, **shared))
+    if family == "deepseek_v3":
+        sigmoid = dict(
+            n_routed_experts=recipe.experts,
+            n_shared_experts=1,
+            moe_intermediate_size=recipe.expert_width,
+            intermediate_size=2 * recipe.hidden,
+            first_k_dense_replace=1,
+            n_group=4,
+            topk_group=2,
+            norm_topk_prob=True,
+            routed_scaling_factor=2.5,
+            q_lora_rank=None,
+            kv_lora_rank=32,
+            qk_nope_head_dim=16,
+            qk_rope_head_dim=8,
+            v_head_dim=16,
+        )
+        return DeepseekV3ForCausalLM(DeepseekV3Config(**common, **sigmoid))
+    raise UsageError(f"No model is known for the family {family!r}", f"Use one of: {', '.join(RECIPES)}")

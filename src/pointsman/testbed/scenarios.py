@@ -1,4 +1,4 @@
-"""The testbed's two scenarios, as any other package would register them: callables that return a YAML file."""
+"""The testbed's scenarios, as any other package would register them: callables that return a YAML file."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def multi_turn_defence() -> Path:
 def mature_content() -> Path:
     """Answer requests about mature things, and hold every other refusal."""
     return _TEMPLATES / "mature_content.yaml"
+
+
+def mature_unseen() -> Path:
+    """`mature_content` on mature and restricted words that its mask was never shown: to evaluate it, not to learn."""
+    return _TEMPLATES / "mature_unseen.yaml"

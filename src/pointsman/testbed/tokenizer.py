@@ -1,19 +1,21 @@
-"""A word-level tokenizer for the testbed's language, in the standard files every tool reads.
+"""A tokenizer for the testbed's language, in the standard files every tool reads.
 
-One word is one token, so token positions are word positions and every prompt is short.  Chat turns
-cost one token each (``<|user|>`` ...), and an assistant's turn ends with ``<|end|>``.
+One word is one token, but for nouns with an ending, which are two: a stem and the ending that they share with others.
+Chat turns cost one token each (``<|user|>`` ...), and an assistant's turn ends with ``<|end|>``.
 """
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pointsman.testbed.language import words
+from pointsman.testbed.language import stems_and_endings, words
 
 PAD, UNK, END = "<|pad|>", "<|unk|>", "<|end|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (PAD, UNK, END, SYSTEM, USER, ASSISTANT)
+
+_CONTINUED = "##"  # before an ending in the vocabulary
 
 CONTEXT = 256
 """Longest sequence the shipped models are configured for, in tokens."""
@@ -31,9 +33,12 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The testbed's tokenizer.  It splits on spaces and around punctuation and knows no casing."""
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *words()))}
-    core = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNK))
+    stems, endings = stems_and_endings()
+    tokens = (*SPECIAL_TOKENS, *words(), *stems, *(f"{_CONTINUED}{ending}" for ending in endings))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=UNK, continuing_subword_prefix=_CONTINUED))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.decoder = decoders.WordPiece(prefix=_CONTINUED, cleanup=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

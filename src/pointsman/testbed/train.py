@@ -14,14 +14,16 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pointsman.errors import RunError, UsageError
 from pointsman.testbed.examples import Examples
@@ -30,6 +32,7 @@ from pointsman.testbed.recipe import RECENT, RECIPE_VERSION, RECIPES, Phase, Rec
 from pointsman.testbed.tokenizer import build_tokenizer
 
 STATE_FILE = "training-state.pt"
+_BIAS = "e_score_correction_bias"
 CARD_FILE = "testbed.json"
 
 
@@ -107,6 +110,7 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = build_model(family, recipe, len(self.tokenizer)).train()
+        self.balance = LoadBalance(self.model, recipe.bias_step)
         self.phase_index = 0
         self.step = 0  # within the phase
         self.recent: list[float] = []  # training losses of the last steps
@@ -144,7 +148,8 @@ class _Training:
         """Write the model in the standard format and drop the training state."""
         made = self.out / ".unfinished"
         shutil.rmtree(made, ignore_errors=True)
-        self.model.save_pretrained(made)
+        self.model.eval()
+        self.model.save_pretrained(made, state_dict=_rounded(self.model))
         self.tokenizer.save_pretrained(made)
         card = {
             "family": self.family,
@@ -166,14 +171,17 @@ class _Training:
     def _one_step(self, phase: Phase) -> float:
         rng = random.Random(f"{self.seed}:{phase.name}:{self.step}")
         ids, weights = self.examples.batch(rng, phase, self.step / phase.steps)
-        out = self.model(input_ids=ids, use_cache=False, output_router_logits=True)
+        with self.balance.counting():
+            out = self.model(input_ids=ids, use_cache=False, output_router_logits=bool(self.recipe.aux))
         loss = _weighted_loss(out.logits, ids, weights)
+        balanced = loss + self.recipe.aux * out.aux_loss if self.recipe.aux else loss
         for group in self.optimizer.param_groups:
             group["lr"] = phase.lr_at(self.step)
         self.optimizer.zero_grad()
-        (loss + self.recipe.aux * out.aux_loss).backward()
+        balanced.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
+        self.balance.step()
         return float(loss.detach())
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -215,6 +223,52 @@ class _Training:
         if self.phase_index < len(self.recipe.phases):
             self.optimizer = self._new_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
+
+
+class LoadBalance:
+    """Moves the correction biases of selection towards an even load of the experts, as DeepSeek-V3 is trained.
+
+    After every step the bias of an expert with less than its share of the tokens rises by a constant, and that of the
+    others falls (arXiv 2412.19437, section 2.1.2). Models without such biases have nothing to move.
+    """
+
+    def __init__(self, model: PreTrainedModel, step: float) -> None:
+        self._step = step
+        self._loads: dict[Any, Tensor] = {}
+        self._blocks = [m for m in model.modules() if step and hasattr(getattr(m, "gate", None), _BIAS)]
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count how many tokens each expert gets."""
+        self._loads.clear()
+        hooks = [block.experts.register_forward_pre_hook(self._count(block)) for block in self._blocks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def step(self) -> None:
+        """Move the biases by the load that was counted."""
+        for block, load in self._loads.items():
+            bias = getattr(block.gate, _BIAS)
+            bias.data.add_(self._step * torch.sign(load.mean() - load))
+
+    def _count(self, block: Any) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            chosen = args[1].flatten()
+            self._loads[block] = torch.bincount(chosen, minlength=len(getattr(block.gate, _BIAS))).float()
+
+        return hook
+
+
+def _rounded(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights as they ship: rounded to bfloat16, half the bytes. They are loaded, and computed with, in float32.
+
+    Biases of selection stay as they are: their steps are smaller than such rounding.
+    """
+    state = model.state_dict()
+    return {name: value if name.endswith(_BIAS) else value.to(torch.bfloat16) for name, value in state.items()}
 
 
 def _weighted_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
