@@ -6,13 +6,22 @@ from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
-from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording_for
+from pointsman.jobs.steer.wording import (
+    ARMS,
+    Wording,
+    counts_wrong,
+    known_limits,
+    mask_name,
+    mask_settings,
+    wording_for,
+)
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
 from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
 from pointsman.stats.rates import Rate
 
 NOT_ADMISSIBLE = "No mask kept every limit on validation."
+WITHOUT_MARGIN = "No mask kept every limit on validation with margin."
 SHORT = {
     "benign": "benign",
     "benign_conversations": "multi-turn benign",
@@ -53,6 +62,10 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
     warnings = head.warnings(results)
     if results.chosen.admissible is False:
         warnings.append((NOT_ADMISSIBLE, "This page shows the best that broke one; do not deploy it as it is."))
+    elif results.chosen.unsure:
+        names = ", ".join(map(wording.within, results.chosen.unsure))
+        said = f"The chosen one keeps them by its point estimates alone, and may owe that to luck: {names}."
+        warnings.append((WITHOUT_MARGIN, said))
     sections = [
         outcomes.section(results),
         claims.section(results, "what could refute it", RULES),
@@ -158,7 +171,11 @@ def _after(rate: Rate | None) -> tuple[str, str]:
 def _remarks(results: SteerResults) -> list[str]:
     said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
+    said += [WITHOUT_MARGIN] if results.chosen.admissible and results.chosen.unsure else []
     said.append("Test split: % [95 %]; differences in points, from no mask or that method.")
+    gain = results.test.after.gain
+    said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []
+    said += ["Wrong answers to the request count as withstood."] if counts_wrong(results) else []
     warnings = {"testbed": "Testbed: says nothing of a real model.", "small n": "Small n: read the intervals."}
     marks = head.labels(results)
     return [*said, " ".join(warnings[mark] for mark in marks)] if marks else said
