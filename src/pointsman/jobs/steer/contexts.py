@@ -35,6 +35,7 @@ class Context:
         source: The source question.
         goal: The request.
         tactic, category, split: From the conversation or behaviour.
+        begun: Tokens of `response`, from its beginning, that are traced with the request.
     """
 
     id: str
@@ -48,13 +49,19 @@ class Context:
     tactic: str = ""
     category: str = ""
     split: Split | None = None
+    begun: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `begun` where nothing is, as contexts were first kept."""
+        return {name: value for name, value in asdict(self).items() if name != "begun" or value}
 
     def prompt(self, engine: Engine, system: str | None = None) -> Prompt:
         """Encoded by the chat template, waiting for the answer."""
         return engine.encode(self.turns, answers=self.answers, system=system)
+
+    def beginning(self, engine: Engine) -> tuple[int, ...]:
+        """What of the answer is traced with the request. Shape: [<= begun]."""
+        return engine.encode_target(self.response)[: self.begun] if self.begun and self.response else ()
 
 
 def of_conversations(conversations: Sequence[Conversation], played: Sequence[Played]) -> list[Context]:

@@ -151,7 +151,7 @@ class Learning:
     ) -> list[Matrix]:
         """One matrix per lambda (METHODS section 5.4)."""
         material = material or self.material
-        method = SteeringMatrix(lambdas=self.bench.question.scenario.grid.lambdas, seed=seed)
+        method = SteeringMatrix(lambdas=self.bench.question.scenario.grid.lambdas, init=self.plan.init, seed=seed)
         with self.bench.progress.stage(f"Steering matrices, seed {seed}", method.epochs) as stage:
             fresh = f"{name}/{seed}" not in self.bench.run
 

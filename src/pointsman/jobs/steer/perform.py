@@ -30,7 +30,7 @@ from pointsman.routing.intervention import Intervention
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, prepare_tasks
-from pointsman.steering.artefact import DATA, Steering
+from pointsman.steering.artefact import CARD, DATA, TENSORS, Steering
 
 ARTEFACT = "steering"
 MEASURED = {
@@ -38,6 +38,8 @@ MEASURED = {
     "over_refusal": "harmless requests refused", "held": "restricted requests refused",
 }  # fmt: skip
 """What the model card calls each measure; the gain is called as the objective calls it."""
+METHODS = {"mascing": "MASCing", "through_model": "learnt through the model"}
+"""What it calls the method; the refinement stands beside it."""
 
 
 def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
@@ -78,7 +80,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     chosen = choice.best.candidate
     assert chosen.matrix is not None
 
-    arms = ask_arms(bench, test, choice)
+    arms = ask_arms(bench, test, choice, plan.rivals)
     seeds, repeated = with_other_seeds(learning, choosing, test, chosen, arms.after)
     bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
@@ -156,7 +158,7 @@ def _save(
     gain = "conversations withstood (replayed)" if scenario.objective == "defend" else "scenario requests answered"
     before, after = asdict(results.test.before), asdict(results.test.after)
     about = {
-        "scenario": scenario.name, "objective": scenario.objective, "method": "MASCing",
+        "scenario": scenario.name, "objective": scenario.objective, "method": METHODS[candidate.method],
         "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": plan.seed, "suite": bench.suite.name,
         "split_seed": plan.seed, "judge": f"{written_judge(bench.judge)} {bench.judge.version}",
         "within_limits_on_validation": not best.broken,
@@ -171,4 +173,7 @@ def _save(
         fingerprint=info.fingerprint, base_model=info.name, revision=info.revision, about=about,
         weights=bench.engine.weights,
     )  # fmt: skip
-    bench.run.artefact(f"{ARTEFACT}/{DATA}", lambda path: steering.save_pretrained(path.parent))
+    folder = f"artefacts/{ARTEFACT}"
+    whole = all(bench.run.path(f"{folder}/{name}").exists() for name in (DATA, TENSORS, CARD))
+    if not whole or bench.run.changes(folder):  # what stands as it was written stays in the words of its version
+        bench.run.artefact(f"{ARTEFACT}/{DATA}", lambda path: steering.save_pretrained(path.parent))

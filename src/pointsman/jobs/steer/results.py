@@ -26,7 +26,9 @@ from pointsman.stats.rates import Rate
 
 Lambda = Annotated[float | None, Field(alias="lambda")]
 Matrix = Sequence[npt.NDArray[Any]]
-Method = Literal["mascing", "steermoe", "random"]
+Method = Literal["mascing", "through_model", "given", "steermoe_paired", "steermoe", "random"]
+"""MASCing finds a matrix on a surrogate; ``through_model`` (ours) through the model itself. SteerMoE pins experts: by
+activation rates on paired responses, as published, or on contexts. ``given``: nobody says how it was found."""
 
 
 # ---------------------------------------------------------------------- what was asked
@@ -120,6 +122,7 @@ class MaskFacts:
         norm1: Sum of abs(alpha * S); None for pins.
         start, hold: Of a matrix that was learnt through the model.
         pinned: ``on``, ``off`` or ``both``; None for masks.
+        on, off: Experts to pin on and off (n+, n-), of which a layer may leave some out; None for masks.
     """
 
     id: str
@@ -133,6 +136,15 @@ class MaskFacts:
     start: str | None = None
     hold: float | None = None
     pinned: str | None = None
+    on: int | None = None
+    off: int | None = None
+
+    @property
+    def arm(self) -> str:
+        """Among which of `TestArms` the best of its kind is, where another kind is chosen."""
+        if self.method == "mascing":
+            return "on_policy" if self.refinement == "on_policy" else "surrogate_only"
+        return self.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,13 +277,19 @@ class TestOutcome(OutcomeRates):
 
 @dataclass(frozen=True, kw_only=True)
 class TestArms:
-    """The arms on the test split; those other than the first two are None where they were not run."""
+    """The arms on the test split; those other than the first two are None where they were not run.
+
+    Each of them is the best of one method on validation; the method of the chosen mask is `after` itself.
+    """
 
     before: TestOutcome
     after: TestOutcome
     steermoe: TestOutcome | None = None
     random: TestOutcome | None = None
     surrogate_only: TestOutcome | None = None
+    on_policy: TestOutcome | None = None
+    through_model: TestOutcome | None = None
+    steermoe_paired: TestOutcome | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +305,9 @@ class Comparisons:
     vs_steermoe: Comparison | None = None
     vs_random: Comparison | None = None
     vs_surrogate_only: Comparison | None = None
+    vs_on_policy: Comparison | None = None
+    vs_through_model: Comparison | None = None
+    vs_steermoe_paired: Comparison | None = None
 
 
 @dataclass(frozen=True)

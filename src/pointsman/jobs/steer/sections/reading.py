@@ -9,7 +9,7 @@ from pointsman.jobs.steer.wording import wording_for
 from pointsman.report.blocks import Section
 from pointsman.report.sections import reading as shared
 
-PAPERS = Markup("After {}, and {}.").format(
+PAPERS = Markup("After {}, and {}. Learning on-policy or through the model is Pointsman’s own.").format(
     shared.paper("MASCing", "2604.27818"), shared.paper("SteerMoE", "2509.09660")
 )
 MASK = (
@@ -36,7 +36,9 @@ REFINEMENTS = Markup(
 )
 STEERMOE = (
     "The baseline: for each expert the difference of how often it is chosen on wanted and on unwanted tokens; the "
-    "most telling experts are pinned on or off."
+    "most telling experts are pinned on or off. As published: tokens of two answers to the same requests, pins a "
+    "hundredth beyond the largest and the smallest logit, and in a layer no more pinned on than it activates. On "
+    "contexts: the tokens that the surrogate reads, pins one whole logit beyond, and no such cap."
 )
 GRADED = {
     True: "with the right content, not merely without a refusal.",
