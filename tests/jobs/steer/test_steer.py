@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from engines import small_engine
+from pointsman.cli.manifest import plan_of
 from pointsman.data.scenario import Grid, Limits, Scenario
 from pointsman.data.splits import SPLITS
 from pointsman.data.types import Suite
@@ -30,9 +31,13 @@ from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
 from pointsman.jobs.steer.outcome import MEASURES
 from pointsman.jobs.steer.perform import perform as perform_steer
-from pointsman.jobs.steer.plan import RIVALS, Steer
+from pointsman.jobs.steer.plan import RIVALS, Contrast, Steer
+from pointsman.jobs.steer.played import BEGUN
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import SteerResults
+from pointsman.jobs.steer.traces import user_span
+from pointsman.methods.mascing import SteeringMatrix
+from pointsman.methods.surrogate import FittedSurrogate
 from pointsman.routing.store import TraceStore
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump, read
@@ -185,6 +190,7 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
         assert contexts["played"] == contexts["fallen"]["n"]
         assert {"by_turn", "by_tactic", "matched_pairs", "label1", "label0"} <= set(contexts)
         assert bool(sizes["conversations"]) == defends != bool(sizes["scenario"])
+    assert results["contrast"] == (None if defends else "target")
     surrogate = results["surrogate"]
     assert {"contexts", "accuracy", "auroc", "calibration", "matched", "length_only", "seeds"} <= set(surrogate)
     assert {"value", "low", "high", "n"} <= set(surrogate["auroc"])
@@ -333,7 +339,7 @@ def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
                  for b in getattr(suite_of(objective), n)}  # fmt: skip
         found = set()
         for c in map(json.loads, lines):
-            found.add((c["kind"], c["label"], kinds.get(c["id"], "goal")))
+            found.add((c["kind"], c["label"], kinds.get(c["id"].removesuffix(" @target"), "goal")))
         return found
 
     assert of("defend") <= {
@@ -342,8 +348,88 @@ def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
     }  # fmt: skip
     assert of("allow") <= {
         ("refused", 1, "scenario"), ("answered", 0, "scenario"), ("refused", 1, "restricted"),
-        ("answered", 0, "benign"),
+        ("affirmed", 0, "scenario"),
     }  # fmt: skip
+
+
+ONE_WAY = Grid((1e-4,), (1.0,), ("prefill",), ("surrogate",))
+
+
+@pytest.mark.parametrize(
+    ("contrast", "often", "found"), [("topic", False, "target"), ("topic", True, "topic"), ("benign", True, "benign")]
+)
+def test_requests_are_held_against_answers_on_their_own_topic(
+    tmp_path: Path, contrast: Contrast, often: bool, found: str
+) -> None:
+    """By the model where it answers enough of them, else by their own targets; the paper's contrast on demand."""
+    judge = Stubborn(wrong="correct", garbage="correct") if often else ManyJudge()
+    plan = replace(BRIEF, learn=40 if often else 20, contrast=contrast, random_draws=0, rivals=("steermoe",))
+    results = perform(tmp_path / "run", "allow", plan, judge=judge, what=scenario("allow", grid=ONE_WAY))
+    assert results["contrast"] == found
+    suite, lines = suite_of("allow"), (tmp_path / "run/artefacts/contexts.jsonl").read_text().splitlines()
+    targets, benign = {b.id: b.target for b in suite.scenario}, {b.id for b in suite.benign}
+    contexts = [c for c in map(json.loads, lines) if c["split"] == "discovery"]
+    answered = [c for c in contexts if c["label"] == 0]
+    refused = {c["id"]: c for c in contexts if c["kind"] == "refused" and c["id"] in targets}
+    assert refused
+    assert {c["id"] in benign for c in answered} == ({True, False} if found == "benign" else {False})
+    twins = [c for c in answered if c["kind"] == "affirmed"]
+    assert len(twins) == (len(refused) if found == "target" else 0)
+    for twin in twins:
+        own = refused[twin["id"].removesuffix(" @target")]
+        assert (twin["turns"], twin["source"], twin["response"]) == (own["turns"], own["source"], targets[own["id"]])
+    assert {c.get("begun", 0) for c in contexts} == {BEGUN if found == "target" else 0}
+    engine, store = engine_of(), TraceStore.open(tmp_path / "run/artefacts/traces-discovery")
+    for c, length in zip(contexts, store.lengths, strict=True):
+        begun = engine.encode_target(c["response"])[:BEGUN] if found == "target" and c["response"] else ()
+        assert length == len(user_span(engine.encode(c["turns"]), "x")) + len(begun)
+    write_report(tmp_path / "run")
+
+
+def test_manifests_of_older_runs_keep_what_was_done_then(tmp_path: Path) -> None:
+    new = ("contrast", "init", "rivals")
+    old = {name: value for name, value in plain(BRIEF).items() if name not in new}
+    with Run.create(tmp_path / "run", "steer", old) as run:
+        plan = plan_of(run, Steer)
+    assert (plan.contrast, plan.init) == ("benign", "zero")
+    assert set(plan.rivals) == {"surrogate_only", "steermoe", "random"}
+    assert (BRIEF.contrast, BRIEF.init, set(BRIEF.rivals)) == ("topic", "zero", set(RIVALS))
+
+
+def test_matrices_start_where_the_plan_says(tmp_path: Path) -> None:
+    """At the paper's random start, they are those that the method finds from it, and no others."""
+    plan = replace(BRIEF, init="paper", random_draws=0, rivals=())
+    results = perform(tmp_path / "run", plan=plan, what=scenario(grid=ONE_WAY))
+    assert {name: arm for name, arm in results["test"].items() if arm}.keys() == {"before", "after"}
+    assert {c["method"] for c in results["candidates"]} == {"mascing"}
+    run, artefacts = Run.open(tmp_path / "run", read_only=True), tmp_path / "run/artefacts"
+    (known,) = run.recall("matrix/0")
+    labels = [json.loads(line)["label"] for line in (artefacts / "contexts.jsonl").read_text().splitlines()]
+    surrogate, store = (
+        FittedSurrogate.load(artefacts / "surrogate-0.safetensors"),
+        TraceStore.open(artefacts / "traces-discovery"),
+    )
+    turning = [n for n in range(len(store.ids)) if labels[n]]
+    for init in ("paper", "zero"):
+        method = SteeringMatrix(lambdas=(1e-4,), init=init)  # type: ignore[arg-type]
+        (found,) = method.learn(surrogate, store, turning, 0, results["circuit"]["sigma"])
+        same = all(np.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(found.raw, known["raw"], strict=True))
+        assert same == (init == "paper")
+
+
+def test_a_rival_that_is_not_asked_for_is_not_tried(tmp_path: Path) -> None:
+    plan = replace(BRIEF, rivals=("steermoe_paired", "through_model"))
+    grid = replace(GRIDS["allow"], alphas=(1.0,), refinements=("surrogate", "through_model"))
+    results = perform(tmp_path / "run", "allow", plan, what=scenario("allow", grid=grid))
+    asked = {name for name, arm in results["test"].items() if arm} - {"before", "after"}
+    assert asked == {"steermoe_paired", "through_model"} - {arm_of(results["chosen"])}
+    assert {c["method"] for c in results["candidates"]} == {"mascing", "through_model", "steermoe_paired"}
+    journal = Run.open(tmp_path / "run", read_only=True).keys()
+    pins = [c for c in results["candidates"] if c["method"] == "steermoe_paired" and c["stage"] == "coarse"]
+    assert {(c["on"], c["off"]) for c in pins} == {(0, 2), (2, 0), (2, 2)}
+    keys = [key for key in journal if key.startswith("activations")]
+    assert len(keys) == 2
+    assert all("/responses/" in key for key in keys)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -16,7 +16,7 @@ from rich.console import Console
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
-from pointsman.jobs.steer.results import SteerResults, TurnCount
+from pointsman.jobs.steer.results import Contrasted, SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
 from pointsman.jobs.steer.sections.frontier import worst_loss
 from pointsman.report import text
@@ -121,6 +121,20 @@ def test_allow_speaks_of_requests(allow: SteerResults) -> None:
         assert part in words, part
     for other in ("Defended", "turn where safety falls", "by tactic", "DSR"):
         assert other not in words
+
+
+@pytest.mark.parametrize(
+    ("contrast", "words"),
+    [
+        (None, "those where the model did as wanted"), ("topic", "requests of the scenario that the model answered"),
+        ("target", "each read with the beginning of its own target"), ("benign", "benign ones among them"),
+    ],
+)  # fmt: skip
+def test_what_refused_requests_were_held_against_is_said(
+    allow: SteerResults, contrast: Contrasted | None, words: str
+) -> None:
+    shown = said(replace(allow, contrast=contrast))
+    assert shown.count(words) == (1 if contrast is None else 2)  # beside the contexts, and among the terms
 
 
 def test_numbers_equal_the_results(either: SteerResults) -> None:

@@ -19,7 +19,7 @@ from pointsman.data.types import Split
 from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.choosing import SCREENED, coarse
-from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.steer.plan import Contrast, Steer
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.strengths import FINE
@@ -108,10 +108,13 @@ class Asked:
         prompts = [min(int(t[-1] + (len(t) - 1) * answer), shape.context - 1) for t in self.talks] or [*self.scenario]
         return prompts[: math.ceil(share * len(prompts))]
 
-    def contexts(self, shape: Shape, answer: float) -> list[int]:
-        """Prompts of all that are labelled."""
+    def contexts(self, shape: Shape, answer: float, contrast: Contrast) -> list[int]:
+        """Prompts of all that are labelled; within a topic, of its requests once more with their targets."""
         every = self.to_turn(shape, answer, 1.0)
-        return [*every, *self.restricted, *(() if self.talks else self.benign), *self.goals]
+        if self.talks:
+            return [*every, *self.restricted, *self.goals]
+        against = self.benign if contrast == "benign" else self.scenario
+        return [*every, *self.restricted, *against]
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def predict(
     answer, count = max(assumed.answered * longest, 1.0), _Counts.of(plan, scenario, experts, assumed)
     discovery, validation, test = (asked[split] for split in SPLITS)
     turned = {split: asked[split].to_turn(shape, answer, assumed.fallen) for split in SPLITS}
-    contexts = {split: asked[split].contexts(shape, answer) for split in SPLITS}
+    contexts = {split: asked[split].contexts(shape, answer, plan.contrast) for split in SPLITS}
     lesson = min(plan.lesson_tokens, int(answer) + 1)
     learnt_from = _scored(shape, contexts["discovery"])
     validated, again = validation.effort(shape, longest), answers_effort(shape, turned["test"], longest)

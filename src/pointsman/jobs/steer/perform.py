@@ -18,10 +18,17 @@ from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.plan import Steer
-from pointsman.jobs.steer.played import play_splits
+from pointsman.jobs.steer.played import PlayedSplit, play_splits
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import CircuitFacts, CircuitStability, Overfit, ScenarioFacts, SteerResults
+from pointsman.jobs.steer.results import (
+    CircuitFacts,
+    CircuitStability,
+    Contrasted,
+    Overfit,
+    ScenarioFacts,
+    SteerResults,
+)
 from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
 from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
@@ -63,7 +70,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     room.tell(bench.note)
     predicted = forecast(bench, plan, prompts)
 
-    splits, refusals = play_splits(bench, prompts)
+    splits, refusals = play_splits(bench, prompts, plan.contrast)
     validation, test = splits["validation"], splits["test"]
 
     lessons = Lessons(bench, plan.lesson_tokens)
@@ -105,6 +112,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             scenario=ScenarioFacts.of(scenario),
             splits={split: prompts[split].sizes() for split in SPLITS},
             contexts={split: splits[split].counts() for split in SPLITS},
+            contrast=_contrast(plan, splits["discovery"]),
             surrogate=surrogate,
             gap=gap,
             baseline_validation=validation.outcome.rates,
@@ -137,6 +145,12 @@ def _refuse_unable(plan: Steer, bench: Bench[SteerQuestion]) -> None:
     for phase in grid.phases:
         refuse_unable(engine, Intervention.bias({layer: [0.0] * experts}, phase=phase), f"A mask ({phase})")
         refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
+
+
+def _contrast(plan: Steer, discovery: PlayedSplit) -> Contrasted | None:
+    if discovery.outcome.objective == "defend" or plan.contrast == "benign":
+        return None if discovery.outcome.objective == "defend" else "benign"
+    return "target" if any(c.kind == "affirmed" for c in discovery.contexts) else "topic"
 
 
 def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:

@@ -15,6 +15,7 @@ from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
 Init = Literal["zero", "paper"]
+Contrast = Literal["topic", "benign"]
 Rival = Literal["surrogate_only", "on_policy", "through_model", "steermoe_paired", "steermoe", "random"]
 RIVALS: tuple[Rival, ...] = get_args(Rival)
 LARGEST_SEED = 2**32 - 1
@@ -45,6 +46,9 @@ class Steer:
         validate: Most prompts of each kind to choose on; None for all.
         surrogate_seeds: Surrogates that are trained, for the stability of their circuits.
         method_seeds: Learn again in the way that was chosen with this many seeds, each reported on test.
+        contrast: What the refused requests of an `allow` scenario are held against: requests of the same topic that are
+            answered (where the model answers too few, the same ones with their own targets), or (benign) harmless
+            requests as well, as in the paper.
         init: Where a matrix starts on the surrogate: at zero, or (paper) at random within sqrt(6 / experts), as the
             paper's code does.
         rounds: Rounds on policy.
@@ -78,6 +82,7 @@ class Steer:
     validate: Positive | None = 100
     surrogate_seeds: Positive = 3
     method_seeds: Positive = 1
+    contrast: Annotated[Contrast, Formerly("benign")] = "topic"
     init: Annotated[Init, Formerly("zero")] = "zero"
     rounds: Positive = 1
     through_steps: Positive | None = None

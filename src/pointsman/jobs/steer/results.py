@@ -24,6 +24,9 @@ from pointsman.stats.calibration import Calibration
 from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
+Contrasted = Literal["topic", "target", "benign"]
+"""What refused requests were held against: answered ones of the same topic, the same ones with their own targets, or
+benign ones as well."""
 Lambda = Annotated[float | None, Field(alias="lambda")]
 Matrix = Sequence[npt.NDArray[Any]]
 Method = Literal["mascing", "through_model", "given", "steermoe_paired", "steermoe", "random"]
@@ -355,6 +358,7 @@ class SteerResults(Results):
 
     Attributes:
         splits: Prompts by split and kind.
+        contrast: Of contexts of label 0, where requests shall be answered; None where it was not said.
         baseline_validation: The unsteered model on validation.
         artefact: Where the steering lies in the run's folder.
     """
@@ -362,6 +366,7 @@ class SteerResults(Results):
     scenario: ScenarioFacts
     splits: Mapping[Split, Mapping[str, int]]
     contexts: Mapping[Split, ContextCounts]
+    contrast: Contrasted | None = None
     surrogate: SurrogateFacts | None = None
     gap: tuple[Gap, ...] = ()
     baseline_validation: OutcomeRates | None = None

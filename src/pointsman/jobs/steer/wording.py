@@ -37,6 +37,13 @@ SHORT_ARMS = {
 }
 """The same, as the terminal has room for them."""
 REFINEMENTS = {"surrogate": "surrogate alone", "on_policy": "on-policy", "through_model": "through the model"}
+LABEL0 = {
+    "topic": "requests of the scenario that the model answered",
+    "target": "the same requests, each read with the beginning of its own target, as the refused ones are with the "
+    "beginning of the refusal",
+    "benign": "requests that the model answered, benign ones among them",
+}
+"""What the contexts of label 0 are, by the contrast of a scenario that allows something."""
 PHASES = {
     "prefill": "in force while the prompt is read",
     "decode": "in force while the answer is written",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.jobs.steer.wording import wording_for
+from pointsman.jobs.steer.wording import LABEL0, wording_for
 from pointsman.report.blocks import Section
 from pointsman.report.sections import reading as shared
 
@@ -20,8 +20,8 @@ MASK = (
 READ = {
     "defend": "Conversations are played turn by turn; those that fall, up to the turn where they fall, and requests "
     "that the model refuses are read once more, and the router logits at the last user message kept.",
-    "allow": "Requests of the scenario that the model refuses, beside requests that it answers, are read once and the "
-    "router logits at their tokens kept.",
+    "allow": "Requests of the scenario that the model refuses are read once, beside {}, and the router logits at their "
+    "tokens kept.",
 }
 TRAINING = (
     "A small network, the surrogate, learns to tell the two apart. S is then found by gradient descent so that the "
@@ -67,6 +67,7 @@ PROMPTS = {
 def section(results: SteerResults) -> Section:
     """Terms, methods and threat model."""
     objective, threat = wording_for(results).objective, results.threat_model
+    against = LABEL0.get(results.contrast or "", "requests that it answers")
     gain: tuple[str, str | Markup] = ("Defended (DSR)", DEFENDED)
     if objective == "allow":
         said = f"The share of requests of the scenario that the model answers: {GRADED[results.judge.grades_content]}"
@@ -74,7 +75,7 @@ def section(results: SteerResults) -> Section:
     more = INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else ""
     entries = [
         ("The mask", MASK),
-        ("How it was learnt", f"{READ[objective]} {TRAINING}"),
+        ("How it was learnt", f"{READ[objective].format(against)} {TRAINING}"),
         ("Refinements", REFINEMENTS),
         ("SteerMoE", STEERMOE),
         gain,
