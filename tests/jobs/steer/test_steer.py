@@ -387,13 +387,29 @@ def test_requests_are_held_against_answers_on_their_own_topic(
 
 
 def test_manifests_of_older_runs_keep_what_was_done_then(tmp_path: Path) -> None:
-    new = ("contrast", "init", "rivals")
+    new = ("contrast", "init", "rivals", "searches")
     old = {name: value for name, value in plain(BRIEF).items() if name not in new}
     with Run.create(tmp_path / "run", "steer", old) as run:
         plan = plan_of(run, Steer)
-    assert (plan.contrast, plan.init) == ("benign", "zero")
+    assert (plan.contrast, plan.init, plan.searches) == ("benign", "zero", "joint")
     assert set(plan.rivals) == {"surrogate_only", "steermoe", "random"}
-    assert (BRIEF.contrast, BRIEF.init, set(BRIEF.rivals)) == ("topic", "zero", set(RIVALS))
+    assert (BRIEF.contrast, BRIEF.init, BRIEF.searches) == ("topic", "zero", "each")
+    assert set(BRIEF.rivals) == set(RIVALS)
+
+
+def test_every_way_is_searched_for_itself(tmp_path: Path) -> None:
+    """What is tried of a way alone is tried of it beside others; a joint search makes but one of them stronger."""
+    grid = Grid((1e-4,), (0.5, 1.0, 1.5, 2.0), ("prefill",), ("surrogate", "through_model"))
+    plan = replace(BRIEF, rivals=(), random_draws=0, through_lambdas=(1e-2,))
+
+    def tried(name: str, refinements: tuple[Any, ...], searches: Any) -> set[str]:
+        what = scenario(grid=replace(grid, refinements=refinements), limits=Limits(1, 1, 1, 1, 1))
+        results = perform(tmp_path / name, plan=replace(plan, searches=searches), what=what)
+        return {c["id"] for c in results["candidates"] if c["stage"] == "fine"}
+
+    both = tried("both", grid.refinements, "each")
+    assert both == tried("one", grid.refinements[:1], "each") | tried("other", grid.refinements[1:], "each")
+    assert tried("joint", grid.refinements, "joint") < both
 
 
 def test_matrices_start_where_the_plan_says(tmp_path: Path) -> None:

@@ -195,14 +195,16 @@ class Choosing:
                 "Every steering matrix was zero after the cut: nothing was learnt",
                 "Give smaller lambdas in the grid, or more contexts",
             )
-        masks, pins = self._search(), {kind: self._search(found.pin) for kind, found in self._pins.items()}
-        for group in groups:
-            masks.settle(finalists(group, base, self.plan.finalists))
+        joint, pins = self._search(), {kind: self._search(found.pin) for kind, found in self._pins.items()}
+        masks = [joint if self.plan.searches == "joint" else self._search() for _ in groups]
+        for search, group in zip(masks, groups, strict=True):
+            search.settle(finalists(group, base, self.plan.finalists))
         for kind, search in pins.items():
             search.settle(finalists([s for s in screened if s[0].method == kind], base, self.plan.finalists))
-        for search in (masks, *pins.values()):
+        every = list(dict.fromkeys([*masks, *pins.values()]))
+        for search in every:
             search.sharpen()
-        return [t for search in (masks, *pins.values()) for t in search.tried]
+        return [t for search in every for t in search.tried]
 
     def _random(self, best: Candidate) -> tuple[list[Tried], list[Screened]]:
         """Masks with the entries of the best one, elsewhere: the same sparsity and norm, through the same choice."""

@@ -141,7 +141,8 @@ class _Counts:
         groups = [surrogate * phases, on_policy * phases, through, *[3 * phases] * len(pins), draws]
         finalists = sum(min(plan.finalists, group) for group in groups)
         weaker = assumed.bisected * math.ceil(math.log2(len(grid.alphas) + 1))
-        searches = 1 + len(pins) + bool(draws)  # masks, pins, random masks
+        ways = 1 if plan.searches == "joint" else sum(map(bool, (surrogate, on_policy, through)))
+        searches = ways + len(pins) + bool(draws)  # masks, pins, random masks
         masks = (surrogate + on_policy) * phases + through + draws
         return _Counts(
             surrogate, on_policy, through,

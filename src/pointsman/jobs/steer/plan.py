@@ -16,6 +16,7 @@ from pointsman.routing.phase import Phase
 Start = Literal["zero", "surrogate"]
 Init = Literal["zero", "paper"]
 Contrast = Literal["topic", "benign"]
+Searches = Literal["each", "joint"]
 Rival = Literal["surrogate_only", "on_policy", "through_model", "steermoe_paired", "steermoe", "random"]
 RIVALS: tuple[Rival, ...] = get_args(Rival)
 LARGEST_SEED = 2**32 - 1
@@ -63,6 +64,8 @@ class Steer:
             turns most of the model's discovery contexts).
         lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
         finalists: Candidates of every method that answer on validation.
+        searches: How strong the masks of a way to learn may be is searched for each way by itself, so that each stands
+            on test at its best; or (joint), which is cheaper, no further than another way gains more.
         rivals: Asked on test beside the chosen mask, each chosen on validation in the same way: the best of every other
             way to find a matrix (surrogate_only: MASCing as published), SteerMoE (steermoe_paired as published,
             steermoe counted on contexts), random masks; empty for none.
@@ -92,6 +95,7 @@ class Steer:
     through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
     lesson_tokens: Positive = 64
     finalists: Positive = 2
+    searches: Annotated[Searches, Formerly("joint")] = "each"
     rivals: Annotated[tuple[Rival, ...], Formerly(("steermoe", "random", "surrogate_only"))] = RIVALS
     random_draws: Count = 3
     latency_rounds: Count = 5

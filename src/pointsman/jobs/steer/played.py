@@ -104,10 +104,9 @@ def play_splits(
         if split == "discovery":
             refuse_unscored(bench, outcome)
             begun = 0 if contrast == "benign" or _answers_enough(outcome) else BEGUN
-        played = label_contexts(bench, split, prompts[split], outcome, contrast, begun)
-        if split == "discovery":
             alone = _requests_alone(bench, prompts[split].conversations)
-            played = replace(played, contexts=(*played.contexts, *alone))
+        played = label_contexts(bench, split, prompts[split], outcome, contrast, begun)
+        played = replace(played, contexts=(*played.contexts, *(alone if split == "discovery" else ())))
         _refuse_unlearnable(bench, played)
         splits[split] = played
     rows = [c.to_json() for played in splits.values() for c in played.contexts]
