@@ -386,6 +386,31 @@ def test_requests_are_held_against_answers_on_their_own_topic(
     write_report(tmp_path / "run")
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_on_policy_what_is_traced_is_what_was_said_under_the_mask(finished: Finished, objective: str) -> None:
+    """Where answers are traced with their requests; elsewhere nothing that was said is kept, nor needed."""
+    folder, engine = finished(objective), engine_of()
+    run, store = Run.open(folder, read_only=True), TraceStore.open(folder / "artefacts/traces-on-policy-0-1")
+    keys = run.keys()
+    units = [run.recall(key) for key in keys if key.startswith("on_policy/0/1/")]
+    assert units
+    assert {"said" in unit for unit in units} == {objective == "allow"}
+    if objective == "defend":
+        return
+    contexts = [json.loads(line) for line in (folder / "artefacts/contexts.jsonl").read_text().splitlines()]
+    own = [c for c in contexts if c["split"] == "discovery" and c["kind"] != "affirmed"]
+    said = [text for unit in units for text in unit["said"]]
+    assert len(own) == len(said)
+    lengths = dict(zip(store.ids, store.lengths.tolist(), strict=True))
+    again = 0
+    for c, answer in zip(own, said, strict=True):
+        if (length := lengths.get(f"{c['id']} @1")) is not None:
+            begun = engine.encode_target(answer)[:BEGUN] if answer else ()
+            assert length == len(user_span(engine.encode(c["turns"]), "x")) + len(begun)
+            again += 1
+    assert again
+
+
 def test_manifests_of_older_runs_keep_what_was_done_then(tmp_path: Path) -> None:
     new = ("contrast", "init", "rivals", "searches")
     old = {name: value for name, value in plain(BRIEF).items() if name not in new}
@@ -471,6 +496,11 @@ def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished:
         assert row.tolist() == stored
     assert list(steering.sigma) == results["circuit"]["sigma"]
     assert steering.about["scenario"] == "tiny"
+    names = {"mascing": "MASCing", "through_model": "learnt through the model"}
+    assert steering.about["method"] == names[results["chosen"]["method"]]
+    assert ("MASCing" in (folder / "artefacts/steering/README.md").read_text()) == (
+        results["chosen"]["method"] == "mascing"
+    )
     assert steering.about["measured"][0]["after"] == results["test"]["after"]["gain"]
     assert results["artefact"] == "artefacts/steering"
     engine, other = engine_of(), engine_of(seed=1)

@@ -16,9 +16,10 @@ from rich.console import Console
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
-from pointsman.jobs.steer.results import Contrasted, SteerResults, TurnCount
+from pointsman.jobs.steer.results import Contrasted, MaskFacts, Method, SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
 from pointsman.jobs.steer.sections.frontier import worst_loss
+from pointsman.jobs.steer.wording import mask_name
 from pointsman.report import text
 from pointsman.report.answers import Kept
 from pointsman.report.html import render
@@ -249,6 +250,23 @@ def test_a_mask_learnt_through_the_model_is_never_called_mascing(either: SteerRe
             words = words.replace(other, "")
         assert "mascing" not in words.lower()
         assert "as published" not in words
+
+
+@pytest.mark.parametrize(
+    ("method", "refinement", "name"),
+    [
+        ("mascing", "surrogate", "MASCing, surrogate alone"), ("mascing", "on_policy", "MASCing, on-policy"),
+        ("through_model", "through_model", "learnt through the model"), ("given", None, "mask"),
+        ("mascing", "through_model", "learnt through the model"), ("mascing", None, "mask"),
+        ("steermoe", None, "SteerMoE (contexts)"), ("random", None, "random mask"),
+        ("steermoe_paired", None, "SteerMoE (paired responses, as published)"),
+    ],
+)  # fmt: skip
+def test_every_method_has_its_name_and_results_of_older_versions_too(
+    method: Method, refinement: str | None, name: str
+) -> None:
+    facts = MaskFacts(id="x", method=method, refinement=refinement, phase="both", entries=1)
+    assert mask_name(facts) == name
 
 
 OTHERS = (
