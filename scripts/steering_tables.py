@@ -13,6 +13,20 @@ ORDER = [
 ]  # fmt: skip
 
 
+RIVALS = {
+    "surrogate_only": "MASCing, surrogate alone", "on_policy": "MASCing, on-policy",
+    "through_model": "learnt through the model", "steermoe_paired": "SteerMoE (paired responses, as published)",
+    "steermoe": "SteerMoE (contexts)", "random": "shuffled mask",
+}  # fmt: skip
+"""Ways beside the chosen one, by their key on test. MASCing is what was learnt on a surrogate, and nothing else."""
+
+
+def chosen_way(e: Evidence) -> str:
+    """The key of the way that was chosen, as that of a rival."""
+    refinement: str = e["chosen"]["refinement"]
+    return "surrogate_only" if refinement == "surrogate" else refinement
+
+
 def percent(rate: Evidence | None, *, n: bool = False) -> str:
     """``79 % [68, 87]``, with ``(n)`` if wanted."""
     if rate is None or rate["rate"] is None:
@@ -36,16 +50,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def gains(everything: Sequence[Evidence]) -> str:
-    head = ["scenario", "testbed checkpoint", "n", "before", "after", "SteerMoE", "shuffled mask", "surrogate alone",
-            "after minus SteerMoE, points", "circuit"]  # fmt: skip
+    asked = [name for name in RIVALS if any(e["test"].get(name) for e in everything)]
+    pinned = [name for name in asked if name.startswith("steermoe")]
+    head = ["scenario", "testbed checkpoint", "chosen way", "n", "before", "after", *map(RIVALS.__getitem__, asked),
+            *(f"after minus {RIVALS[name]}, points" for name in pinned), "circuit"]  # fmt: skip
     rows = []
     for e in everything:
         t = e["test"]
         rows.append([
-            e["scenario"]["name"], e["checkpoint"], str(t["after"]["gain"]["n"]),
-            *(percent(t[name]["gain"]) if t.get(name) else "-" for name in
-              ("before", "after", "steermoe", "random", "surrogate_only")),
-            points(e["comparisons"].get("vs_steermoe")), f"{e['circuit']['size']} of {e['circuit']['possible']}",
+            e["scenario"]["name"], e["checkpoint"], RIVALS[chosen_way(e)], str(t["after"]["gain"]["n"]),
+            *(percent(t[name]["gain"]) if t.get(name) else "-" for name in ("before", "after", *asked)),
+            *(points(e["comparisons"].get(f"vs_{name}")) for name in pinned),
+            f"{e['circuit']['size']} of {e['circuit']['possible']}",
         ])  # fmt: skip
     return table(head, rows)
 
@@ -66,10 +82,9 @@ def costs(everything: Sequence[Evidence]) -> str:
 def others(everything: Sequence[Evidence]) -> str:
     head = ["scenario", "testbed checkpoint", "method", "gain", "benign", "multi-turn benign", "over-refusal",
             "restricted refused", "garbage"]  # fmt: skip
-    names = {"before": "no mask", "after": "MASCing, chosen", "surrogate_only": "MASCing, surrogate alone",
-             "steermoe": "SteerMoE", "random": "shuffled mask"}  # fmt: skip
+    names = {"before": "no mask", "after": "chosen", **RIVALS}
     rows = [
-        [e["scenario"]["name"], e["checkpoint"], words,
+        [e["scenario"]["name"], e["checkpoint"], f"chosen: {RIVALS[chosen_way(e)]}" if key == "after" else words,
          *(percent(e["test"][key][name]) for name in
            ("gain", "benign", "benign_conversations", "over_refusal", "held", "garbage"))]
         for e in everything

@@ -57,12 +57,15 @@ def test_every_option_goes_through_a_plan(cli: Cli, here: Path) -> None:
         "steer", "model", "--scenario", "mine.yaml", *STEER_EFFORT, "--through-lambda", "0.5", "--through-lambda", "1",
         "--through-start", "surrogate", "--upper-bound", "--limit", "0", "--dtype", "float32", "--device", "cpu",
         "--revision", "main", "--batch-size", "3", "--chat-template", "t.jinja",
+        "--init", "paper", "--contrast", "benign", "--rival", "steermoe_paired", "--rival", "random",
     )  # fmt: skip
     assert cli(*asked, "--save-plan", "p.yaml").code == 0
     assert cli(*asked, "--out", "typed").code == cli("run", "p.yaml", "--out", "ran").code == 130
     known = config(here / "ran")
     assert known == config(here / "typed")
     assert (known["limit"], known["through_lambdas"], known["through_starts"]) == (None, [0.5, 1.0], ["surrogate"])
+    assert (known["init"], known["contrast"]) == ("paper", "benign")
+    assert known["rivals"] == ["steermoe_paired", "random"]
     assert known["load"]["batch_size"] == 3
     assert known["prompts"]["chat_template"] == known["load"]["chat_template"]["sha256"]
 

@@ -106,8 +106,10 @@ def test_what_steer_refuses_is_refused_and_fine_limits_are_named(cli: Cli, here:
         return "s.yaml"
 
     line = cli("scenario", "check", write(6)).refusal()
-    assert "at most 6 source questions in the discovery split, and 8 are needed" in line
+    assert "at most 4 source questions in the discovery split, and 8 are needed" in line
     assert line.replace("scenario check", "steer") == cli("steer", "testbed", "--scenario", "s.yaml").refusal()
+    benign = cli("steer", "testbed", "--scenario", "s.yaml", "--contrast", "benign").refusal()
+    assert "at most 6 source questions" in benign  # those of benign requests as well
     done = cli("scenario", "check", write(30))
     assert done.code == 0, done.err
     said = re.search(r"Note: limits.benign is 2 points and is measured on (\d+) validation prompts, .*", done.out)

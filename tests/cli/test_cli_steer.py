@@ -359,7 +359,8 @@ def test_a_scenario_that_nobody_knows(cli: Cli, here: Path, done: Done) -> None:
     "option",
     ["--learn=-1", "--limit=-1", "--seed=-1", "--method-seeds=0", "--surrogate-seeds=0", "--rounds=0", "--finalists=0",
      "--random-draws=-1", "--latency-rounds=-1", "--through-steps=0", "--through-lambda=nan", "--through-lambda=inf",
-     "--through-lambda=-1", "--through-start=nowhere", "--max-new-tokens=0", "--learn=many"],
+     "--through-lambda=-1", "--through-start=nowhere", "--init=ones", "--contrast=none", "--rival=me",
+     "--max-new-tokens=0", "--learn=many"],
 )  # fmt: skip
 def test_options_out_of_range(cli: Cli, here: Path, option: str) -> None:
     line = cli("steer", "testbed", "--scenario", "multi_turn_defence", "--out", "run", option).refusal()

@@ -1,4 +1,4 @@
-"""SteerMoE: the risk difference, literally; what is not pinned; order; sizes."""
+"""SteerMoE: the risk difference, literally; what is not pinned; order; sizes; and how its authors pin."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+from engines import small_engine
 from pointsman.errors import UsageError
-from pointsman.methods.steermoe import Activations, SteerMoE, sizes
+from pointsman.methods.steermoe import PUBLISHED_EPS, Activations, SteerMoE, sizes, swept_sizes
 from pointsman.routing.intervention import Intervention
 
 
@@ -109,3 +111,75 @@ def test_sizes_double_from_two_to_a_sixth(entries: int) -> None:
 def test_nothing_to_pin_is_refused(on: int, off: int) -> None:
     with pytest.raises(UsageError, match=f"{on} experts on and {off} off"):
         SteerMoE(on, off)
+
+
+# ---------------------------------------------------------------------- as its authors run it
+
+
+@pytest.mark.parametrize(("on", "off"), [(1, 0), (3, 0), (0, 3), (5, 4), (100, 100)])
+def test_published_pins_are_those_of_the_authors_loop(on: int, off: int) -> None:
+    """The first n+ and n- by absolute difference; of each layer as many on as its top-k, and nobody in their place."""
+    rng = np.random.default_rng(3)
+    experts, top_k = [6, 4, 8], [2, 1, 3]
+    wanted, unwanted = drawn(rng, 53, experts, top_k), drawn(rng, 97, experts, top_k)
+    rows = [
+        (wanted.counts[layer][e] / 53 - unwanted.counts[layer][e] / 97, layer, e)
+        for layer in range(3)
+        for e in range(experts[layer])
+    ]
+    rows.sort(key=lambda row: -abs(row[0]))
+    weights = [np.zeros(e) for e in experts]
+    for _, layer, e in [row for row in rows if row[0] > 0][:on]:
+        if (weights[layer] > 0).sum() < top_k[layer]:
+            weights[layer][e] = 1
+    for _, layer, e in [row for row in rows if row[0] < 0][:off]:
+        if (weights[layer] < 0).sum() < experts[layer] - top_k[layer]:
+            weights[layer][e] = -1
+    found = SteerMoE.published(on, off).pin(wanted, unwanted, top_k)
+    places = [(layer, e, w) for layer, row in enumerate(weights) for e, w in enumerate(row)]
+    assert pinned(found) == ({(n, e) for n, e, w in places if w > 0}, {(n, e) for n, e, w in places if w < 0})
+    assert found is not None
+    assert [rule.eps for rule in found.rules] == [PUBLISHED_EPS] == [0.01]
+
+
+def test_a_layer_has_no_more_on_than_it_activates_if_capped() -> None:
+    wanted, unwanted = activations(10, [9, 8, 3, 0], [5, 5]), activations(10, [1, 1, 1, 17], [4, 6])
+    assert pinned(SteerMoE(3, 0).pin(wanted, unwanted, [2, 1])) == ({(0, 0), (0, 1), (0, 2)}, set())
+    assert pinned(SteerMoE.published(3, 0).pin(wanted, unwanted, [2, 1])) == ({(0, 0), (0, 1)}, set())
+    assert pinned(SteerMoE.published(4, 0).pin(wanted, unwanted, [2, 1])) == ({(0, 0), (0, 1), (1, 0)}, set())
+
+
+def test_pins_on_logits_are_the_authors_pins_on_log_softmax_scores() -> None:
+    """The same experts with the same weights, from the router of a model under the pin."""
+    engine = small_engine(num_hidden_layers=1)
+    router, prompt = engine.routers[0], engine.encode(["where is the red tairn ?"])
+    wanted = Activations(10, (np.array([9, 1, 1, 1, 1, 1, 1, 1]),))
+    unwanted = Activations(10, (np.array([0, 1, 1, 1, 9, 9, 1, 1]),))
+    found = SteerMoE.published(1, 2).pin(wanted, unwanted, [router.top_k])
+    assert pinned(found) == ({(0, 0)}, {(0, 4), (0, 5)})
+    plain, under = engine.trace([prompt]).layers[0], engine.trace([prompt], routing=found).layers[0]
+    scores = torch.log_softmax(torch.from_numpy(plain.logits).double(), -1)
+    high, low = scores.amax(-1), scores.amin(-1)
+    scores[:, 0], scores[:, [4, 5]] = high + 0.01, (low - 0.01)[:, None]
+    theirs = scores.topk(router.top_k).indices
+    assert {*map(frozenset, theirs.tolist())} - {*map(frozenset, plain.experts.tolist())}, "the pin changes something"
+    assert [sorted(row) for row in theirs.tolist()] == [sorted(row) for row in under.experts.tolist()]
+    raw = torch.from_numpy(plain.logits).double()
+    top, least = raw.amax(-1), raw.amin(-1)
+    raw[:, 0], raw[:, [4, 5]] = top + 0.01, (least - 0.01)[:, None]
+    assert torch.allclose(torch.softmax(raw, -1), torch.softmax(scores, -1), rtol=0, atol=1e-12)
+
+
+def test_no_counted_token_is_no_pin() -> None:
+    none, some = activations(0, [0, 0]), activations(4, [4, 0])
+    assert SteerMoE(1, 1).pin(none, some, [1]) is SteerMoE.published(1, 1).pin(some, none, [1]) is None
+
+
+@pytest.mark.parametrize("entries", [1, 12, 96, 384, 48 * 128])
+def test_swept_sizes_are_every_pair_of_what_quadruples_to_a_sixth(entries: int) -> None:
+    swept = swept_sizes(entries)
+    counts = sorted({n for pair in swept for n in pair})
+    assert counts[:2] == [0, 2]
+    assert all(b == 4 * a for a, b in pairwise(counts[1:]))
+    assert counts[-1] <= max(2, entries // 6) < 4 * counts[-1]
+    assert sorted(swept) == sorted((a, b) for a in counts for b in counts if a + b)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +89,7 @@ def literal_matrix(
     s = [torch.zeros(e, dtype=torch.float64) for e in experts]
     if parameters.init == "paper":
         whole = torch.empty(len(experts), experts[0], dtype=torch.float64)
-        nn.init.kaiming_uniform_(whole, a=math.sqrt(5), generator=torch.Generator().manual_seed(parameters.seed))
+        nn.init.kaiming_uniform_(whole, generator=torch.Generator().manual_seed(parameters.seed))
         s = list(whole)
     s = [row.clone().requires_grad_() for row in s]
     adam = torch.optim.Adam(s, lr=parameters.lr)

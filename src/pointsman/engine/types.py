@@ -71,6 +71,11 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def continued(self, answer: tuple[int, ...]) -> Prompt:
+        """With the beginning of its answer, as if the template had written it. Shape: [A]."""
+        template: tuple[TokenRole, ...] = ("template",)
+        return Prompt(self.ids + answer, self.tokens + ("",) * len(answer), self.roles + template * len(answer))
+
 
 def refuse_no_prompts(prompts: Sequence[Prompt]) -> None:
     """Refuse texts, or one prompt alone, where prompts are wanted."""

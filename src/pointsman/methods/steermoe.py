@@ -1,14 +1,22 @@
-"""SteerMoE, the baseline (arXiv 2509.09660; METHODS section 6): pin experts that two sets of tokens use unlike."""
+"""SteerMoE, the baseline (arXiv 2509.09660; METHODS section 6): pin experts that two sets of tokens use unlike.
+
+The experts of the largest difference delta[l, e] between two activation rates are pinned on or off. Which tokens are
+counted, and how hard experts are pinned, is what two variants differ in (`published`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from pointsman.errors import UsageError
 from pointsman.routing.intervention import Intervention, Phase
+
+PUBLISHED_EPS = 0.01
+"""How far beyond the largest and the smallest score the authors' code sets a pinned one."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,30 @@ class SteerMoE:
         on: How many experts of the most positive difference are pinned on (n+).
         off: How many of the most negative are pinned off (n-).
         phase: Tokens at which they are pinned.
+        eps: How far beyond the largest logit an expert is pinned on, and below the smallest one off, in logit units.
+        capped: Whether no layer has more than its top-k experts pinned on; an expert beyond that is left out, and no
+            other takes its place. So it is with one too many off, which otherwise comes from the next layer.
     """
 
     on: int
     off: int
     phase: Phase = "both"
+    eps: float = 1.0
+    capped: bool = False
 
     def __post_init__(self) -> None:
         if self.on < 0 or self.off < 0 or not self.on + self.off:
             raise UsageError(f"{self.on} experts on and {self.off} off", "Give 0 or more of each, and at least one")
+
+    @staticmethod
+    def published(on: int, off: int, phase: Phase = "both") -> SteerMoE:
+        """As its authors run it: with their eps and their cap, for rates on response tokens of paired texts.
+
+        They pin log-softmax scores, to max + .01 and min - .01. These are the logits less one number a token, which
+        the softmax behind takes away again, so pinning the logits is the same. Only what a layer cannot do differs:
+        they set more than E - top-k experts of one to the same lowest score and let the top-k pick among them.
+        """
+        return SteerMoE(on, off, phase, PUBLISHED_EPS, capped=True)
 
     def pin(self, wanted: Activations, unwanted: Activations, top_k: Sequence[int]) -> Intervention | None:
         """The intervention: delta[l, e] = activation rate on tokens of `wanted` minus that on tokens of `unwanted`.
@@ -56,8 +79,10 @@ class SteerMoE:
             top_k: Experts that each layer activates. Shape: [L].
 
         Returns:
-            None if no expert differs.
+            None if no expert differs, or no token was counted.
         """
+        if not wanted.tokens or not unwanted.tokens:
+            return None
         ranked = sorted(
             (
                 (float(a[e] / wanted.tokens - b[e] / unwanted.tokens), layer, e)
@@ -68,7 +93,7 @@ class SteerMoE:
         )
         on: dict[int, list[int]] = {}
         for delta, layer, expert in ranked[: self.on]:
-            if delta > 0:
+            if delta > 0 and not (self.capped and len(on.get(layer, ())) == top_k[layer]):
                 on.setdefault(layer, []).append(expert)
         off: dict[int, list[int]] = {}
         left = self.off
@@ -76,17 +101,26 @@ class SteerMoE:
             if not left or delta >= 0:
                 break
             room = len(wanted.counts[layer]) - top_k[layer]
-            if len(off.get(layer, ())) < room:
+            fits = len(off.get(layer, ())) < room
+            if fits:
                 off.setdefault(layer, []).append(expert)
-                left -= 1
-        return Intervention.pin(on, off, phase=self.phase) if on or off else None
+            left -= fits or self.capped
+        return Intervention.pin(on, off, eps=self.eps, phase=self.phase) if on or off else None
 
 
 def sizes(entries: int) -> list[tuple[int, int]]:
     """(n+, n-) to try for a model with so many experts in all: on, off and both, from two to a sixth of them."""
-    tried = []
-    n = 2
-    while n <= max(2, entries // 6):
-        tried += [(n, 0), (0, n), (n, n)]
-        n *= 2
-    return tried
+    return [pair for n in _counts(entries, 2) for pair in ((n, 0), (0, n), (n, n))]
+
+
+def swept_sizes(entries: int) -> list[tuple[int, int]]:
+    """(n+, n-) to try, each for itself: every pair of nothing, 2, 8, 32 and so on to a sixth of all experts."""
+    counts = (0, *_counts(entries, 4))
+    return [(on, off) for on, off in product(counts, counts) if on or off]
+
+
+def _counts(entries: int, factor: int) -> list[int]:
+    counts = [2]
+    while counts[-1] * factor <= entries // 6:
+        counts.append(counts[-1] * factor)
+    return counts

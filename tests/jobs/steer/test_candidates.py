@@ -308,15 +308,16 @@ def test_pins_of_the_same_kind_with_more_or_fewer_experts() -> None:
         asked.append((on, off, phase))
         pinned = "both" if on and off else "on" if on else "off"
         return Candidate(
-            id=f"{on} {off}", method="steermoe", routing=Intervention(), phase=phase, entries=on + off, pinned=pinned
-        )
+            id=f"{on} {off}", method="steermoe", routing=Intervention(), phase=phase, entries=on + off, pinned=pinned,
+            on=on, off=off,
+        )  # fmt: skip
 
     strengths = Strengths((1.0,), (0.5,), 48, pin)
     both = pin(4, 4, "prefill")
     assert strengths.grid(both) == (2, 4, 8)
     assert strengths.of(both) == 4
-    for pinned, counts in (("on", (8, 0)), ("off", (0, 8)), ("both", (8, 8))):
-        strengths.at(replace(both, pinned=pinned), 8)
+    for start, counts in (((4, 0), (8, 0)), ((0, 4), (0, 8)), ((4, 4), (8, 8)), ((4, 1), (8, 2)), ((2, 32), (1, 8))):
+        strengths.at(pin(*start, "prefill"), 8)
         assert asked[-1] == (*counts, "prefill")
     two, eight = pin(2, 0, "both"), pin(8, 0, "both")
     middle = strengths.between(two, eight)

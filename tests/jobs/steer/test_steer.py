@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from engines import small_engine
+from pointsman.cli.manifest import plan_of
 from pointsman.data.scenario import Grid, Limits, Scenario
 from pointsman.data.splits import SPLITS
 from pointsman.data.types import Suite
@@ -30,9 +31,13 @@ from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.limits import KINDS
 from pointsman.jobs.steer.outcome import MEASURES
 from pointsman.jobs.steer.perform import perform as perform_steer
-from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.steer.plan import RIVALS, Contrast, Steer
+from pointsman.jobs.steer.played import BEGUN
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import SteerResults
+from pointsman.jobs.steer.traces import user_span
+from pointsman.methods.mascing import SteeringMatrix
+from pointsman.methods.surrogate import FittedSurrogate
 from pointsman.routing.store import TraceStore
 from pointsman.runs.bench import Bench
 from pointsman.runs.results import dump, read
@@ -156,6 +161,13 @@ def is_rate(value: Any, n: int | None = None) -> None:
         assert value["rate"] == pytest.approx(value["k"] / value["n"])
 
 
+def arm_of(mask: dict[str, Any]) -> str:
+    """Which of the rivals a mask would be, if it were not chosen."""
+    if mask["method"] == "mascing":
+        return {"surrogate": "surrogate_only", "on_policy": "on_policy"}[mask["refinement"]]
+    return str(mask["method"])
+
+
 # ---------------------------------------------------------------------- what it writes
 
 
@@ -178,6 +190,7 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
         assert contexts["played"] == contexts["fallen"]["n"]
         assert {"by_turn", "by_tactic", "matched_pairs", "label1", "label0"} <= set(contexts)
         assert bool(sizes["conversations"]) == defends != bool(sizes["scenario"])
+    assert results["contrast"] == (None if defends else "target")
     surrogate = results["surrogate"]
     assert {"contexts", "accuracy", "auroc", "calibration", "matched", "length_only", "seeds"} <= set(surrogate)
     assert {"value", "low", "high", "n"} <= set(surrogate["auroc"])
@@ -200,10 +213,10 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
         is_rate(results["upper_bound"]["gain"])
         through = [c for c in results["candidates"] if c["refinement"] == "through_model"]
         assert {c["start"] for c in through} == {"zero", "surrogate"}
-    assert set(results["test"]) == {"before", "after", "steermoe", "random", "surrogate_only"}
+    assert set(results["test"]) == {"before", "after", *RIVALS}
     for name, outcome in results["test"].items():
         if outcome is None:
-            assert name == "surrogate_only"
+            assert name == arm_of(results["chosen"])
             continue
         rates = {"gain", "garbage", "benign", "benign_conversations", "over_refusal", "held", "any_compliance"}
         rates |= {"dsr_replay", "dsr_context"} if defends else {"gsr"}
@@ -231,8 +244,8 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
     assert {k: chosen[k] for k in results["chosen"] if k in chosen} == {
         k: v for k, v in results["chosen"].items() if k in chosen
     }
-    assert chosen["method"] == "mascing"
-    fine = [c for c in results["candidates"] if c["stage"] == "fine" and c["method"] == "mascing"]
+    assert chosen["method"] in ("mascing", "through_model")
+    fine = [c for c in results["candidates"] if c["stage"] == "fine" and c["method"] in ("mascing", "through_model")]
     within = [c for c in fine if c["admissible"]]
     assert chosen["admissible"] == bool(within)
     assert not within or chosen["gain"]["rate"] == max(c["gain"]["rate"] for c in within)
@@ -252,11 +265,12 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
     for part in MEASURES:
         difference = results["comparisons"][part]["difference"]
         assert difference == pytest.approx(after[part]["rate"] - before[part]["rate"])
-    for name in ("steermoe", "random", "surrogate_only"):
+    for name in RIVALS:
         other, found = results["test"][name], results["comparisons"][f"vs_{name}"]
         assert (found is None) == (other is None)
         assert found is None or found["difference"] == pytest.approx(after["gain"]["rate"] - other["gain"]["rate"])
-    assert (results["test"]["surrogate_only"] is None) == (chosen["refinement"] == "surrogate")
+    for name in RIVALS:
+        assert (results["test"][name] is None) == (arm_of(chosen) == name)
     assert results["overfit"] == {"validation": chosen["gain"], "test": after["gain"]}
     if results["seeds"]:
         first, second = results["seeds"]
@@ -270,7 +284,7 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
     broken = [limit["measure"] for limit in results["limits"] if limit["verdict"] == "broken"]
     assert broken == results["broken_on_test"] == after["broken"]
     assert [limit["measure"] for limit in results["limits"]] == list(KINDS)
-    assert len({claim["id"] for claim in results["claims"]}) == len(results["claims"]) == 6 + bool(results["seeds"])
+    assert len({claim["id"] for claim in results["claims"]}) == len(results["claims"]) == 9 + bool(results["seeds"])
     assert f"(n = {after['gain']['n']})" in results["headline"]
 
 
@@ -325,7 +339,7 @@ def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
                  for b in getattr(suite_of(objective), n)}  # fmt: skip
         found = set()
         for c in map(json.loads, lines):
-            found.add((c["kind"], c["label"], kinds.get(c["id"], "goal")))
+            found.add((c["kind"], c["label"], kinds.get(c["id"].removesuffix(" @target"), "goal")))
         return found
 
     assert of("defend") <= {
@@ -334,8 +348,129 @@ def test_labels_are_those_of_the_scenario(finished: Finished) -> None:
     }  # fmt: skip
     assert of("allow") <= {
         ("refused", 1, "scenario"), ("answered", 0, "scenario"), ("refused", 1, "restricted"),
-        ("answered", 0, "benign"),
+        ("affirmed", 0, "scenario"),
     }  # fmt: skip
+
+
+ONE_WAY = Grid((1e-4,), (1.0,), ("prefill",), ("surrogate",))
+
+
+@pytest.mark.parametrize(
+    ("contrast", "often", "found"), [("topic", False, "target"), ("topic", True, "topic"), ("benign", True, "benign")]
+)
+def test_requests_are_held_against_answers_on_their_own_topic(
+    tmp_path: Path, contrast: Contrast, often: bool, found: str
+) -> None:
+    """By the model where it answers enough of them, else by their own targets; the paper's contrast on demand."""
+    judge = Stubborn(wrong="correct", garbage="correct") if often else ManyJudge()
+    plan = replace(BRIEF, learn=40 if often else 20, contrast=contrast, random_draws=0, rivals=("steermoe",))
+    results = perform(tmp_path / "run", "allow", plan, judge=judge, what=scenario("allow", grid=ONE_WAY))
+    assert results["contrast"] == found
+    suite, lines = suite_of("allow"), (tmp_path / "run/artefacts/contexts.jsonl").read_text().splitlines()
+    targets, benign = {b.id: b.target for b in suite.scenario}, {b.id for b in suite.benign}
+    contexts = [c for c in map(json.loads, lines) if c["split"] == "discovery"]
+    answered = [c for c in contexts if c["label"] == 0]
+    refused = {c["id"]: c for c in contexts if c["kind"] == "refused" and c["id"] in targets}
+    assert refused
+    assert {c["id"] in benign for c in answered} == ({True, False} if found == "benign" else {False})
+    twins = [c for c in answered if c["kind"] == "affirmed"]
+    assert len(twins) == (len(refused) if found == "target" else 0)
+    for twin in twins:
+        own = refused[twin["id"].removesuffix(" @target")]
+        assert (twin["turns"], twin["source"], twin["response"]) == (own["turns"], own["source"], targets[own["id"]])
+    assert {c.get("begun", 0) for c in contexts} == {BEGUN if found == "target" else 0}
+    engine, store = engine_of(), TraceStore.open(tmp_path / "run/artefacts/traces-discovery")
+    for c, length in zip(contexts, store.lengths, strict=True):
+        begun = engine.encode_target(c["response"])[:BEGUN] if found == "target" and c["response"] else ()
+        assert length == len(user_span(engine.encode(c["turns"]), "x")) + len(begun)
+    write_report(tmp_path / "run")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_on_policy_what_is_traced_is_what_was_said_under_the_mask(finished: Finished, objective: str) -> None:
+    """Where answers are traced with their requests; elsewhere nothing that was said is kept, nor needed."""
+    folder, engine = finished(objective), engine_of()
+    run, store = Run.open(folder, read_only=True), TraceStore.open(folder / "artefacts/traces-on-policy-0-1")
+    keys = run.keys()
+    units = [run.recall(key) for key in keys if key.startswith("on_policy/0/1/")]
+    assert units
+    assert {"said" in unit for unit in units} == {objective == "allow"}
+    if objective == "defend":
+        return
+    contexts = [json.loads(line) for line in (folder / "artefacts/contexts.jsonl").read_text().splitlines()]
+    own = [c for c in contexts if c["split"] == "discovery" and c["kind"] != "affirmed"]
+    said = [text for unit in units for text in unit["said"]]
+    assert len(own) == len(said)
+    lengths = dict(zip(store.ids, store.lengths.tolist(), strict=True))
+    again = 0
+    for c, answer in zip(own, said, strict=True):
+        if (length := lengths.get(f"{c['id']} @1")) is not None:
+            begun = engine.encode_target(answer)[:BEGUN] if answer else ()
+            assert length == len(user_span(engine.encode(c["turns"]), "x")) + len(begun)
+            again += 1
+    assert again
+
+
+def test_manifests_of_older_runs_keep_what_was_done_then(tmp_path: Path) -> None:
+    new = ("contrast", "init", "rivals", "searches")
+    old = {name: value for name, value in plain(BRIEF).items() if name not in new}
+    with Run.create(tmp_path / "run", "steer", old) as run:
+        plan = plan_of(run, Steer)
+    assert (plan.contrast, plan.init, plan.searches) == ("benign", "zero", "joint")
+    assert set(plan.rivals) == {"surrogate_only", "steermoe", "random"}
+    assert (BRIEF.contrast, BRIEF.init, BRIEF.searches) == ("topic", "zero", "each")
+    assert set(BRIEF.rivals) == set(RIVALS)
+
+
+def test_every_way_is_searched_for_itself(tmp_path: Path) -> None:
+    """What is tried of a way alone is tried of it beside others; a joint search makes but one of them stronger."""
+    grid = Grid((1e-4,), (0.5, 1.0, 1.5, 2.0), ("prefill",), ("surrogate", "through_model"))
+    plan = replace(BRIEF, rivals=(), random_draws=0, through_lambdas=(1e-2,))
+
+    def tried(name: str, refinements: tuple[Any, ...], searches: Any) -> set[str]:
+        what = scenario(grid=replace(grid, refinements=refinements), limits=Limits(1, 1, 1, 1, 1))
+        results = perform(tmp_path / name, plan=replace(plan, searches=searches), what=what)
+        return {c["id"] for c in results["candidates"] if c["stage"] == "fine"}
+
+    both = tried("both", grid.refinements, "each")
+    assert both == tried("one", grid.refinements[:1], "each") | tried("other", grid.refinements[1:], "each")
+    assert tried("joint", grid.refinements, "joint") < both
+
+
+def test_matrices_start_where_the_plan_says(tmp_path: Path) -> None:
+    """At the paper's random start, they are those that the method finds from it, and no others."""
+    plan = replace(BRIEF, init="paper", random_draws=0, rivals=())
+    results = perform(tmp_path / "run", plan=plan, what=scenario(grid=ONE_WAY))
+    assert {name: arm for name, arm in results["test"].items() if arm}.keys() == {"before", "after"}
+    assert {c["method"] for c in results["candidates"]} == {"mascing"}
+    run, artefacts = Run.open(tmp_path / "run", read_only=True), tmp_path / "run/artefacts"
+    (known,) = run.recall("matrix/0")
+    labels = [json.loads(line)["label"] for line in (artefacts / "contexts.jsonl").read_text().splitlines()]
+    surrogate, store = (
+        FittedSurrogate.load(artefacts / "surrogate-0.safetensors"),
+        TraceStore.open(artefacts / "traces-discovery"),
+    )
+    turning = [n for n in range(len(store.ids)) if labels[n]]
+    for init in ("paper", "zero"):
+        method = SteeringMatrix(lambdas=(1e-4,), init=init)  # type: ignore[arg-type]
+        (found,) = method.learn(surrogate, store, turning, 0, results["circuit"]["sigma"])
+        same = all(np.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(found.raw, known["raw"], strict=True))
+        assert same == (init == "paper")
+
+
+def test_a_rival_that_is_not_asked_for_is_not_tried(tmp_path: Path) -> None:
+    plan = replace(BRIEF, rivals=("steermoe_paired", "through_model"))
+    grid = replace(GRIDS["allow"], alphas=(1.0,), refinements=("surrogate", "through_model"))
+    results = perform(tmp_path / "run", "allow", plan, what=scenario("allow", grid=grid))
+    asked = {name for name, arm in results["test"].items() if arm} - {"before", "after"}
+    assert asked == {"steermoe_paired", "through_model"} - {arm_of(results["chosen"])}
+    assert {c["method"] for c in results["candidates"]} == {"mascing", "through_model", "steermoe_paired"}
+    journal = Run.open(tmp_path / "run", read_only=True).keys()
+    pins = [c for c in results["candidates"] if c["method"] == "steermoe_paired" and c["stage"] == "coarse"]
+    assert {(c["on"], c["off"]) for c in pins} == {(0, 2), (2, 0), (2, 2)}
+    keys = [key for key in journal if key.startswith("activations")]
+    assert len(keys) == 2
+    assert all("/responses/" in key for key in keys)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -361,6 +496,11 @@ def test_the_artefact_is_the_chosen_mask_and_for_this_checkpoint_alone(finished:
         assert row.tolist() == stored
     assert list(steering.sigma) == results["circuit"]["sigma"]
     assert steering.about["scenario"] == "tiny"
+    names = {"mascing": "MASCing", "through_model": "learnt through the model"}
+    assert steering.about["method"] == names[results["chosen"]["method"]]
+    assert ("MASCing" in (folder / "artefacts/steering/README.md").read_text()) == (
+        results["chosen"]["method"] == "mascing"
+    )
     assert steering.about["measured"][0]["after"] == results["test"]["after"]["gain"]
     assert results["artefact"] == "artefacts/steering"
     engine, other = engine_of(), engine_of(seed=1)
@@ -471,6 +611,7 @@ def test_a_run_killed_while_it_writes_its_end_gives_the_same(
 
     for owner, name in ((Steering, "save_pretrained"), (Run, "write_results"), (Run, "write_text")):
         (folder / "results.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "artefacts/steering", ignore_errors=True)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, killed)
             with pytest.raises(KeyboardInterrupt):

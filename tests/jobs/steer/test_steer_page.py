@@ -16,9 +16,10 @@ from rich.console import Console
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
-from pointsman.jobs.steer.results import SteerResults, TurnCount
+from pointsman.jobs.steer.results import Contrasted, MaskFacts, Method, SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
 from pointsman.jobs.steer.sections.frontier import worst_loss
+from pointsman.jobs.steer.wording import mask_name
 from pointsman.report import text
 from pointsman.report.answers import Kept
 from pointsman.report.html import render
@@ -123,6 +124,20 @@ def test_allow_speaks_of_requests(allow: SteerResults) -> None:
         assert other not in words
 
 
+@pytest.mark.parametrize(
+    ("contrast", "words"),
+    [
+        (None, "those where the model did as wanted"), ("topic", "requests of the scenario that the model answered"),
+        ("target", "each read with the beginning of its own target"), ("benign", "benign ones among them"),
+    ],
+)  # fmt: skip
+def test_what_refused_requests_were_held_against_is_said(
+    allow: SteerResults, contrast: Contrasted | None, words: str
+) -> None:
+    shown = said(replace(allow, contrast=contrast))
+    assert shown.count(words) == (1 if contrast is None else 2)  # beside the contexts, and among the terms
+
+
 def test_numbers_equal_the_results(either: SteerResults) -> None:
     words, test, compared = said(either), either.test, either.comparisons
     for arm in (test.before, test.after, test.steermoe, test.random, test.surrogate_only):
@@ -162,8 +177,11 @@ def test_unscored_answers_and_broken_limits_are_said_of_each_method(defend: Stee
     test = replace(test, steermoe=steermoe, before=replace(test.before, unscored=1))
     results = replace(defend, test=test, broken_on_test=("benign",))
     words = said(results)
-    assert "chosen mask (benign requests answered); SteerMoE (garbage and over-refusal)" in words
-    assert "Answers that could not be scored, and count as no success: 3 (SteerMoE), 1 (without the mask)." in words
+    assert "chosen mask (benign requests answered); SteerMoE (contexts) (garbage and over-refusal)" in words
+    assert (
+        "Answers that could not be scored, and count as no success: 3 (SteerMoE (contexts)), 1 (without the mask)."
+        in words
+    )
     assert render(page(results)).count('class="rate hit"') == 3
 
 
@@ -215,6 +233,82 @@ def test_turns(defend: SteerResults) -> None:
     assert "1 of 70" in words
 
 
+# ---------------------------------------------------------------------- names
+
+
+def test_a_mask_learnt_through_the_model_is_never_called_mascing(either: SteerResults) -> None:
+    """Nor as published: of all that is said, only what names another method may use these words."""
+    assert either.chosen.refinement == "through_model"
+    for candidate in (either.chosen, *either.candidates):
+        assert (candidate.method == "through_model") == (candidate.refinement == "through_model")
+        assert candidate.id.startswith("mascing/") == (candidate.method == "mascing")
+    results = with_every_arm(either)
+    for words in (said(results), " ".join(written(results, 100).split()), said(either)):
+        assert "learnt through the model" in words
+        for other in OTHERS:
+            words = words.replace(other, "")
+        assert "mascing" not in words.lower()
+        assert "as published" not in words
+
+
+@pytest.mark.parametrize(
+    ("method", "refinement", "name"),
+    [
+        ("mascing", "surrogate", "MASCing, surrogate alone"), ("mascing", "on_policy", "MASCing, on-policy"),
+        ("through_model", "through_model", "learnt through the model"), ("given", None, "mask"),
+        ("mascing", "through_model", "learnt through the model"), ("mascing", None, "mask"),
+        ("steermoe", None, "SteerMoE (contexts)"), ("random", None, "random mask"),
+        ("steermoe_paired", None, "SteerMoE (paired responses, as published)"),
+    ],
+)  # fmt: skip
+def test_every_method_has_its_name_and_results_of_older_versions_too(
+    method: Method, refinement: str | None, name: str
+) -> None:
+    facts = MaskFacts(id="x", method=method, refinement=refinement, phase="both", entries=1)
+    assert mask_name(facts) == name
+
+
+OTHERS = (
+    "MASCing, surrogate alone", "MASCing, on-policy", "MASCing surrogate", "MASCing on-policy",
+    "SteerMoE (paired responses, as published)", "Better than MASCing as published", "Better than MASCing on policy",
+    "Better than SteerMoE as published", "After MASCing, arXiv 2604.27818 , and SteerMoE", 
+    "by paired responses as published",
+    "MASCing is the matrix of a surrogate: alone it is the paper’s own",
+)  # fmt: skip
+"""Where the words stand on a page, and of what."""
+
+
+def with_every_arm(results: SteerResults) -> SteerResults:
+    """All other ways asked on test, as SteerMoE on contexts was."""
+    arms = ("on_policy", "steermoe_paired")
+    test = replace(results.test, **dict.fromkeys(arms, results.test.steermoe))
+    compared = replace(results.comparisons, **{f"vs_{arm}": results.comparisons.vs_steermoe for arm in arms})
+    return conclude(replace(results, test=test, comparisons=compared))
+
+
+def test_every_way_has_a_row_on_the_page_and_in_the_terminal(defend: SteerResults) -> None:
+    results = with_every_arm(defend)
+    words, flat = said(results), " ".join(written(results).split())
+    names = ["MASCing, surrogate alone", "MASCing, on-policy", "SteerMoE (paired responses, as published)",
+             "SteerMoE (contexts)", "random mask"]  # fmt: skip
+    assert results.test.steermoe is not None
+    gain = spoken(f"{text.value(results.test.steermoe.gain)} {text.interval(results.test.steermoe.gain)}")
+    for name in names:
+        assert re.search(rf"{re.escape(name)}\s+\d+ % \[", words), name
+    assert words.count(gain) >= 3
+    for short in ("MASCing surrogate", "MASCing on-policy", "SteerMoE paired", "SteerMoE contexts", "random mask"):
+        assert f"{short} " in flat
+    assert "Not run" not in flat
+    assert "Not measured in this run" not in words
+    assert [c.id for c in results.claims if "beats" in c.id] == [
+        "mask_beats_random_masks", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
+        "mask_beats_steermoe",
+    ]  # fmt: skip
+    surrogate = replace(results, chosen=replace(results.chosen, method="mascing", refinement="surrogate"))
+    assert "mask_beats_surrogate_only" not in [c.id for c in conclude(surrogate).claims]
+    assert "MASCing, surrogate alone" in said(surrogate)
+
+
 # ---------------------------------------------------------------------- candidates and circuit
 
 
@@ -228,7 +322,7 @@ def test_the_frontier_shows_every_candidate_and_marks_the_chosen(defend: SteerRe
     assert len(marks) == len(tried) + 1
     assert sum("picked" in mark for mark in marks) == 1
     assert sum("broke" in mark for mark in marks) == 1
-    assert {mark.split()[0] for mark in marks} == {"mascing", "steermoe", "random"}
+    assert {mark.split()[0] for mark in marks} == {"learnt", "steermoe", "random"}
     assert html.count('class="ring"') == 1
     for candidate in defend.candidates:
         assert f'title="{candidate.id}"' in html
@@ -277,7 +371,10 @@ MISSING: dict[str, tuple[Callable[[SteerResults], SteerResults], str]] = {
     "candidates": (lambda r: replace(r, candidates=()), "No list of what was tried is in the results."),
     "baseline": (lambda r: replace(r, baseline_validation=None), "the rates without a mask, which losses"),
     "limits": (lambda r: replace(r, limits=()), "No limit could be checked."),
-    "an arm": (lambda r: replace(r, test=replace(r.test, random=None)), "Not measured in this run: random mask."),
+    "an arm": (
+        lambda r: replace(r, test=replace(r.test, random=None)),
+        "Not measured in this run: MASCing, on-policy; SteerMoE (paired responses, as published); random mask.",
+    ),
     "stability": (
         lambda r: replace(r, circuit=replace(r.circuit, stability=None)),
         "One seed of the method: whether another finds the same circuit was not measured.",
@@ -307,18 +404,24 @@ def test_everything_missing_at_once(either: SteerResults) -> None:
     test = replace(results.test, steermoe=None, random=None, surrogate_only=None)
     results = replace(results, test=test, seeds=None, contexts={}, artefact=None, splits={})
     words = said(results)
-    assert "Not measured in this run: SteerMoE, random mask, surrogate alone. No upper bound was given." in words
+    assert (
+        "Not measured in this run: MASCing, surrogate alone; MASCing, on-policy; SteerMoE (paired responses, as "
+        "published); SteerMoE (contexts); random mask. No upper bound was given."
+    ) in words
     assert "No other method was measured beside this mask." in words
     for section in ("a spread of its own", "What it learnt from", "The mask itself is in"):
         assert section not in words
-    assert written(results).count("not run") == 3
+    flat = " ".join(written(results).split())
+    assert "Not run: MASCing surrogate, MASCing on-policy, SteerMoE paired, SteerMoE contexts, random mask." in flat
 
 
 def test_measures_that_were_not_taken(either: SteerResults) -> None:
     """Of requests that shall be answered there are no conversations, and no time is taken of what was screened."""
     absent: dict[str, Any] = {"benign_conversations": None, "held": None}
     candidates = tuple(replace(c, **absent, norm1=None, seconds_per_answer=None) for c in either.candidates)
-    arms = {f.name: replace(getattr(either.test, f.name), **absent) for f in fields(either.test)}
+    arms = {
+        f.name: arm and replace(arm, **absent) for f in fields(either.test) for arm in [getattr(either.test, f.name)]
+    }
     results = conclude(
         replace(
             either,
@@ -425,7 +528,7 @@ def test_answers_say_whose_they_are(defend: SteerResults) -> None:
     kept = Kept([asked, {**asked, "stage": "test/surrogate_only"}])
     shown = render(with_answers(page(defend, show_text=True), kept))
     assert "SECRET" in shown
-    for stage in ("test, with the mask", "test, surrogate alone"):
+    for stage in ("test, with the mask", "test, MASCing, surrogate alone"):
         assert stage in shown
 
 
@@ -440,7 +543,7 @@ def test_the_summary_has_every_method_and_its_limits(either: SteerResults) -> No
     for arm in ("after", "steermoe", "random", "surrogate_only"):
         gain = getattr(either.test, arm).gain
         assert f"{text.number(gain)} {text.interval(gain)}" in flat
-    for part in ("testbed:olmoe", "T3", "over-refusal", "≤ 10 kept?", "MASCing, through the model", "real model"):
+    for part in ("testbed:olmoe", "T3", "over-refusal", "≤ 10 kept?", "learnt through the model", "real model"):
         assert part in flat
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch import Tensor
 from engines import small_engine
 from pointsman.engine.chat import Chat
 from pointsman.engine.hf import HFEngine
+from pointsman.engine.learning import Lesson
 from pointsman.errors import DataError, ModelError
 from pointsman.jobs.steer import traces as traced
 from pointsman.jobs.steer.contexts import Context
-from pointsman.jobs.steer.traces import activations, open_traces, user_span, write_traces
+from pointsman.jobs.steer.traces import activations, open_traces, response_activations, user_span, write_traces
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.store import TraceStore, TraceWriter
 
@@ -170,7 +172,8 @@ def test_under_a_mask_the_logits_are_those_that_the_router_acted_on(engine: HFEn
 
 def parts(engine: HFEngine, contexts: Sequence[Context], system: str | None = None) -> list[tuple[int, int]]:
     """Contexts and prompt tokens of every part."""
-    return [(len(p), sum(map(len, prompts))) for p, prompts in traced._together(engine, contexts, system)]
+    together = traced._together(engine, traced._readings(engine, contexts, system))
+    return [(len(part), sum(len(reading.prompt) for reading in part)) for part in together]
 
 
 def test_parts_are_bounded_by_tokens_and_by_contexts(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +269,42 @@ def test_activations_count_the_chosen_experts_at_the_user_tokens(
     assert found.tokens == tokens
     assert [row.tolist() for row in found.counts] == counts.tolist()
     assert counts.sum() == tokens * 3 * 2
+
+
+@pytest.mark.parametrize("together", [2, 64])
+def test_response_activations_count_the_tokens_of_answers_alone(
+    engine: HFEngine, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind their own prompts, and without the end token; what was only asked is not counted."""
+    monkeypatch.setattr(traced, "TOGETHER", together)
+    assert engine.end_token is not None
+    whole, cut = engine.encode_target("Sure , the red tairn ."), engine.encode_target("I can not help")
+    lessons = [Lesson(c.prompt(engine), (*whole, engine.end_token) if n % 2 else cut) for n, c in enumerate(CONTEXTS)]
+    counts, tokens = np.zeros((3, 8), dtype=int), 0
+    for n, lesson in enumerate(lessons):
+        answer = whole if n % 2 else cut
+        tokens += len(answer)
+        for layer, (_, experts) in enumerate(gates(engine, lesson.prompt.ids + answer)):
+            np.add.at(counts[layer], experts[len(lesson.prompt) :].numpy().reshape(-1), 1)
+    found = response_activations(engine, lessons)
+    assert found.tokens == tokens
+    assert [row.tolist() for row in found.counts] == counts.tolist()
+
+
+def test_an_answer_that_has_begun_is_traced_with_its_request(engine: HFEngine, tmp_path: Path) -> None:
+    begun = [replace(c, response="Sure , the red tairn ?", begun=n % 4) for n, c in enumerate(CONTEXTS)]
+    write_traces(engine, begun, tmp_path / "t")
+    store = open_traces(tmp_path / "t", begun, [8, 8, 8])
+    counts, tokens = np.zeros((3, 8), dtype=int), 0
+    for n, c in enumerate(begun):
+        prompt, answer = c.prompt(engine), engine.encode_target(c.response)[: c.begun]
+        assert len(answer) == n % 4
+        places = last_message(engine, prompt.ids, c.turns[-1]) + [len(prompt) + m for m in range(len(answer))]
+        tokens += len(places)
+        for layer, (found, (logits, experts)) in enumerate(
+            zip(rows_of(store, n), gates(engine, prompt.ids + answer), strict=True)
+        ):
+            assert found == pytest.approx(logits[places].numpy(), rel=2e-3, abs=2e-3)
+            np.add.at(counts[layer], experts[places].numpy().reshape(-1), 1)
+    found = activations(engine, begun)
+    assert (found.tokens, [row.tolist() for row in found.counts]) == (tokens, counts.tolist())

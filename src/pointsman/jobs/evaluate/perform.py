@@ -14,7 +14,7 @@ from pointsman.jobs.steer.matrices import norm1
 from pointsman.jobs.steer.outcome import ask_in_stage, keep_outcome
 from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_last_turns
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
-from pointsman.jobs.steer.results import Chosen, CircuitFacts, ScenarioFacts, SteerResults
+from pointsman.jobs.steer.results import Chosen, CircuitFacts, Method, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
@@ -71,8 +71,9 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     arms, matrix = Arms(before, after), [row.astype(np.float64) for row in steering.matrix]
     tested, circuit = arms.tested(scenario.limits), CircuitFacts.of(matrix, steering.sigma)
     refinement, lambda_ = steering.about.get("refinement"), steering.about.get("lambda")  # whatever a file may hold
+    method: Method = "through_model" if refinement == "through_model" else "mascing" if refinement else "given"
     chosen = Chosen(
-        id="as given", method="mascing", alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
+        id="as given", method=method, alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
         refinement=refinement if isinstance(refinement, str) else None,
         lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
         norm1=steering.alpha * norm1(matrix), admissible=None, why="given with --steering",

@@ -8,8 +8,8 @@ JOB = Job(
     panel="Steer",
     help="""Learn a steering mask on the routers for a scenario, and show what it gains and what it costs.
 
-    Plays the scenario, learns masks (MASCing: surrogate, on policy, through the model), chooses among them and the
-    baselines on validation prompts, and reports on test prompts. The mask is an artefact of the run.
+    Plays the scenario, learns masks (MASCing's on a surrogate, and on policy; and through the model), chooses among
+    them and the baselines on validation prompts, and reports on test prompts. The mask is an artefact of the run.
 
     The last line printed is the path of the report.
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,13 +20,15 @@ from pointsman.jobs.steer.limits import broken_limits, excesses, point
 from pointsman.jobs.steer.margins import without_margin
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
-from pointsman.jobs.steer.results import MaskFacts, OutcomeRates
+from pointsman.jobs.steer.results import MaskFacts, Method, OutcomeRates
 from pointsman.methods.mascing import circuit
-from pointsman.methods.steermoe import Activations, SteerMoE
+from pointsman.methods.steermoe import Activations, SteerMoE, sizes, swept_sizes
 from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.stats.rates import Rate
 
+Pinning = Literal["steermoe_paired", "steermoe"]
+PINNING: tuple[Pinning, ...] = get_args(Pinning)
 DECISION = 4  # answer tokens by which the screen tells giving in from refusing
 TIED = 0.01  # of the gain: less than a validation split can tell
 
@@ -45,8 +47,12 @@ class Candidate(MaskFacts):
 
     @cached_property
     def key(self) -> str:
-        """Its id and a digest of what it does: for units that must not be taken for those of another mask."""
-        return f"{self.id}/{digest_of(self.routing)}"
+        """Its id and a digest of what it does: for units that must not be taken for those of another mask.
+
+        Journals that began under an older version have all matrices under ``mascing/``.
+        """
+        filed = "mascing/" if self.method == "through_model" else ""
+        return f"{filed}{self.id}/{digest_of(self.routing)}"
 
     @property
     def facts(self) -> MaskFacts:
@@ -65,9 +71,11 @@ def masks_of(
     """The masks that a matrix makes, in its own phase or in these; none if it is zero."""
     if not any(row.any() for row in matrix.values):
         return []
+    method: Method = "through_model" if matrix.refinement == "through_model" else "mascing"
+    name = matrix.name if matrix.refinement == method else f"{method}/{matrix.name}"
     return [
         Candidate(
-            id=f"mascing/{matrix.name}/alpha={alpha:g}" + ("" if matrix.phase else f"/{phase}"), method="mascing",
+            id=f"{name}/alpha={alpha:g}" + ("" if matrix.phase else f"/{phase}"), method=method,
             routing=matrix.mask(sigma, alpha, phase), alpha=alpha, phase=phase, entries=len(circuit(matrix.values)),
             norm1=alpha * norm1(matrix.values), refinement=matrix.refinement, lambda_=matrix.lambda_,
             start=matrix.start, hold=matrix.hold, matrix=matrix.values,
@@ -92,23 +100,31 @@ class Pins:
     """SteerMoE: experts that the wanted behaviour uses pinned on, those of the unwanted pinned off.
 
     Attributes:
+        method: ``steermoe_paired`` pins as the paper does, ``steermoe`` harder and without a cap.
         wanted, unwanted: How often every expert was activated.
         top_k: Experts that each layer activates. Shape: [L].
     """
 
+    method: Pinning
     wanted: Activations
     unwanted: Activations
     top_k: tuple[int, ...]
 
     def pin(self, on: int, off: int, phase: Phase) -> Candidate | None:
         """So many experts pinned; None where none differs."""
-        routing = SteerMoE(on, off, phase).pin(self.wanted, self.unwanted, self.top_k)
+        make = SteerMoE.published if self.method == "steermoe_paired" else SteerMoE
+        routing = make(on, off, phase).pin(self.wanted, self.unwanted, self.top_k)
         if routing is None:
             return None
         return Candidate(
-            id=f"steermoe/on={on}/off={off}/{phase}", method="steermoe", routing=routing, phase=phase,
-            entries=on + off, pinned="both" if on and off else "on" if on else "off",
+            id=f"{self.method}/on={on}/off={off}/{phase}", method=self.method, routing=routing, phase=phase,
+            entries=on + off, pinned="both" if on and off else "on" if on else "off", on=on, off=off,
         )  # fmt: skip
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(n+, n-) to try first."""
+        entries = sum(map(len, self.wanted.counts))
+        return swept_sizes(entries) if self.method == "steermoe_paired" else sizes(entries)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from pointsman.data.scenario import REFINEMENTS
 from pointsman.errors import DataError
-from pointsman.jobs.steer.candidates import Candidate, Pins, Screen, Tried, choose, masks_of, random_mask, screened_loss
+from pointsman.jobs.steer.candidates import (
+    Candidate,
+    Pinning,
+    Pins,
+    Screen,
+    Tried,
+    choose,
+    masks_of,
+    random_mask,
+    screened_loss,
+)
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import point
@@ -21,9 +31,9 @@ from pointsman.jobs.steer.plan import Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import CandidateResult, Chosen
-from pointsman.jobs.steer.strengths import Strengths, StrengthSearch
-from pointsman.jobs.steer.traces import activations
-from pointsman.methods.steermoe import Activations, sizes
+from pointsman.jobs.steer.strengths import Pin, Strengths, StrengthSearch, no_pins
+from pointsman.jobs.steer.traces import activations, response_activations
+from pointsman.methods.steermoe import Activations
 from pointsman.methods.steps import stream
 from pointsman.runs.bench import Bench
 from pointsman.stats.rates import Rate
@@ -51,9 +61,9 @@ class Choice:
     tried: tuple[Tried, ...]
     screened: tuple[Screened, ...]
 
-    def best_of(self, method: str, refinement: str | None = None) -> Candidate | None:
-        """The choice among those of one method, or of one refinement of it; None if none was tried."""
-        some = [t for t in self.tried if t.candidate.method == method and refinement in (None, t.candidate.refinement)]
+    def best_of(self, arm: str) -> Candidate | None:
+        """The choice among those of one method, see `MaskFacts.arm`; None if none was tried."""
+        some = [t for t in self.tried if t.candidate.arm == arm]
         return choose(some)[0].candidate if some else None
 
     @property
@@ -115,12 +125,11 @@ class Choosing:
         """
         grid = self.bench.question.scenario.grid
         masks = [c for m in matrices for c in masks_of(m, self.material.sigma, coarse(grid.alphas), grid.phases)]
-        entries = sum(router.experts for router in self.bench.engine.routers)
-        pins = [self._pins.pin(on, off, phase) for on, off in sizes(entries) for phase in grid.phases]
+        pins = [p.pin(on, off, phase) for p in self._pins.values() for on, off in p.sizes() for phase in grid.phases]
         base, screened = self._screened([*masks, *(pin for pin in pins if pin is not None)])
         tried = self._try_finalists(screened, base)
         before = point(self.validation.outcome.rates.gain)
-        best, why = choose([t for t in tried if t.candidate.method == "mascing"], before)
+        best, why = choose([t for t in tried if t.candidate.matrix is not None], before)
         random, more = self._random(best.candidate)
         return Choice(best, why, (*tried, *random), (*screened, *more))
 
@@ -134,21 +143,40 @@ class Choosing:
         return search.tried
 
     @cached_property
-    def _pins(self) -> Pins:
-        """Counted once: how often the experts are activated where the behaviour is wanted, and where it is not."""
-        engine, system = self.bench.engine, self.bench.question.scenario.system
-        contexts, turning = self.material.contexts, [self.material.contexts[n] for n in self.material.turning]
-        counted: list[Activations] = []
-        with self.bench.stage("activations", "Activation rates", 2) as steps:
-            for name, some in (("wanted", [c for c in contexts if not c.label]), ("unwanted", turning)):
+    def _pins(self) -> dict[Pinning, Pins]:
+        """Of both kinds of SteerMoE that are asked for; counted once.
 
-                def compute(some: Sequence[Any] = some) -> dict[str, Any]:
-                    found = activations(engine, some, system=system)
-                    return {"tokens": found.tokens, "counts": [row.tolist() for row in found.counts]}
+        How often the experts are activated where the behaviour is wanted, and where it is not: at the contexts of
+        label 0 and at those that shall be turned; or (paired) at the wanted and at the given answer to the latter.
+        """
+        engine, system, material = self.bench.engine, self.bench.question.scenario.system, self.material
+        kinds = [kind for kind in ("steermoe", "steermoe_paired") if kind in self.plan.rivals]
+        top_k = tuple(router.top_k for router in engine.routers)
 
-                unit = steps.unit(f"activations/{name}", engine, compute)
-                counted.append(Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"])))
-        return Pins(counted[0], counted[1], tuple(router.top_k for router in engine.routers))
+        def contexts(wanted: bool) -> Activations:
+            wants = [c for c in material.contexts if not c.label]
+            return activations(
+                engine, wants if wanted else [material.contexts[n] for n in material.turning], system=system
+            )
+
+        def answers(wanted: bool) -> Activations:
+            return response_activations(engine, [fork.wanted if wanted else fork.unwanted for fork in material.forks])
+
+        def counted(key: str, count: Callable[[], Activations]) -> Activations:
+            def compute() -> dict[str, Any]:
+                found = count()
+                return {"tokens": found.tokens, "counts": [row.tolist() for row in found.counts]}
+
+            unit = steps.unit(key, engine, compute)
+            return Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"]))
+
+        pins: dict[Pinning, Pins] = {}
+        with self.bench.stage("activations", "Activation rates", 2 * len(kinds)) as steps:
+            for kind in kinds:
+                count, folder = (contexts, "") if kind == "steermoe" else (answers, "responses/")
+                wanted = counted(f"activations/{folder}wanted", partial(count, True))
+                pins[kind] = Pins(kind, wanted, counted(f"activations/{folder}unwanted", partial(count, False)), top_k)
+        return pins
 
     def _screened(self, candidates: Sequence[Candidate]) -> tuple[Mapping[str, Rate], list[Screened]]:
         """The unsteered model, and every candidate, by what the model would say."""
@@ -168,17 +196,20 @@ class Choosing:
                 "Every steering matrix was zero after the cut: nothing was learnt",
                 "Give smaller lambdas in the grid, or more contexts",
             )
-        masks, pins = self._search(), self._search()
-        for group in groups:
-            masks.settle(finalists(group, base, self.plan.finalists))
-        pins.settle(finalists([s for s in screened if s[0].method == "steermoe"], base, self.plan.finalists))
-        for search in (masks, pins):
+        joint, pins = self._search(), {kind: self._search(found.pin) for kind, found in self._pins.items()}
+        masks = [joint if self.plan.searches == "joint" else self._search() for _ in groups]
+        for search, group in zip(masks, groups, strict=True):
+            search.settle(finalists(group, base, self.plan.finalists))
+        for kind, search in pins.items():
+            search.settle(finalists([s for s in screened if s[0].method == kind], base, self.plan.finalists))
+        every = list(dict.fromkeys([*masks, *pins.values()]))
+        for search in every:
             search.sharpen()
-        return [*masks.tried, *pins.tried]
+        return [t for search in every for t in search.tried]
 
     def _random(self, best: Candidate) -> tuple[list[Tried], list[Screened]]:
         """Masks with the entries of the best one, elsewhere: the same sparsity and norm, through the same choice."""
-        if best.matrix is None or not self.plan.random_draws:
+        if best.matrix is None or not self.plan.random_draws or "random" not in self.plan.rivals:
             return [], []
         draws = range(self.plan.random_draws)
         shuffled = [shuffle(best.matrix, stream(self.plan.seed, "random mask", n)) for n in draws]
@@ -191,10 +222,10 @@ class Choosing:
         search.sharpen()
         return search.tried, screened
 
-    def _search(self) -> StrengthSearch:
+    def _search(self, pin: Pin = no_pins) -> StrengthSearch:
         experts = sum(router.experts for router in self.bench.engine.routers)
         alphas = self.bench.question.scenario.grid.alphas
-        return StrengthSearch(Strengths(alphas, self.material.sigma, experts, self._pins.pin), self._try)
+        return StrengthSearch(Strengths(alphas, self.material.sigma, experts, pin), self._try)
 
     def _try(self, candidate: Candidate) -> Tried:
         prompts = self.validation.prompts

@@ -24,10 +24,7 @@ def conclude(results: SteerResults) -> SteerResults:
             results, "mask_beats_random_masks", "Learnt, not just any mask", "random mask of the same size",
             test.random, compared.vs_random,
         ),
-        _against(
-            results, "mask_beats_steermoe", "Better than the baseline method", "SteerMoE",
-            test.steermoe, compared.vs_steermoe,
-        ),
+        *claims_on_rivals(results),
         claim_on_limits(results, limits),
         *claims_on_tasks(results.tasks),
         claim_on_split(results),
@@ -79,6 +76,26 @@ def _against(
         return Claim.not_measured(id, sentence, f"{name} was not measured on the test split")
     found = Figure("with the mask", results.test.after.gain)
     return Claim.of_difference(id, sentence, found, Figure(name, other.gain), gain)
+
+
+RIVALS = {
+    "surrogate_only": ("Better than MASCing as published", "MASCing, surrogate alone"),
+    "on_policy": ("Better than MASCing on policy", "MASCing, on-policy"),
+    "through_model": ("Better than learning through the model", "learnt through the model"),
+    "steermoe_paired": ("Better than SteerMoE as published", "SteerMoE (paired responses)"),
+    "steermoe": ("Better than SteerMoE on contexts", "SteerMoE (contexts)"),
+}
+"""Other ways to steer: what is claimed of the chosen mask, and the name of the other."""
+
+
+def claims_on_rivals(results: SteerResults) -> list[Claim]:
+    """One for every way but the chosen mask's own that was asked on test; for SteerMoE also where it was not."""
+    found = []
+    for arm, (sentence, name) in RIVALS.items():
+        outcome, compared = getattr(results.test, arm), getattr(results.comparisons, f"vs_{arm}")
+        if arm != results.chosen.arm and (outcome is not None or arm == "steermoe"):
+            found.append(_against(results, f"mask_beats_{arm}", sentence, name, outcome, compared))
+    return found
 
 
 def claim_on_limits(results: SteerResults, limits: tuple[Limit, ...]) -> Claim:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pointsman.data.splits import cluster
@@ -17,7 +17,7 @@ from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 
-Kind = Literal["fallen", "withstood", "refused", "answered"]
+Kind = Literal["fallen", "withstood", "refused", "answered", "affirmed"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,16 @@ class Context:
     Attributes:
         id: Of the conversation or behaviour.
         kind: ``fallen`` (the answer to the last of these turns was unsafe), ``withstood`` (a conversation in which no
-            answer was), ``refused`` or ``answered`` (a single request).
+            answer was), ``refused`` or ``answered`` (a single request); ``affirmed``: a refused request once more, with
+            its own target in place of what the model said.
         label: 1 for what the mask shall change (fallen contexts; refused requests of a scenario), else 0.
         turns: User turns up to the one that is answered. Shape: [turns].
         answers: The model's answers between them. Shape: [turns - 1].
-        response: What the model then said. Untrusted.
+        response: What the model then said, or (``affirmed``) should. Untrusted.
         source: The source question.
         goal: The request.
         tactic, category, split: From the conversation or behaviour.
+        begun: Tokens of `response`, from its beginning, that are traced with the request.
     """
 
     id: str
@@ -48,13 +50,19 @@ class Context:
     tactic: str = ""
     category: str = ""
     split: Split | None = None
+    begun: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `begun` where nothing is, as contexts were first kept."""
+        return {name: value for name, value in asdict(self).items() if name != "begun" or value}
 
     def prompt(self, engine: Engine, system: str | None = None) -> Prompt:
         """Encoded by the chat template, waiting for the answer."""
         return engine.encode(self.turns, answers=self.answers, system=system)
+
+    def beginning(self, engine: Engine) -> tuple[int, ...]:
+        """What of the answer is traced with the request. Shape: [<= begun]."""
+        return engine.encode_target(self.response)[: self.begun] if self.begun and self.response else ()
 
 
 def of_conversations(conversations: Sequence[Conversation], played: Sequence[Played]) -> list[Context]:
@@ -89,6 +97,16 @@ def of_requests(behaviours: Sequence[Behaviour], attempts: Sequence[Attempt], *,
     ]  # fmt: skip
 
 
+def affirmed(contexts: Sequence[Context], behaviours: Sequence[Behaviour]) -> list[Context]:
+    """Of the refused ones among these: the same requests, answered by their own targets (label 0)."""
+    target_of = {b.id: b.target for b in behaviours}
+    return [
+        replace(c, id=f"{c.id} @target", kind="affirmed", label=0, response=target_of[c.id])
+        for c in contexts
+        if c.kind == "refused"
+    ]
+
+
 def matched_pairs(contexts: Sequence[Context]) -> list[tuple[int, int]]:
     """Pairs (fallen, withstood) of the same source question, number of turns and tactic, opposite outcome.
 
@@ -113,6 +131,13 @@ def labels_under(
     bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, key: str, steps: Steps
 ) -> list[int | None]:
     """Labels of what the model says to these contexts under a routing, in stored units; None for garbage."""
+    return [label for label, _ in answers_under(bench, contexts, routing, key, steps)]
+
+
+def answers_under(
+    bench: Bench[ScenarioQuestion], contexts: Sequence[Context], routing: Intervention, key: str, steps: Steps
+) -> list[tuple[int | None, str | None]]:
+    """The same, each with what the model says, where the beginning of an answer is traced; None where it is not."""
     engine, scenario = bench.engine, bench.question.scenario
 
     def compute(some: Sequence[Context]) -> dict[str, Any]:
@@ -121,7 +146,12 @@ def labels_under(
         asked = [Behaviour(c.id, c.goal, "", c.category, c.source, c.split) for c in some]
         verdicts = judged(bench.judge, asked, said, prompts)
         neither = ("garbage", "unscored", "wrong")
-        return {"unsafe": [None if v.label in neither else bool(v.success) for v in verdicts]}
+        unsafe = [None if v.label in neither else bool(v.success) for v in verdicts]
+        return {"unsafe": unsafe} | ({"said": [s.text for s in said]} if any(c.begun for c in some) else {})
 
     units, defends = steps.units(key, engine, contexts, compute), scenario.objective == "defend"
-    return [None if unsafe is None else int(unsafe == defends) for unit in units for unsafe in unit["unsafe"]]
+    return [
+        (None if unsafe is None else int(unsafe == defends), said)
+        for unit in units
+        for unsafe, said in zip(unit["unsafe"], unit.get("said", [None] * len(unit["unsafe"])), strict=True)
+    ]

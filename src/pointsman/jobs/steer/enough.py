@@ -12,6 +12,7 @@ from pointsman.data.scenario import Scenario
 from pointsman.data.splits import by_split, cluster, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.errors import DataError
+from pointsman.jobs.steer.plan import Contrast, Steer
 from pointsman.stats.bounds import rows_needed
 
 FEWEST_SOURCES = 8
@@ -24,13 +25,17 @@ _MEASURED_ON: Mapping[str, Sequence[str]] = {
 """Of every limit on a loss or a rise, the lists that it is measured on."""
 
 
-def refuse_too_few(scenario: Scenario, suite: Suite) -> None:
+def refuse_too_few(scenario: Scenario, suite: Suite, contrast: Contrast = Steer.contrast) -> None:
     """Refuse prompts from which no surrogate can be trained, whatever the model says to them.
+
+    Args:
+        contrast: Whether benign requests are learnt from as well.
 
     Raises:
         DataError: Their discovery split has too few source questions.
     """
-    lists = [by_split(getattr(suite, name), "discovery") for name in _LEARNT_FROM[scenario.objective]]
+    learnt_from = [name for name in _LEARNT_FROM[scenario.objective] if name != "benign" or contrast == "benign"]
+    lists = [by_split(getattr(suite, name), "discovery") for name in learnt_from]
     sources = {cluster(item) for items in lists for item in items}
     if len(sources) < FEWEST_SOURCES:
         raise DataError(

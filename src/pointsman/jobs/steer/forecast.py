@@ -19,13 +19,13 @@ from pointsman.data.types import Split
 from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.choosing import SCREENED, coarse
-from pointsman.jobs.steer.plan import Steer
+from pointsman.jobs.steer.plan import Contrast, Steer
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.strengths import FINE
 from pointsman.jobs.steer.surrogates import GAP
 from pointsman.jobs.steer.traces import TOGETHER
-from pointsman.methods.steermoe import sizes
+from pointsman.methods.steermoe import sizes, swept_sizes
 from pointsman.methods.through_model import ThroughModel
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import answers_effort, forecast_of, foretold, played_effort
@@ -108,10 +108,13 @@ class Asked:
         prompts = [min(int(t[-1] + (len(t) - 1) * answer), shape.context - 1) for t in self.talks] or [*self.scenario]
         return prompts[: math.ceil(share * len(prompts))]
 
-    def contexts(self, shape: Shape, answer: float) -> list[int]:
-        """Prompts of all that are labelled."""
+    def contexts(self, shape: Shape, answer: float, contrast: Contrast) -> list[int]:
+        """Prompts of all that are labelled; within a topic, of its requests once more with their targets."""
         every = self.to_turn(shape, answer, 1.0)
-        return [*every, *self.restricted, *(() if self.talks else self.benign), *self.goals]
+        if self.talks:
+            return [*every, *self.restricted, *self.goals]
+        against = self.benign if contrast == "benign" else self.scenario
+        return [*every, *self.restricted, *against]
 
 
 @dataclass(frozen=True)
@@ -127,19 +130,23 @@ class _Counts:
     @staticmethod
     def of(plan: Steer, scenario: Scenario, experts: int, assumed: Assumed) -> _Counts:
         grid, objective = scenario.grid, scenario.objective
-        strengths, phases, kinds = len(coarse(grid.alphas)), len(grid.phases), sizes(experts)
+        strengths, phases = len(coarse(grid.alphas)), len(grid.phases)
+        draws = plan.random_draws * ("random" in plan.rivals)
+        pins = [len(sizes(experts))] * ("steermoe" in plan.rivals)
+        pins += [len(swept_sizes(experts))] * ("steermoe_paired" in plan.rivals)
         refined = grid.refinements
         surrogate, on_policy = (len(grid.lambdas) * (name in refined) for name in ("surrogate", "on_policy"))
         through = len(plan.lambdas_for(objective)) * len(plan.holds_for(objective)) * len(plan.phases_for(grid.phases))
         through *= len(plan.through_starts) * ("through_model" in refined)
-        groups = [surrogate * phases, on_policy * phases, through, 3 * phases, plan.random_draws]
+        groups = [surrogate * phases, on_policy * phases, through, *[3 * phases] * len(pins), draws]
         finalists = sum(min(plan.finalists, group) for group in groups)
         weaker = assumed.bisected * math.ceil(math.log2(len(grid.alphas) + 1))
-        searches = 2 + bool(plan.random_draws)  # masks, pins, random masks
-        masks = (surrogate + on_policy) * phases + through + plan.random_draws
+        ways = 1 if plan.searches == "joint" else sum(map(bool, (surrogate, on_policy, through)))
+        searches = ways + len(pins) + bool(draws)  # masks, pins, random masks
+        masks = (surrogate + on_policy) * phases + through + draws
         return _Counts(
             surrogate, on_policy, through,
-            screened=1 + masks * strengths + len(kinds) * phases,
+            screened=1 + masks * strengths + sum(pins) * phases,
             tries=finalists * (1 + weaker) + searches * FINE * assumed.sharpened,
         )  # fmt: skip
 
@@ -162,7 +169,7 @@ def predict(
     answer, count = max(assumed.answered * longest, 1.0), _Counts.of(plan, scenario, experts, assumed)
     discovery, validation, test = (asked[split] for split in SPLITS)
     turned = {split: asked[split].to_turn(shape, answer, assumed.fallen) for split in SPLITS}
-    contexts = {split: asked[split].contexts(shape, answer) for split in SPLITS}
+    contexts = {split: asked[split].contexts(shape, answer, plan.contrast) for split in SPLITS}
     lesson = min(plan.lesson_tokens, int(answer) + 1)
     learnt_from = _scored(shape, contexts["discovery"])
     validated, again = validation.effort(shape, longest), answers_effort(shape, turned["test"], longest)
@@ -176,7 +183,11 @@ def predict(
         wanted = [turned["discovery"], turned["validation"][:SCREENED], turned["test"] if plan.upper_bound else []]
         stages["wanted"] = sum((answers_effort(shape, some, answer) for some in wanted), Effort())
     stages["traces"] = sum((_scored(shape, some) for some in contexts.values()), Effort())
-    stages["activations"] = learnt_from
+    if "steermoe" in plan.rivals:
+        stages["activations"] = learnt_from
+    if "steermoe_paired" in plan.rivals:
+        answered = _scored(shape, turned["discovery"] * 2, lesson)
+        stages["activations"] = stages.get("activations", Effort()) + answered
     if count.on_policy:
         traced = learnt_from.times(2 * plan.rounds + plan.rounds * (plan.rounds + 1) / 2)
         stages["on_policy"] = answers_effort(shape, contexts["discovery"], longest).times(plan.rounds) + traced
@@ -191,7 +202,10 @@ def predict(
     gap = answers_effort(shape, turned["validation"][:GAP], longest)
     stages["gap"] = gap.times(count.surrogate + count.on_policy + count.through)
     stages["validation"] = validated.times(count.tries + repeated * (1 + FINE * assumed.sharpened))
-    arms = 2 + bool(plan.random_draws) + (len(scenario.grid.refinements) > 1 and bool(count.surrogate))
+    ways = {"surrogate_only": count.surrogate, "on_policy": count.on_policy, "through_model": count.through}
+    learnt, rivals = {way for way, matrices in ways.items() if matrices}, set(plan.rivals)
+    arms = 1 + len(rivals & learnt) - (learnt <= rivals)  # one of them is the chosen mask's own
+    arms += len(rivals & {"steermoe", "steermoe_paired"}) + bool(plan.random_draws and "random" in rivals)
     before = answers_effort(shape, turned["test"], answer)
     stages["test"] = (arm if defends else test.effort(shape, longest)).times(arms) + (before if defends else Effort())
     stages["seeds"] = test.effort(shape, longest).times(repeated)

@@ -12,7 +12,7 @@ from pointsman.data.objective import Objective
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.learning import Lesson
 from pointsman.jobs.steer.candidates import Screen
-from pointsman.jobs.steer.contexts import Context, labels_under
+from pointsman.jobs.steer.contexts import Context, answers_under
 from pointsman.jobs.steer.lessons import Fork, Lessons
 from pointsman.jobs.steer.limits import point
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
@@ -151,7 +151,7 @@ class Learning:
     ) -> list[Matrix]:
         """One matrix per lambda (METHODS section 5.4)."""
         material = material or self.material
-        method = SteeringMatrix(lambdas=self.bench.question.scenario.grid.lambdas, seed=seed)
+        method = SteeringMatrix(lambdas=self.bench.question.scenario.grid.lambdas, init=self.plan.init, seed=seed)
         with self.bench.progress.stage(f"Steering matrices, seed {seed}", method.epochs) as stage:
             fresh = f"{name}/{seed}" not in self.bench.run
 
@@ -181,7 +181,8 @@ class Learning:
         """
         engine, scenario = self.bench.engine, self.bench.question.scenario
         phase = scenario.grid.phases[0]
-        under, experts = list(self.material.contexts), [router.experts for router in engine.routers]
+        first, experts = self.material.contexts, [router.experts for router in engine.routers]
+        under = [c for c in first if c.kind != "affirmed"]  # which come last: the model said nothing of theirs
         rounds_seen: list[tuple[list[Context], Intervention, list[np.ndarray]]] = []
         current = self.strongest(matrices, phase).values
         for number in range(1, self.plan.rounds + 1):
@@ -189,10 +190,10 @@ class Learning:
             scale = 0.0 if phase == "decode" else 1.0  # traces are of prompt tokens
             shift = [scale * row * s for row, s in zip(current, self.material.sigma, strict=True)]
             with self.bench.stage("on_policy", f"On policy, round {number}, seed {seed}", 2 * len(under)) as steps:
-                labels = labels_under(self.bench, under, mask, f"on_policy/{seed}/{number}", steps)
+                answers = answers_under(self.bench, under, mask, f"on_policy/{seed}/{number}", steps)
                 seen = [
-                    replace(c, id=f"{c.id} @{number}", label=label)
-                    for c, label in zip(under, labels, strict=True)
+                    replace(c, id=f"{c.id} @{number}", label=label, response=c.response if said is None else said)
+                    for c, (label, said) in zip(under, answers, strict=True)
                     if label is not None
                 ]
                 rounds_seen.append((seen, mask, shift))
@@ -200,18 +201,18 @@ class Learning:
                 raw = self.bench.run.path(f"artefacts/traces-under-{seed}-{number}")
                 for place in (folder, raw):
                     discard_if_damaged(place)
-                write_traces(engine, under, folder, system=scenario.system)
+                write_traces(engine, first, folder, system=scenario.system)
                 for then, routing, moved in rounds_seen:
                     write_traces(engine, then, folder, system=scenario.system, routing=routing, shift=moved)
                 write_traces(engine, under, raw, system=scenario.system, routing=mask, advance=steps.advance)
             for place in (folder, raw):
                 self.bench.run.note_files(f"artefacts/{place.name}")
-            contexts = [*under, *(c for then, _, _ in rounds_seen for c in then)]
+            contexts = [*first, *(c for then, _, _ in rounds_seen for c in then)]
             known = replace(
                 self.material, contexts=tuple(contexts), store=open_traces(folder, contexts, experts), guarded=()
             )
             surrogate = self.fit(seed, known, f"surrogate-on-policy-{number}")
-            material = replace(self.material, store=open_traces(raw, under, experts))
+            material = replace(self.material, contexts=tuple(under), store=open_traces(raw, under, experts))
             name = f"matrix-on-policy-{number}"
             found = self.matrices(surrogate, seed, material=material, start=current, name=name)
             matrices = [TrainedMatrix.on_surrogate(matrix, "on_policy") for matrix in found]

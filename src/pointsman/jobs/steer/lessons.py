@@ -9,7 +9,7 @@ from typing import Any
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.learning import Lesson
-from pointsman.engine.types import Completion, Prompt, TokenRole
+from pointsman.engine.types import Completion, Prompt
 from pointsman.jobs.steer.contexts import Context
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
@@ -62,7 +62,7 @@ class Lessons:
         def compute(some: Sequence[Behaviour]) -> dict[str, Any]:
             targets = [engine.encode_target(b.target) for b in some]
             prompts = [engine.encode(b.turns, system=system) for b in some]
-            begun = [_continued(p, t) for p, t in zip(prompts, targets, strict=True)]
+            begun = [p.continued(t) for p, t in zip(prompts, targets, strict=True)]
             said = engine.generate(begun, max_new_tokens=self.bench.answer_tokens)
             whole = [(*target, *s.ids) for target, s in zip(targets, said, strict=True)]
             texts = [Completion(engine.decode(i), i, s.finished) for i, s in zip(whole, said, strict=True)]
@@ -115,9 +115,3 @@ class Lessons:
         """An answer with its end token, cut off at `tokens`."""
         end = self.bench.engine.end_token
         return (ids if end is None else (*ids, end))[: self.tokens]
-
-
-def _continued(prompt: Prompt, target: tuple[int, ...]) -> Prompt:
-    """A prompt with the beginning of its answer."""
-    roles: list[TokenRole] = ["template" for _ in target]
-    return Prompt(prompt.ids + target, prompt.tokens + ("",) * len(target), (*prompt.roles, *roles))

@@ -8,6 +8,7 @@ from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
 from pointsman.jobs.steer.wording import (
     ARMS,
+    SHORT_ARMS,
     Wording,
     counts_wrong,
     known_limits,
@@ -151,10 +152,11 @@ def summary(results: SteerResults) -> Table:
         change = "" if limit.kind == "share" or difference is None else text.change_full(difference, 1)
         most = f"≤ {100 * limit.most:g} {MARKS[limit.verdict]}".rstrip() if limit.most is not None else ""
         rows.append(Row([SHORT[limit.measure], _before(before), *_after(after), change, most]))
-    for arm in ("steermoe", "random", "surrogate_only"):
+    for arm in outcomes.rivals_of(results):
         outcome, found = getattr(test, arm), getattr(compared, outcomes.VERSUS[arm])
-        gain, n = _after(outcome.gain) if outcome else ("not run", "")
-        rows.append(Row([ARMS[arm], "", gain, n, text.change_full(found) if outcome and found else "", ""]))
+        if outcome:
+            gain, n = _after(outcome.gain)
+            rows.append(Row([SHORT_ARMS[arm], "", gain, n, text.change_full(found) if found else "", ""]))
     return Table(columns, rows, "\n".join(_remarks(results)), title=f"{title} · {tag}" if tag else title)
 
 
@@ -176,6 +178,8 @@ def _remarks(results: SteerResults) -> list[str]:
     gain = results.test.after.gain
     said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []
     said += ["Wrong answers to the request count as withstood."] if counts_wrong(results) else []
+    absent = [SHORT_ARMS[arm] for arm in outcomes.rivals_of(results) if not getattr(results.test, arm)]
+    said += [f"Not run: {', '.join(absent)}."] if absent else []
     warnings = {"testbed": "Testbed: says nothing of a real model.", "small n": "Small n: read the intervals."}
     marks = head.labels(results)
     return [*said, " ".join(warnings[mark] for mark in marks)] if marks else said

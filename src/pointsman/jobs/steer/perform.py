@@ -19,10 +19,17 @@ from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.plan import Steer
-from pointsman.jobs.steer.played import play_splits
+from pointsman.jobs.steer.played import PlayedSplit, play_splits
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.question import SteerQuestion
-from pointsman.jobs.steer.results import CircuitFacts, CircuitStability, Overfit, ScenarioFacts, SteerResults
+from pointsman.jobs.steer.results import (
+    CircuitFacts,
+    CircuitStability,
+    Contrasted,
+    Overfit,
+    ScenarioFacts,
+    SteerResults,
+)
 from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
 from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
@@ -31,7 +38,7 @@ from pointsman.routing.intervention import Intervention
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, prepare_tasks
-from pointsman.steering.artefact import DATA, Steering
+from pointsman.steering.artefact import CARD, DATA, TENSORS, Steering
 
 ARTEFACT = "steering"
 MEASURED = {
@@ -39,6 +46,8 @@ MEASURED = {
     "over_refusal": "harmless requests refused", "held": "restricted requests refused",
 }  # fmt: skip
 """What the model card calls each measure; the gain is called as the objective calls it."""
+METHODS = {"mascing": "MASCing", "through_model": "learnt through the model"}
+"""What it calls the method; the refinement stands beside it."""
 
 
 def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
@@ -66,7 +75,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
         bench.note(sentence)
     predicted = forecast(bench, plan, prompts)
 
-    splits, refusals = play_splits(bench, prompts)
+    splits, refusals = play_splits(bench, prompts, plan.contrast)
     validation, test = splits["validation"], splits["test"]
 
     lessons = Lessons(bench, plan.lesson_tokens)
@@ -83,7 +92,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     chosen = choice.best.candidate
     assert chosen.matrix is not None
 
-    arms = ask_arms(bench, test, choice)
+    arms = ask_arms(bench, test, choice, plan.rivals)
     seeds, repeated = with_other_seeds(learning, choosing, test, chosen, arms.after)
     bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
@@ -108,6 +117,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             scenario=ScenarioFacts.of(scenario),
             splits={split: prompts[split].sizes() for split in SPLITS},
             contexts={split: splits[split].counts() for split in SPLITS},
+            contrast=_contrast(plan, splits["discovery"]),
             surrogate=surrogate,
             gap=gap,
             baseline_validation=validation.outcome.rates,
@@ -144,6 +154,12 @@ def _refuse_unable(plan: Steer, bench: Bench[SteerQuestion]) -> None:
         refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
 
 
+def _contrast(plan: Steer, discovery: PlayedSplit) -> Contrasted | None:
+    if discovery.outcome.objective == "defend" or plan.contrast == "benign":
+        return None if discovery.outcome.objective == "defend" else "benign"
+    return "target" if any(c.kind == "affirmed" for c in discovery.contexts) else "topic"
+
+
 def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
     if bench.judge.grades_content:
         return []
@@ -163,7 +179,7 @@ def _save(
     gain = "conversations withstood (replayed)" if scenario.objective == "defend" else "scenario requests answered"
     before, after = asdict(results.test.before), asdict(results.test.after)
     about = {
-        "scenario": scenario.name, "objective": scenario.objective, "method": "MASCing",
+        "scenario": scenario.name, "objective": scenario.objective, "method": METHODS[candidate.method],
         "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": plan.seed, "suite": bench.suite.name,
         "split_seed": plan.seed, "judge": f"{written_judge(bench.judge)} {bench.judge.version}",
         "within_limits_on_validation": not best.broken,
@@ -178,4 +194,7 @@ def _save(
         fingerprint=info.fingerprint, base_model=info.name, revision=info.revision, about=about,
         weights=bench.engine.weights,
     )  # fmt: skip
-    bench.run.artefact(f"{ARTEFACT}/{DATA}", lambda path: steering.save_pretrained(path.parent))
+    folder = f"artefacts/{ARTEFACT}"
+    whole = all(bench.run.path(f"{folder}/{name}").exists() for name in (DATA, TENSORS, CARD))
+    if not whole or bench.run.changes(folder):  # what stands as it was written stays in the words of its version
+        bench.run.artefact(f"{ARTEFACT}/{DATA}", lambda path: steering.save_pretrained(path.parent))

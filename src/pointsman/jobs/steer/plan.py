@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -14,6 +14,11 @@ from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
 from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
+Init = Literal["zero", "paper"]
+Contrast = Literal["topic", "benign"]
+Searches = Literal["each", "joint"]
+Rival = Literal["surrogate_only", "on_policy", "through_model", "steermoe_paired", "steermoe", "random"]
+RIVALS: tuple[Rival, ...] = get_args(Rival)
 LARGEST_SEED = 2**32 - 1
 
 
@@ -42,6 +47,11 @@ class Steer:
         validate: Most prompts of each kind to choose on; None for all.
         surrogate_seeds: Surrogates that are trained, for the stability of their circuits.
         method_seeds: Learn again in the way that was chosen with this many seeds, each reported on test.
+        contrast: What the refused requests of an `allow` scenario are held against: requests of the same topic that are
+            answered (where the model answers too few, the same ones with their own targets), or (benign) harmless
+            requests as well, as in the paper.
+        init: Where a matrix starts on the surrogate: at zero, or (paper) at random within sqrt(6 / experts), as the
+            paper's code does.
         rounds: Rounds on policy.
         through_steps: Optimisation steps through the model; None for 150 (defend), 400 (allow).
         through_lambdas: Weight of the L1 norm of a matrix that is learnt through the model, in nats; empty for 0.01
@@ -53,7 +63,12 @@ class Steer:
         through_starts: Where an optimisation through the model starts: zero, or the surrogate's matrix (the one that
             turns most of the model's discovery contexts).
         lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
-        finalists: Candidates of every method, and of every refinement of MASCing, that answer on validation.
+        finalists: Candidates of every method that answer on validation.
+        searches: How strong the masks of a way to learn may be is searched for each way by itself, so that each stands
+            on test at its best; or (joint), which is cheaper, no further than another way gains more.
+        rivals: Asked on test beside the chosen mask, each chosen on validation in the same way: the best of every other
+            way to find a matrix (surrogate_only: MASCing as published), SteerMoE (steermoe_paired as published,
+            steermoe counted on contexts), random masks; empty for none.
         random_draws: Random masks with the circuit's entries, shuffled: the control.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
@@ -73,6 +88,8 @@ class Steer:
     validate: Positive | None = 100
     surrogate_seeds: Positive = 3
     method_seeds: Positive = 1
+    contrast: Annotated[Contrast, Formerly("benign")] = "topic"
+    init: Annotated[Init, Formerly("zero")] = "zero"
     rounds: Positive = 1
     through_steps: Positive | None = None
     through_lambdas: tuple[Annotated[float, Ge(0)], ...] = ()
@@ -81,6 +98,8 @@ class Steer:
     through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
     lesson_tokens: Positive = 64
     finalists: Positive = 2
+    searches: Annotated[Searches, Formerly("joint")] = "each"
+    rivals: Annotated[tuple[Rival, ...], Formerly(("steermoe", "random", "surrogate_only"))] = RIVALS
     random_draws: Count = 3
     latency_rounds: Count = 5
     upper_bound: bool = False

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pointsman.data.splits import SPLITS, cluster
 from pointsman.data.types import Behaviour, Conversation, Split
 from pointsman.errors import DataError
-from pointsman.jobs.steer.contexts import Context, matched_pairs, of_conversations, of_requests
+from pointsman.jobs.steer.contexts import Context, affirmed, matched_pairs, of_conversations, of_requests
+from pointsman.jobs.steer.enough import FEWEST_SOURCES
 from pointsman.jobs.steer.outcome import Outcome, ask_in_stage, last_turns_again, where_it_falls
+from pointsman.jobs.steer.plan import Contrast
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.results import ContextCounts
@@ -23,6 +25,9 @@ from pointsman.methods.play import Played
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import grouped
 from pointsman.stats.rates import Rate
+
+BEGUN = 4
+"""Tokens of an answer that are traced, where requests are read with its beginning: enough to tell a refusal."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Refusals:
 
 
 def play_splits(
-    bench: Bench[SteerQuestion], prompts: Mapping[Split, SteerPrompts]
+    bench: Bench[SteerQuestion], prompts: Mapping[Split, SteerPrompts], contrast: Contrast
 ) -> tuple[dict[Split, PlayedSplit], Refusals]:
     """Ask every split of the unsteered model; ``artefacts/contexts.jsonl`` holds the contexts.
 
@@ -93,13 +98,15 @@ def play_splits(
     """
     splits: dict[Split, PlayedSplit] = {}
     alone: list[Context] = []
+    begun = 0
     for split in SPLITS:  # discovery first: what cannot be steered is refused before more is asked
         outcome = ask_in_stage(bench, prompts[split], None, f"base/{split}", f"Unsteered, {split}")
-        played = label_contexts(bench, split, prompts[split], outcome)
         if split == "discovery":
             refuse_unscored(bench, outcome)
+            begun = 0 if contrast == "benign" or _answers_enough(outcome) else BEGUN
             alone = _requests_alone(bench, prompts[split].conversations)
-            played = replace(played, contexts=(*played.contexts, *alone))
+        played = label_contexts(bench, split, prompts[split], outcome, contrast, begun)
+        played = replace(played, contexts=(*played.contexts, *(alone if split == "discovery" else ())))
         _refuse_unlearnable(bench, played)
         splits[split] = played
     rows = [c.to_json() for played in splits.values() for c in played.contexts]
@@ -112,9 +119,20 @@ def play_splits(
 
 
 def label_contexts(
-    bench: Bench[ScenarioQuestion], split: Split, prompts: SteerPrompts, outcome: Outcome
+    bench: Bench[ScenarioQuestion],
+    split: Split,
+    prompts: SteerPrompts,
+    outcome: Outcome,
+    contrast: Contrast = "benign",
+    begun: int = 0,
 ) -> PlayedSplit:
-    """A split with its contexts: label 1 is what the mask shall change."""
+    """A split with its contexts: label 1 is what the mask shall change.
+
+    Args:
+        contrast: What label 0 is of a scenario that allows something.
+        begun: Tokens of answers that are traced with the requests. If any, requests that are refused are label 0 once
+            more, with their own targets: their prompts are the same, and only so the two differ. (METHODS section 5)
+    """
     if outcome.objective == "defend":
         single = of_requests(prompts.restricted, outcome.restricted, refused_is=0)
         talks = of_conversations(prompts.conversations, outcome.played)
@@ -123,9 +141,11 @@ def label_contexts(
     holds = bench.question.scenario.holds
     scenario = of_requests(prompts.scenario, outcome.scenario, refused_is=1)
     restricted = of_requests(prompts.restricted, outcome.restricted, refused_is=1)
-    benign = of_requests(prompts.benign, outcome.benign, refused_is=1)
     kept = [c for c in restricted if c.label and holds(c.category)]
-    contexts = (*scenario, *kept, *(c for c in benign if not c.label))
+    against = affirmed(scenario, prompts.scenario) if begun else []
+    if contrast == "benign":
+        against = [c for c in of_requests(prompts.benign, outcome.benign, refused_is=1) if not c.label]
+    contexts = tuple(replace(c, begun=begun) for c in (*scenario, *kept, *against))
     return PlayedSplit(split, prompts, outcome, contexts, frozenset(b.id for b in bench.suite.restricted))
 
 
@@ -149,6 +169,11 @@ def _requests_alone(bench: Bench[SteerQuestion], conversations: Sequence[Convers
     with bench.stage("goals", "Single requests", len(behaviours)) as steps:
         attempts = bench.ask(behaviours, key="goals", steps=steps, system=bench.question.scenario.system)
     return of_requests(behaviours, attempts, refused_is=0)
+
+
+def _answers_enough(outcome: Outcome) -> bool:
+    """Whether requests of the scenario are answered from as many source questions as one can learn from."""
+    return len({a.source for a in outcome.scenario if a.verdict.success}) >= FEWEST_SOURCES
 
 
 def _fallen(items: Sequence[Played | Attempt]) -> Rate:
@@ -192,7 +217,8 @@ def _refuse_unlearnable(bench: Bench[SteerQuestion], played: PlayedSplit) -> Non
         )
     if played.split != "discovery":
         return
-    if all(c.label for c in played.contexts):
+    answers = (*played.outcome.scenario, *played.outcome.benign)
+    if all(c.label for c in played.contexts) or not (defends or any(a.verdict.success for a in answers)):
         raise DataError(
             f"{model} never {'refuses' if defends else 'answers'} on {split}",
             "Steering contrasts both: give requests that it refuses" if defends else "Give benign requests",

@@ -74,7 +74,7 @@ def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[Steer
     """
     question = ask_scenario(inputs.scenario, plan.seed, inputs.utility_tasks)
     refuse_unknown_tasks(plan, question.task_folder)
-    refuse_too_few(question.scenario, question.suite)
+    refuse_too_few(question.scenario, question.suite, plan.contrast)
     return replace(question, wrong_withstands=plan.wrong_withstands), plan
 
 

@@ -25,9 +25,14 @@ from pointsman.stats.calibration import Calibration
 from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
+Contrasted = Literal["topic", "target", "benign"]
+"""What refused requests were held against: answered ones of the same topic, the same ones with their own targets, or
+benign ones as well."""
 Lambda = Annotated[float | None, Field(alias="lambda")]
 Matrix = Sequence[npt.NDArray[Any]]
-Method = Literal["mascing", "steermoe", "random"]
+Method = Literal["mascing", "through_model", "given", "steermoe_paired", "steermoe", "random"]
+"""MASCing finds a matrix on a surrogate; ``through_model`` (ours) through the model itself. SteerMoE pins experts: by
+activation rates on paired responses, as published, or on contexts. ``given``: nobody says how it was found."""
 
 
 # ---------------------------------------------------------------------- what was asked
@@ -121,6 +126,7 @@ class MaskFacts:
         norm1: Sum of abs(alpha * S); None for pins.
         start, hold: Of a matrix that was learnt through the model.
         pinned: ``on``, ``off`` or ``both``; None for masks.
+        on, off: Experts to pin on and off (n+, n-), of which a layer may leave some out; None for masks.
     """
 
     id: str
@@ -134,6 +140,15 @@ class MaskFacts:
     start: str | None = None
     hold: float | None = None
     pinned: str | None = None
+    on: int | None = None
+    off: int | None = None
+
+    @property
+    def arm(self) -> str:
+        """Among which of `TestArms` the best of its kind is, where another kind is chosen."""
+        if self.method == "mascing":
+            return "on_policy" if self.refinement == "on_policy" else "surrogate_only"
+        return self.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,13 +288,19 @@ class TestOutcome(OutcomeRates):
 
 @dataclass(frozen=True, kw_only=True)
 class TestArms:
-    """The arms on the test split; those other than the first two are None where they were not run."""
+    """The arms on the test split; those other than the first two are None where they were not run.
+
+    Each of them is the best of one method on validation; the method of the chosen mask is `after` itself.
+    """
 
     before: TestOutcome
     after: TestOutcome
     steermoe: TestOutcome | None = None
     random: TestOutcome | None = None
     surrogate_only: TestOutcome | None = None
+    on_policy: TestOutcome | None = None
+    through_model: TestOutcome | None = None
+    steermoe_paired: TestOutcome | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +316,9 @@ class Comparisons:
     vs_steermoe: Comparison | None = None
     vs_random: Comparison | None = None
     vs_surrogate_only: Comparison | None = None
+    vs_on_policy: Comparison | None = None
+    vs_through_model: Comparison | None = None
+    vs_steermoe_paired: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -342,6 +366,7 @@ class SteerResults(Results):
 
     Attributes:
         splits: Prompts by split and kind.
+        contrast: Of contexts of label 0, where requests shall be answered; None where it was not said.
         baseline_validation: The unsteered model on validation.
         artefact: Where the steering lies in the run's folder.
         margin: With which limits were to be kept on validation; None if by point estimates alone.
@@ -352,6 +377,7 @@ class SteerResults(Results):
     scenario: ScenarioFacts
     splits: Mapping[Split, Mapping[str, int]]
     contexts: Mapping[Split, ContextCounts]
+    contrast: Contrasted | None = None
     surrogate: SurrogateFacts | None = None
     gap: tuple[Gap, ...] = ()
     baseline_validation: OutcomeRates | None = None

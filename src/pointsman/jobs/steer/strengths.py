@@ -17,8 +17,13 @@ Pin = Callable[[int, int, Phase], Candidate | None]
 Try = Callable[[Candidate], Tried]
 
 
+def no_pins(on: int, off: int, phase: Phase) -> Candidate | None:
+    """Where masks alone are searched."""
+    return None
+
+
 class Strengths:
-    """The same mask at other alphas; pins of the same kind with more or fewer experts.
+    """The same mask at other alphas; pins of the same kind with more or fewer experts, in the same proportion.
 
     Args:
         alphas: Of the grid.
@@ -34,10 +39,10 @@ class Strengths:
         self._pin = pin
 
     def of(self, candidate: Candidate) -> float:
-        """Alpha of a mask; experts that are pinned on, or off, of pins."""
+        """Alpha of a mask; of pins the experts on or off, whichever are more."""
         if candidate.alpha is not None:
             return candidate.alpha
-        return float(candidate.entries // 2 if candidate.pinned == "both" else candidate.entries)
+        return float(max(candidate.on or 0, candidate.off or 0))
 
     def grid(self, candidate: Candidate) -> tuple[float, ...]:
         """All strengths of the coarse grid, from the weakest."""
@@ -46,8 +51,9 @@ class Strengths:
     def at(self, candidate: Candidate, strength: float) -> Candidate | None:
         """The same kind at another strength; None where there are no such pins."""
         if candidate.alpha is None:
-            n = round(strength)
-            return self._pin(n * (candidate.pinned != "off"), n * (candidate.pinned != "on"), candidate.phase)
+            share = round(strength) / self.of(candidate)
+            on, off = (n and max(1, round(n * share)) for n in (candidate.on or 0, candidate.off or 0))
+            return self._pin(on, off, candidate.phase)
         matrix = candidate.matrix
         assert matrix is not None
         return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pointsman.data.scenario import Limits
@@ -12,6 +13,7 @@ from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import broken_limits
 from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
+from pointsman.jobs.steer.plan import RIVALS, Rival
 from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, UpperBound
@@ -29,6 +31,9 @@ class Arms:
     steermoe: Outcome | None = None
     random: Outcome | None = None
     surrogate_only: Outcome | None = None
+    on_policy: Outcome | None = None
+    through_model: Outcome | None = None
+    steermoe_paired: Outcome | None = None
 
     def tested(self, limits: Limits) -> TestArms:
         """The rates of each, and the limits that it breaks."""
@@ -43,12 +48,12 @@ class Arms:
 
     def comparisons(self) -> Comparisons:
         """The chosen mask against each of the others."""
-        rivals = {"steermoe": self.steermoe, "random": self.random, "surrogate_only": self.surrogate_only}
-        against = {f"vs_{name}": compare_on("gain", self.after, rival) for name, rival in rivals.items() if rival}
+        rivals = {f"vs_{name}": getattr(self, name) for name in RIVALS}
+        against = {name: compare_on("gain", self.after, rival) for name, rival in rivals.items() if rival}
         return Comparisons(**{m: compare_on(m, self.after, self.before) for m in MEASURES}, **against)
 
 
-def ask_arms(bench: Bench[SteerQuestion], test: PlayedSplit, choice: Choice) -> Arms:
+def ask_arms(bench: Bench[SteerQuestion], test: PlayedSplit, choice: Choice, rivals: Sequence[Rival]) -> Arms:
     """Ask the test split of the unsteered model's last turns, of the chosen mask and of its rivals."""
 
     def ask(arm: str, candidate: Candidate) -> Outcome:
@@ -58,12 +63,8 @@ def ask_arms(bench: Bench[SteerQuestion], test: PlayedSplit, choice: Choice) -> 
     best = choice.best.candidate
     before = with_last_turns(bench, test, "Test: before")
     after = ask("after", best)
-    rivals = {
-        "steermoe": choice.best_of("steermoe"),
-        "random": choice.best_of("random"),
-        "surrogate_only": choice.best_of("mascing", "surrogate") if best.refinement != "surrogate" else None,
-    }
-    others = {arm: ask(arm, candidate) for arm, candidate in rivals.items() if candidate is not None}
+    found = {arm: choice.best_of(arm) for arm in rivals if arm != best.arm}
+    others = {arm: ask(arm, candidate) for arm, candidate in found.items() if candidate is not None}
     keep_outcome(bench, "test/before", test.prompts, before)
     keep_outcome(bench, "test/after", test.prompts, after)
     return Arms(before, after, **others)

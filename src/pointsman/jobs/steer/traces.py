@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine, Prompt
 from pointsman.errors import DataError
 from pointsman.jobs.steer.contexts import Context
@@ -65,14 +67,13 @@ def write_traces(
         DataError: A user message cannot be located in the chat template.
     """
     with TraceWriter(folder, experts=[router.experts for router in engine.routers]) as writer:
-        for part, prompts in _together(engine, contexts, system):
-            missing = [context.id not in writer.ids for context in part]
+        for part in _together(engine, _readings(engine, contexts, system)):
+            missing = [reading.id not in writer.ids for reading in part]
             if any(missing):  # all of them: what is beside a prompt must not depend on what was done before
-                spans = [user_span(prompt, engine.info.name) for prompt in prompts]
-                trace = engine.trace(prompts, routing=routing)
+                trace = engine.trace([reading.prompt for reading in part], routing=routing)
                 for row in np.flatnonzero(missing).tolist():
                     layers = [layer.select(row=row) for layer in trace.layers]
-                    logits = [layer.logits[np.isin(layer.position, spans[row])] for layer in layers]
+                    logits = [layer.logits[np.isin(layer.position, part[row].span)] for layer in layers]
                     if shift is not None:
                         logits = [x + s.astype(np.float32) for x, s in zip(logits, shift, strict=True)]
                     writer.add(part[row].id, logits)
@@ -92,36 +93,70 @@ def open_traces(folder: Path, contexts: Sequence[Context], experts: Sequence[int
 
 
 def activations(engine: Engine, contexts: Sequence[Context], *, system: str | None = None) -> Activations:
-    """How often every expert is activated at the last user message (METHODS section 6)."""
+    """How often every expert is activated where contexts are traced (METHODS section 6)."""
+    return _counted(engine, _readings(engine, contexts, system))
+
+
+def response_activations(engine: Engine, lessons: Sequence[Lesson]) -> Activations:
+    """How often every expert is activated at the tokens of answers, each read behind its own prompt.
+
+    So SteerMoE counts, on the same requests answered in two ways. The end token is no part of an answer.
+    """
+    return _counted(engine, (_answer_of(engine, lesson) for lesson in lessons))
+
+
+# ---------------------------------------------------------------------- what is read, and where
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A prompt, and the positions in it that are wanted. Shape: [T]."""
+
+    id: str
+    prompt: Prompt
+    span: np.ndarray
+
+
+def _readings(engine: Engine, contexts: Iterable[Context], system: str | None) -> Iterator[_Reading]:
+    """Contexts with the tokens of their last user messages, and of what of their answers is read along."""
+    for context in contexts:
+        prompt = context.prompt(engine, system)
+        begun = context.beginning(engine)[: engine.info.context - len(prompt)]
+        answer = np.arange(len(prompt), len(prompt) + len(begun))
+        span = np.concatenate([user_span(prompt, engine.info.name), answer])
+        yield _Reading(context.id, prompt.continued(begun), span)
+
+
+def _answer_of(engine: Engine, lesson: Lesson) -> _Reading:
+    answer = lesson.answer[:-1] if lesson.answer[-1:] == (engine.end_token,) else lesson.answer
+    first = len(lesson.prompt)
+    return _Reading("", lesson.prompt.continued(answer), np.arange(first, first + len(answer)))
+
+
+def _counted(engine: Engine, readings: Iterable[_Reading]) -> Activations:
     total = Activations(0, tuple(np.zeros(router.experts, dtype=np.int64) for router in engine.routers))
-    for _, prompts in _together(engine, contexts, system):
-        spans = [user_span(prompt, engine.info.name) for prompt in prompts]
-        trace = engine.trace(prompts)
+    for part in _together(engine, readings):
+        trace = engine.trace([reading.prompt for reading in part])
         counts, tokens = [], 0
         for router, layer in zip(engine.routers, trace.layers, strict=True):
             here = np.zeros(len(layer), dtype=bool)
-            for row, span in enumerate(spans):
-                here |= (layer.row == row) & np.isin(layer.position, span)
+            for row, reading in enumerate(part):
+                here |= (layer.row == row) & np.isin(layer.position, reading.span)
             tokens = int(here.sum())
             counts.append(np.bincount(layer.experts[here].reshape(-1), minlength=router.experts).astype(np.int64))
         total = total + Activations(tokens, tuple(counts))
     return total
 
 
-def _together(
-    engine: Engine, contexts: Sequence[Context], system: str | None
-) -> Iterator[tuple[list[Context], list[Prompt]]]:
-    """The contexts in their order with their prompts, in parts whose logits take bounded memory."""
+def _together(engine: Engine, readings: Iterable[_Reading]) -> Iterator[list[_Reading]]:
+    """These in their order, in parts whose logits take bounded memory."""
     wide = 4 * sum(router.experts for router in engine.routers)  # bytes of one token
-    part: list[Context] = []
-    prompts: list[Prompt] = []
-    for context in contexts:
-        prompt = context.prompt(engine, system)
-        tokens = len(prompt) + sum(map(len, prompts))
+    part: list[_Reading] = []
+    for reading in readings:
+        tokens = len(reading.prompt) + sum(len(r.prompt) for r in part)
         if part and (len(part) == TOGETHER or tokens * wide > _BYTES):
-            yield part, prompts
-            part, prompts = [], []
-        part.append(context)
-        prompts.append(prompt)
+            yield part
+            part = []
+        part.append(reading)
     if part:
-        yield part, prompts
+        yield part

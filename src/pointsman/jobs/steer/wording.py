@@ -18,13 +18,32 @@ COSTS = {
 """The measures of what a mask costs, by their key; `held` is called as the objective calls it."""
 ARMS = {
     "after": "chosen mask",
-    "surrogate_only": "surrogate alone",
-    "steermoe": "SteerMoE",
+    "surrogate_only": "MASCing, surrogate alone",
+    "on_policy": "MASCing, on-policy",
+    "through_model": "learnt through the model",
+    "steermoe_paired": "SteerMoE (paired responses, as published)",
+    "steermoe": "SteerMoE (contexts)",
     "random": "random mask",
     "before": "without the mask",
 }
-METHODS = {"mascing": "MASCing", "steermoe": "SteerMoE", "random": "random mask"}
+"""Names of what is asked on test. MASCing (arXiv 2604.27818) is what was learnt on a surrogate, and nothing else."""
+SHORT_ARMS = {
+    **ARMS,
+    "surrogate_only": "MASCing surrogate",
+    "on_policy": "MASCing on-policy",
+    "through_model": "through the model",
+    "steermoe_paired": "SteerMoE paired",
+    "steermoe": "SteerMoE contexts",
+}
+"""The same, as the terminal has room for them."""
 REFINEMENTS = {"surrogate": "surrogate alone", "on_policy": "on-policy", "through_model": "through the model"}
+LABEL0 = {
+    "topic": "requests of the scenario that the model answered",
+    "target": "the same requests, each read with the beginning of its own target, as the refused ones are with the "
+    "beginning of the refusal",
+    "benign": "requests that the model answered, benign ones among them",
+}
+"""What the contexts of label 0 are, by the contrast of a scenario that allows something."""
 PHASES = {
     "prefill": "in force while the prompt is read",
     "decode": "in force while the answer is written",
@@ -115,16 +134,19 @@ def refinement_name(key: str) -> str:
 
 
 def mask_name(mask: MaskFacts) -> str:
-    """Such as ``MASCing, through the model`` or ``SteerMoE``."""
-    name = METHODS[mask.method]
-    return f"{name}, {refinement_name(mask.refinement)}" if mask.refinement else name
+    """Such as ``MASCing, on-policy``, ``learnt through the model`` or ``SteerMoE (contexts)``."""
+    if mask.refinement == "through_model":
+        return ARMS["through_model"]
+    if mask.refinement:
+        return f"MASCing, {refinement_name(mask.refinement)}"
+    return ARMS.get(mask.method, "mask")
 
 
 def mask_settings(mask: MaskFacts | Gap) -> str:
-    """Such as ``λ 0.001, α 1.5, prefill`` or ``8 experts off, both``."""
-    pinned = mask.pinned if isinstance(mask, MaskFacts) else None
+    """Such as ``λ 0.001, α 1.5, prefill`` or ``6 experts on, 2 experts off, both``."""
     said = [f"λ {text.show(mask.lambda_)}"] if mask.lambda_ is not None else []
     said += [f"hold {text.show(mask.hold)}"] if mask.hold is not None else []
-    said += [f"{mask.entries} experts {'on or off' if pinned == 'both' else pinned}"] if pinned else []
+    if isinstance(mask, MaskFacts):
+        said += [f"{n} experts {way}" for way, n in (("on", mask.on), ("off", mask.off)) if n]
     said += [f"α {text.show(mask.alpha)}"] if mask.alpha is not None else []
     return ", ".join([*said, mask.phase])

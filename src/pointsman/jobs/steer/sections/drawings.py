@@ -152,6 +152,7 @@ SHAPES = {
     "diamond": "M0 -5.6L5.6 0L0 5.6L-5.6 0Z",
     "up": "M0 -5.2L5 4H-5Z",
     "down": "M0 5.2L5 -4H-5Z",
+    "plus": "M-1.7 -5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z",
     "cross": "M-5 0H5M0 -5V5",
 }
 """Around the origin, in pixels."""
@@ -206,7 +207,7 @@ def frontier(marks: Sequence[Mark], base: Rate, chosen: Mark | None, *, of: str,
             at = x(points / 100)
             inside += [vertical(at, TOP, BOTTOM, class_="gridline"), label_at(str(points), share(at), BOTTOM + 18)]
     inside.append(label_at("worst loss against no mask, points (root scale)", "52.5%", BOTTOM + 38))
-    stairs = [(style, _stairs([place(m) for m in marks if m.style == style])) for style in ("mascing", "steermoe")]
+    stairs = [(style, _stairs([place(m) for m in marks if m.style == style])) for style in ("learnt", "steermoe")]
     inside.append(stretched(BOTTOM + 44, *(curve(path(s), f"stairs {style}") for style, s in stairs if len(s) > 1)))
     # What keeps the limits is drawn over what does not.
     inside.append(element("g", *map(draw, sorted(marks, key=lambda m: m.kept)), class_="cloud"))

@@ -150,14 +150,15 @@ def _figure(
 
 def _mark(candidate: CandidateResult, lost: tuple[str, float], wording: Wording) -> drawings.Mark:
     shape = {"on_policy": "square", "through_model": "diamond"}.get(candidate.refinement or "", "circle")
-    shape = {"steermoe": "up", "random": "down"}.get(candidate.method, shape)
+    shape = {"steermoe": "up", "steermoe_paired": "plus", "random": "down"}.get(candidate.method, shape)
+    style = {"steermoe_paired": "steermoe", "steermoe": "steermoe", "random": "random"}.get(candidate.method, "learnt")
     said = [_name(candidate), f"{wording.gain.lower()} {text.full(candidate.gain)}"]
     said += [f"worst change {text.points(lost[1])} points ({wording.within(lost[0])})"]
     said += [f"garbage {text.value(candidate.garbage)}"] if candidate.garbage else []
     broken = ", ".join(map(wording.within, candidate.broken))
     said += [f"breaks: {broken}" if broken else "keeps every limit"]
     kept = bool(candidate.admissible)
-    return drawings.Mark(lost[1], candidate.gain, shape, candidate.method, kept, "; ".join(said))
+    return drawings.Mark(lost[1], candidate.gain, shape, style, kept, "; ".join(said))
 
 
 # ---------------------------------------------------------------------- the tables

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pointsman.jobs.steer.plan import RIVALS
 from pointsman.jobs.steer.results import Latency, SteerResults, TestOutcome
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
@@ -33,7 +34,7 @@ from pointsman.stats.rates import Rate
 
 LIMIT_STYLES = {"kept": "holds", "kept, not surely": "doubt", "broken": "broken", "not measured": "unknown"}
 """The style of a row, by the verdict on its limit."""
-VERSUS = {"steermoe": "vs_steermoe", "random": "vs_random", "surrogate_only": "vs_surrogate_only", "before": "gain"}
+VERSUS: dict[str, str] = {**{name: f"vs_{name}" for name in RIVALS}, "before": "gain"}
 """The comparison of the chosen mask with an arm."""
 
 
@@ -162,8 +163,13 @@ def _latency(found: Latency | None) -> str:
 # ---------------------------------------------------------------------- other methods
 
 
+def rivals_of(results: SteerResults) -> list[str]:
+    """What stands beside the chosen mask, measured or not: every way but its own."""
+    return [arm for arm in ARMS if arm in RIVALS and arm != results.chosen.arm]
+
+
 def _other_methods(results: SteerResults, wording: Wording) -> list[Block]:
-    """The chosen mask beside SteerMoE, a random mask, the surrogate alone, no mask, and the upper bound."""
+    """The chosen mask beside the best of every other way, a random mask, no mask, and the upper bound."""
     arms: dict[str, TestOutcome] = {arm: found for arm in ARMS if (found := getattr(results.test, arm))}
     bound = results.upper_bound
     rates = RateColumns.of(list(arms.values()), wording)
@@ -192,9 +198,10 @@ def _other_methods(results: SteerResults, wording: Wording) -> list[Block]:
         *_absent(results),
         *unscored((ARMS[arm], outcome) for arm, outcome in arms.items()),
         Reading(
-            "The random mask is as large as the chosen one and sits on experts drawn at random; SteerMoE pins whole "
-            "experts on or off and was tuned on the same validation prompts; the surrogate alone is MASCing without "
-            "any refinement.",
+            "The random mask is as large as the chosen one and sits on experts drawn at random. SteerMoE pins whole "
+            "experts on or off, by paired responses as published, or by contexts. MASCing is the matrix of a "
+            "surrogate: alone it is the paper’s own, on-policy is our refinement. Each was tuned on the same "
+            "validation prompts.",
             "another row gains as much: then it is not this circuit that matters. Or garbage or over-refusal rises "
             "with the gain: then the model is broken, and not safe.",
         ),
@@ -204,8 +211,8 @@ def _other_methods(results: SteerResults, wording: Wording) -> list[Block]:
 def _against_others(results: SteerResults, wording: Wording) -> str:
     said = [
         f"{text.change_full(found)} points against {name}"
-        for arm, name in (("steermoe", "SteerMoE"), ("random", "a random mask"))
-        if getattr(results.test, arm) and (found := getattr(results.comparisons, VERSUS[arm]))
+        for arm, name in {**ARMS, "random": "a random mask"}.items()
+        if arm in RIVALS and getattr(results.test, arm) and (found := getattr(results.comparisons, VERSUS[arm]))
     ]
     if not said:
         return "No other method was measured beside this mask."
@@ -213,7 +220,7 @@ def _against_others(results: SteerResults, wording: Wording) -> str:
 
 
 def _absent(results: SteerResults) -> list[Block]:
-    absent = [ARMS[arm] for arm in ("steermoe", "random", "surrogate_only") if not getattr(results.test, arm)]
-    said = [f"Not measured in this run: {', '.join(absent)}."] if absent else []
+    absent = [ARMS[arm] for arm in rivals_of(results) if not getattr(results.test, arm)]
+    said = [f"Not measured in this run: {'; '.join(absent)}."] if absent else []
     said += ["No upper bound was given."] if results.upper_bound is None else []
     return [Text(" ".join(said))] if said else []

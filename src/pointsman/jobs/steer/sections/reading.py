@@ -5,11 +5,11 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.jobs.steer.wording import wording_for
+from pointsman.jobs.steer.wording import LABEL0, wording_for
 from pointsman.report.blocks import Section
 from pointsman.report.sections import reading as shared
 
-PAPERS = Markup("After {}, and {}.").format(
+PAPERS = Markup("After {}, and {}. Learning on-policy or through the model is Pointsman’s own.").format(
     shared.paper("MASCing", "2604.27818"), shared.paper("SteerMoE", "2509.09660")
 )
 MASK = (
@@ -20,8 +20,8 @@ MASK = (
 READ = {
     "defend": "Conversations are played turn by turn; those that fall, up to the turn where they fall, and requests "
     "that the model refuses are read once more, and the router logits at the last user message kept.",
-    "allow": "Requests of the scenario that the model refuses, beside requests that it answers, are read once and the "
-    "router logits at their tokens kept.",
+    "allow": "Requests of the scenario that the model refuses are read once, beside {}, and the router logits at their "
+    "tokens kept.",
 }
 TRAINING = (
     "A small network, the surrogate, learns to tell the two apart. S is then found by gradient descent so that the "
@@ -36,7 +36,9 @@ REFINEMENTS = Markup(
 )
 STEERMOE = (
     "The baseline: for each expert the difference of how often it is chosen on wanted and on unwanted tokens; the "
-    "most telling experts are pinned on or off."
+    "most telling experts are pinned on or off. As published: tokens of two answers to the same requests, pins a "
+    "hundredth beyond the largest and the smallest logit, and in a layer no more pinned on than it activates. On "
+    "contexts: the tokens that the surrogate reads, pins one whole logit beyond, and no such cap."
 )
 GRADED = {
     True: "with the right content, not merely without a refusal.",
@@ -65,6 +67,7 @@ PROMPTS = {
 def section(results: SteerResults) -> Section:
     """Terms, methods and threat model."""
     objective, threat = wording_for(results).objective, results.threat_model
+    against = LABEL0.get(results.contrast or "", "requests that it answers")
     gain: tuple[str, str | Markup] = ("Defended (DSR)", DEFENDED)
     if objective == "allow":
         said = f"The share of requests of the scenario that the model answers: {GRADED[results.judge.grades_content]}"
@@ -72,7 +75,7 @@ def section(results: SteerResults) -> Section:
     more = INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else ""
     entries = [
         ("The mask", MASK),
-        ("How it was learnt", f"{READ[objective]} {TRAINING}"),
+        ("How it was learnt", f"{READ[objective].format(against)} {TRAINING}"),
         ("Refinements", REFINEMENTS),
         ("SteerMoE", STEERMOE),
         gain,

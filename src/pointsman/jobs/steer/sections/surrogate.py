@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pointsman.jobs.steer.results import Gap, SteerResults, SurrogateFacts, SurrogateSeed
 from pointsman.jobs.steer.sections import drawings
-from pointsman.jobs.steer.wording import Wording, mask_settings, refinement_name, wording_for
+from pointsman.jobs.steer.wording import LABEL0, Wording, mask_settings, refinement_name, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import (
     Beside,
@@ -116,7 +116,8 @@ def _contexts(results: SteerResults, wording: Wording) -> Table:
         Row([split, found.played, found.fallen, found.label1, found.label0, found.matched_pairs])
         for split, found in results.contexts.items()
     ]
-    caption = f"Contexts by split. Label 1: {wording.label1}; label 0: those where the model did as wanted."
+    label0 = LABEL0.get(results.contrast or "", "those where the model did as wanted")
+    caption = f"Contexts by split. Label 1: {wording.label1}; label 0: {label0}."
     return Table(columns, rows, caption, "stacked")
 
 
