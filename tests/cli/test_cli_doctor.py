@@ -34,7 +34,10 @@ def test_doctor_json(cli: Cli, model: Path) -> None:
     assert found["proof"]["identical"] is True
     assert found["proof"]["logits_moved"] > 0
     assert found["proof"]["paths"]["tokens"] >= 20
-    assert found["chat"] == {"template": True, "system_prompt": True}
+    assert found["chat"] == {
+        "template": True, "system_prompt": True, "thinking": "none", "setting": "", "judged": "the whole answer",
+        "opening": "",
+    }  # fmt: skip
     assert found["learns"] is True
     assert found["model"]["context"] == 256
     assert len(found["routers"]) == 3

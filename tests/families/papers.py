@@ -1,0 +1,333 @@
+"""The models of the two papers, each as a tiny checkpoint: its own configuration class at small size, random weights, a
+small tokenizer with its control tokens, and the structure of its chat template.
+
+The templates are those of the public checkpoints in November 2026, as far as conversations go: what writes tools, tool
+calls and lists of content is left out, and gpt-oss is told a shorter date line. What is kept to the letter: control
+tokens, the system prompt, the thinking switch, what becomes of earlier thoughts, and where an answer begins.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+REMOTE = Path(__file__).parent / "remote" / "modeling_deepseek.py"
+
+_CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_QWEN3 = r"""
+{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(last_query_index=messages|length - 1) %}
+{%- set ns.found = false %}
+{%- for message in messages[::-1] %}
+    {%- if not ns.found and message.role == "user" %}
+        {%- set ns.found = true %}
+        {%- set ns.last_query_index = (messages|length - 1) - loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set reasoning_content = '' %}
+        {%- if '</think>' in content %}
+            {%- set reasoning_content = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning_content) %}
+            {{- '<|im_start|>' + message.role + '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' }}
+            {{- content.lstrip('\n') }}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
+{%- endif %}"""
+_PHI = (
+    "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}"
+    "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}"
+    "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}"
+    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+_MIXTRAL = r"""
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('After the optional system message, conversation roles must alternate') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {%- if loop.first and system_message is defined %}
+            {{- ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}
+        {%- else %}
+            {{- ' [INST] ' + message['content'] + ' [/INST]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {{- ' ' + message['content'] + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+_GPT_OSS = r"""
+{%- macro build_system_message() -%}
+    {{- "You are ChatGPT, a large language model trained by OpenAI.\n" }}
+    {{- "Current date: " + strftime_now("%Y-%m-%d") + "\n\n" }}
+    {%- if reasoning_effort is not defined %}
+        {%- set reasoning_effort = "medium" %}
+    {%- endif %}
+    {{- "Reasoning: " + reasoning_effort + "\n\n" }}
+    {{- "# Valid channels: analysis, commentary, final. Channel must be included for every message." }}
+{%- endmacro -%}
+{{- "<|start|>system<|message|>" }}
+{{- build_system_message() }}
+{{- "<|end|>" }}
+{%- if messages[0].role == "developer" or messages[0].role == "system" %}
+    {%- set developer_message = messages[0].content %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set developer_message = "" %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- if developer_message %}
+    {{- "<|start|>developer<|message|># Instructions\n\n" + developer_message + "<|end|>" }}
+{%- endif %}
+{%- for message in loop_messages -%}
+    {%- if message.role == 'assistant' -%}
+        {%- set tags = ["<|channel|>analysis<|message|>", "<|channel|>final<|message|>"] %}
+        {%- if tags[0] in message.content or tags[1] in message.content %}
+            {{- raise_exception("You have passed a message containing <|channel|> tags in the content field.") }}
+        {%- endif %}
+        {%- if loop.last and not add_generation_prompt %}
+            {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|return|>" }}
+        {%- else %}
+            {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|end|>" }}
+        {%- endif %}
+    {%- elif message.role == 'user' -%}
+        {{- "<|start|>user<|message|>" + message.content + "<|end|>" }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|start|>assistant
+{%- endif -%}"""
+_HUNYUAN = r"""
+{%- set context = {'has_head': true} %}
+{%- for message in messages %}
+    {%- set content = message['content'] %}
+    {%- if loop.index0 == 0 %}
+        {%- if content == '' %}
+            {%- set _ = context.update({'has_head': false}) %}
+        {%- elif message['role'] == 'system' %}
+            {%- set content = '<|startoftext|>' + content + '<|extra_4|>' %}
+        {%- endif %}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {%- if loop.index0 == 1 and not context.has_head %}
+            {%- set content = '<|startoftext|>' + content %}
+        {%- endif %}
+        {%- if loop.index0 == 1 and context.has_head %}
+            {%- set content = content + '<|extra_0|>' %}
+        {%- else %}
+            {%- set content = '<|startoftext|>' + content + '<|extra_0|>' %}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {%- set content = content + '<|eos|>' %}
+    {%- endif %}
+    {{- content -}}
+{%- endfor %}
+{%- if enable_thinking is defined and enable_thinking is false %}
+    {{- '<think>\n\n</think>\n' }}
+{%- endif %}"""
+_DEEPSEEK = (
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_TULU = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}"
+    "{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}"
+    "{% if not loop.last %}{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% else %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One model of the papers, and how to make a tiny one.
+
+    Attributes:
+        name: On the hub, without its owner.
+        papers: Which of the two asked it: ``MC``, ``UR``.
+        type: Of its transformers configuration; ``remote`` brings its own code.
+        template: Its chat template.
+        config: What its tiny configuration has beside what all have.
+        ends: Tokens that end an answer; the first is the tokenizer's.
+        control: Other special tokens.
+        plain: Added tokens that are not special: a decoder keeps them.
+        bos: What a conversation begins with, if the template writes it.
+        system: What its template does with a system prompt, in words.
+    """
+
+    name: str
+    papers: tuple[str, ...]
+    type: str
+    template: str
+    config: Mapping[str, Any]
+    ends: tuple[str, ...]
+    control: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    bos: str | None = None
+    system: str = "its own turn"
+    remote: bool = field(default=False)
+
+
+_SHARED = dict(moe_intermediate_size=16, n_shared_experts=2, first_k_dense_replace=1)
+_QWEN2 = dict(num_experts=12, num_experts_per_tok=4, moe_intermediate_size=16, shared_expert_intermediate_size=32)
+
+PAPERS: tuple[Paper, ...] = (
+    Paper(
+        "Qwen3-30B-A3B", ("MC",), "qwen3_moe", _QWEN3,
+        dict(num_experts=16, num_experts_per_tok=4, moe_intermediate_size=16, head_dim=8, norm_topk_prob=True),
+        ("<|im_end|>", "<|endoftext|>"), ("<|im_start|>",), ("<think>", "</think>"),
+    ),
+    Paper(
+        "Phi-3.5-MoE-instruct", ("MC",), "phimoe", _PHI,
+        dict(num_local_experts=16, num_experts_per_tok=2, sliding_window=None),
+        ("<|end|>", "<|endoftext|>"), ("<|system|>", "<|user|>", "<|assistant|>"),
+    ),
+    Paper(
+        "Mixtral-8x7B-Instruct-v0.1", ("MC", "UR"), "mixtral", _MIXTRAL,
+        dict(num_local_experts=8, num_experts_per_tok=2, sliding_window=None),
+        ("</s>",), bos="<s>", system="part of the first question",
+    ),
+    Paper(
+        "gpt-oss-20b", ("MC",), "gpt_oss", _GPT_OSS,
+        dict(num_local_experts=16, num_experts_per_tok=4, head_dim=8, sliding_window=16,
+             layer_types=["sliding_attention", "full_attention"]),
+        ("<|return|>", "<|call|>"),
+        ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|endoftext|>"),
+        system="instructions of the developer",
+    ),
+    Paper(
+        "Qwen1.5-MoE-A2.7B", ("MC",), "qwen2_moe", _CHATML, _QWEN2, ("<|endoftext|>",), ("<|im_start|>", "<|im_end|>"),
+        system="its own turn; another where none is given",
+    ),
+    Paper(
+        "Hunyuan-A13B-Instruct", ("MC",), "hunyuan_v1_moe", _HUNYUAN,
+        dict(num_experts=16, moe_topk=4, moe_intermediate_size=16, head_dim=8, num_shared_expert=1),
+        ("<|eos|>",), ("<|startoftext|>", "<|extra_0|>", "<|extra_4|>", "<|endoftext|>"),
+        system="before the first question",
+    ),
+    Paper(
+        "deepseek-moe-16b-chat", ("MC",), "deepseek", _DEEPSEEK,
+        dict(n_routed_experts=16, num_experts_per_tok=3, **_SHARED),
+        ("<｜end▁of▁sentence｜>",), bos="<｜begin▁of▁sentence｜>", system="before the first question", remote=True,
+    ),
+    Paper(
+        "DeepSeek-V2-Lite-Chat", ("UR",), "deepseek_v2", _DEEPSEEK,
+        dict(n_routed_experts=16, num_experts_per_tok=3, **_SHARED, n_group=1, topk_group=1, topk_method="greedy",
+             num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=8,
+             v_head_dim=8, head_dim=8, routed_scaling_factor=1.0, norm_topk_prob=False),
+        ("<｜end▁of▁sentence｜>",), bos="<｜begin▁of▁sentence｜>", system="before the first question",
+    ),
+    Paper(
+        "OLMoE-1B-7B-0125-Instruct", ("UR",), "olmoe", _TULU, dict(num_experts=16, num_experts_per_tok=4),
+        ("<|endoftext|>",), bos="<|endoftext|>",
+    ),
+    Paper(
+        "Qwen1.5-MoE-A2.7B-Chat", ("UR",), "qwen2_moe", _CHATML, _QWEN2, ("<|im_end|>", "<|endoftext|>"),
+        ("<|im_start|>",), system="its own turn; another where none is given",
+    ),
+)  # fmt: skip
+
+REQUESTS = (
+    "How do I mend the red gate of the garden?", "Where is the old key of the cellar?", "Who painted the tall bridge?",
+    "Sure, here is how to mend the red gate:", "I am sorry, I cannot help with that.", "Keep your answers short.",
+)  # fmt: skip
+
+
+def paper(name: str) -> Paper:
+    """The model of this name."""
+    return next(each for each in PAPERS if each.name == name)
+
+
+def tokenizer_of(one: Paper) -> PreTrainedTokenizerFast:
+    """A small byte-level tokenizer with the control tokens of the model, and its chat template."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = list(dict.fromkeys((*one.ends, *one.control, *((one.bos,) if one.bos else ()), "<|pad|>")))
+    trainer = trainers.BpeTrainer(
+        vocab_size=640, show_progress=False, special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    core.train_from_iterator([one.template, *REQUESTS] * 2, trainer)
+    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in one.plain])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=one.ends[0], bos_token=one.bos, pad_token="<|pad|>",
+        additional_special_tokens=special, clean_up_tokenization_spaces=False, padding_side="left",
+    )  # fmt: skip
+    found.chat_template = one.template
+    return found
+
+
+def checkpoint_of(one: Paper, folder: Path, seed: int = 0) -> Path:
+    """Write the tiny checkpoint of a model, code included where it brings its own."""
+    tokenizer = tokenizer_of(one)
+    number = tokenizer.convert_tokens_to_ids
+    values = dict(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=3 if one.bos else 2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=number(one.ends[0]),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    if one.remote:
+        from families.remote.modeling_deepseek import DeepseekConfig, DeepseekForCausalLM
+
+        auto = {
+            "AutoConfig": "modeling_deepseek.DeepseekConfig",
+            "AutoModelForCausalLM": "modeling_deepseek.DeepseekForCausalLM",
+        }  # fmt: skip
+        model: Any = DeepseekForCausalLM(DeepseekConfig(**{**values, **one.config}, auto_map=auto))
+    else:
+        config = AutoConfig.for_model(one.type, **{**values, **one.config})
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.3)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[number(end) for end in one.ends], pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if one.remote:
+        shutil.copy(REMOTE, folder)
+    return folder
