@@ -8,6 +8,7 @@ tokens, the system prompt, the thinking switch, what becomes of earlier thoughts
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+from pointsman.engine.load import Checkpoint
+from pointsman.engine.old_code import old_names
 
 REMOTE = Path(__file__).parent / "remote" / "modeling_deepseek.py"
 
@@ -308,17 +313,11 @@ def checkpoint_of(one: Paper, folder: Path, seed: int = 0) -> Path:
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=number(one.ends[0]),
     )  # fmt: skip
     torch.manual_seed(seed)
+    asked = {**values, **one.config}
     if one.remote:
-        from families.remote.modeling_deepseek import DeepseekConfig, DeepseekForCausalLM
-
-        auto = {
-            "AutoConfig": "modeling_deepseek.DeepseekConfig",
-            "AutoModelForCausalLM": "modeling_deepseek.DeepseekForCausalLM",
-        }  # fmt: skip
-        model: Any = DeepseekForCausalLM(DeepseekConfig(**{**values, **one.config}, auto_map=auto))
+        model = _with_its_own_code(one, asked, folder)
     else:
-        config = AutoConfig.for_model(one.type, **{**values, **one.config})
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(one.type, **asked), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -326,8 +325,30 @@ def checkpoint_of(one: Paper, folder: Path, seed: int = 0) -> Path:
     model.generation_config = GenerationConfig(
         eos_token_id=[number(end) for end in one.ends], pad_token_id=tokenizer.pad_token_id
     )
-    model.save_pretrained(folder)
+    if one.remote:  # its configuration stays as it is published; transformers would write it otherwise
+        save_file(dict(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+        model.generation_config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if one.remote:
-        shutil.copy(REMOTE, folder)
     return folder
+
+
+def _published(one: Paper, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration file of a checkpoint with its own code."""
+    auto = {"AutoConfig": "DeepseekConfig", "AutoModelForCausalLM": "DeepseekForCausalLM"}
+    return {
+        "architectures": ["DeepseekForCausalLM"], "model_type": one.type, "rope_scaling": None, "rope_theta": 10000.0,
+        "auto_map": {auto_class: f"{REMOTE.stem}.{name}" for auto_class, name in auto.items()},
+        "torch_dtype": "float32", "transformers_version": "4.36.0", "use_cache": True, **asked,
+    }  # fmt: skip
+
+
+def _with_its_own_code(one: Paper, asked: Mapping[str, Any], folder: Path) -> Any:
+    """A model of the code that a checkpoint brings, on the way on which Pointsman loads one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(REMOTE, folder)
+    (folder / "config.json").write_text(json.dumps(_published(one, asked)), encoding="utf-8")
+    config = Checkpoint(str(folder), one.name, {"revision": None, "trust_remote_code": True}).config()
+    with old_names():
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=True)
