@@ -10,18 +10,35 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-from pointsman.engine.load import Checkpoint
+from pointsman.data.types import Behaviour, Conversation
+from pointsman.engine.checkup import check_up
+from pointsman.engine.hf import HFEngine
+from pointsman.engine.load import Checkpoint, load
 from pointsman.engine.old_code import old_names
+from pointsman.engine.types import Completion
+from pointsman.errors import InterventionError, PointsmanError
+from pointsman.judges.refusal import RefusalJudge
+from pointsman.judges.types import Answer, Verdict, judged
+from pointsman.methods.fsour import FSour
+from pointsman.methods.masking import Masking
+from pointsman.methods.play import play
+from pointsman.methods.rosais import RoSais
+from pointsman.routing.intervention import Intervention
+from pointsman.steering.artefact import Steering
+from pointsman.steering.fold import fold
 
 REMOTE = Path(__file__).parent / "remote" / "modeling_deepseek.py"
 
@@ -190,7 +207,7 @@ class Paper:
     Attributes:
         name: On the hub, without its owner.
         papers: Which of the two asked it: ``MC``, ``UR``.
-        type: Of its transformers configuration; ``remote`` brings its own code.
+        type: Of its configuration.
         template: Its chat template.
         config: What its tiny configuration has beside what all have.
         ends: Tokens that end an answer; the first is the tokenizer's.
@@ -198,6 +215,9 @@ class Paper:
         plain: Added tokens that are not special: a decoder keeps them.
         bos: What a conversation begins with, if the template writes it.
         system: What its template does with a system prompt, in words.
+        remote: Whether it brings its own code.
+        thought: What stands before a thought, between it and the answer, and after the answer, as the model writes
+            them; nothing for a model that does not think.
     """
 
     name: str
@@ -210,7 +230,15 @@ class Paper:
     plain: tuple[str, ...] = ()
     bos: str | None = None
     system: str = "its own turn"
-    remote: bool = field(default=False)
+    remote: bool = False
+    thought: tuple[str, str, str] | None = None
+
+    def says(self, thought: str, answer: str = "") -> str:
+        """A thought and an answer as the model writes them; without an answer, cut off in the thought."""
+        before, between, after = self.thought or ("", "", "")
+        if self.thought is None:
+            return answer
+        return f"{before}{thought}{between}{answer}{after}" if answer else f"{before}{thought}"
 
 
 _SHARED = dict(moe_intermediate_size=16, n_shared_experts=2, first_k_dense_replace=1)
@@ -221,6 +249,7 @@ PAPERS: tuple[Paper, ...] = (
         "Qwen3-30B-A3B", ("MC",), "qwen3_moe", _QWEN3,
         dict(num_experts=16, num_experts_per_tok=4, moe_intermediate_size=16, head_dim=8, norm_topk_prob=True),
         ("<|im_end|>", "<|endoftext|>"), ("<|im_start|>",), ("<think>", "</think>"),
+        thought=("<think>\n", "\n</think>\n\n", ""),
     ),
     Paper(
         "Phi-3.5-MoE-instruct", ("MC",), "phimoe", _PHI,
@@ -239,6 +268,7 @@ PAPERS: tuple[Paper, ...] = (
         ("<|return|>", "<|call|>"),
         ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|endoftext|>"),
         system="instructions of the developer",
+        thought=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", ""),
     ),
     Paper(
         "Qwen1.5-MoE-A2.7B", ("MC",), "qwen2_moe", _CHATML, _QWEN2, ("<|endoftext|>",), ("<|im_start|>", "<|im_end|>"),
@@ -248,7 +278,7 @@ PAPERS: tuple[Paper, ...] = (
         "Hunyuan-A13B-Instruct", ("MC",), "hunyuan_v1_moe", _HUNYUAN,
         dict(num_experts=16, moe_topk=4, moe_intermediate_size=16, head_dim=8, num_shared_expert=1),
         ("<|eos|>",), ("<|startoftext|>", "<|extra_0|>", "<|extra_4|>", "<|endoftext|>"),
-        system="before the first question",
+        system="before the first question", thought=("<think>\n", "\n</think>\n<answer>\n", "\n</answer>"),
     ),
     Paper(
         "deepseek-moe-16b-chat", ("MC",), "deepseek", _DEEPSEEK,
@@ -352,3 +382,161 @@ def _with_its_own_code(one: Paper, asked: Mapping[str, Any], folder: Path) -> An
     config = Checkpoint(str(folder), one.name, {"revision": None, "trust_remote_code": True}).config()
     with old_names():
         return AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+
+
+@contextmanager
+def code_kept_in(folder: Path) -> Iterator[None]:
+    """Within the block, the copies that transformers makes of a checkpoint's code lie in this folder."""
+    from transformers import dynamic_module_utils
+
+    usual, path = dynamic_module_utils.HF_MODULES_CACHE, list(sys.path)
+    dynamic_module_utils.HF_MODULES_CACHE = str(folder)
+    try:
+        yield
+    finally:
+        dynamic_module_utils.HF_MODULES_CACHE, sys.path[:] = usual, path
+
+
+# ---------------------------------------------------------------------- what Pointsman does with one
+
+BEHAVIOUR = Behaviour("b", REQUESTS[0], "Sure, here is how to mend the red gate:", "red", "b", "test")
+CONVERSATION = Conversation("c", ("Who painted the tall bridge?", REQUESTS[0]), REQUESTS[0], "plain")
+ANSWER = "Lift the gate, oil its hinge, and set it back."
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What was seen of one model. Each is ``yes``, or why not.
+
+    Attributes:
+        kind: The transformers class.
+        shape: Routers, experts, top-k.
+        thinking: Whether it thinks, and how it was kept from it.
+        judged: What a judge is shown of a thought and an answer.
+        learns: Whether steering can be learnt through the model.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int, int]
+    system: str
+    thinking: str
+    loads: str
+    converses: str
+    judged: str
+    steered: str
+    attacked: str
+    learns: str
+    fold: str
+
+
+class Shown:
+    """A judge that calls everything a success, and remembers what it was shown."""
+
+    name, version, grades_content, tells_garbage = "shown", "1", False, False
+    reads: frozenset[Any] = frozenset()
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def judge(self, asked: Sequence[Any], answers: Sequence[Answer]) -> list[Verdict]:
+        self.texts += [answer.text for answer in answers]
+        return [Verdict("complied", 1.0)] * len(answers)
+
+
+def engine_of(one: Paper, folder: Path) -> HFEngine:
+    """The engine of a tiny checkpoint; code of it runs only where it brings some."""
+    engine = load(str(folder), dtype="float32", device="cpu", trust_remote_code=one.remote)
+    engine.info = replace(engine.info, name=one.name)
+    return engine
+
+
+def walk(one: Paper, folder: Path) -> Walked:
+    """Write a tiny checkpoint, load it, talk to it, judge, steer, attack and fold it."""
+    engine = engine_of(one, checkpoint_of(one, folder))
+    router, channels = engine.routers[0], engine.info.channels
+    how = {"none": "no", "off": f"off: `{channels.setting}`", "less": f"less: `{channels.setting}`, not off"}
+    return Walked(
+        one.name,
+        type(engine.model).__name__,
+        (len(engine.routers), router.experts, router.top_k),
+        one.system,
+        how.get(channels.thinking, channels.thinking),
+        "with its own code" if one.remote else "yes",
+        _seen(lambda: _converse(engine)),
+        _seen(lambda: _judge(one, engine)),
+        _seen(lambda: _steer(engine)),
+        _seen(lambda: _attack(engine)),
+        _seen(lambda: _learn(engine)),
+        _seen(lambda: _fold(engine)),
+    )
+
+
+def _seen(step: Callable[[], str]) -> str:
+    try:
+        return step()
+    except PointsmanError as error:
+        return f"refused: {error.problem}"
+
+
+def _converse(engine: HFEngine) -> str:
+    """Two turns, with a system prompt; the first answer is part of the second prompt."""
+    played = play(engine, [CONVERSATION], RefusalJudge(), max_new_tokens=6, system=REQUESTS[-1])[0]
+    prompt = engine.encode(CONVERSATION.turns, answers=[ANSWER], system=REQUESTS[-1])
+    said = engine.decode([i for i, role in zip(prompt.ids, prompt.roles, strict=True) if role == "history"])
+    whole = len(played.responses) == 2 and ANSWER in said and {"system", "content"} <= set(prompt.roles)
+    return "yes" if whole else f"history {said!r}"
+
+
+def _judge(one: Paper, engine: HFEngine) -> str:
+    """A thought with an answer, an answer alone, and a thought that was cut off, as tokens."""
+    judge, verdicts = Shown(), []
+    for text in (one.says("I should be careful here.", ANSWER), ANSWER, one.says("I should be careful here.")):
+        ids = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+        answer = Completion(engine.decode(ids), ids, True)
+        verdicts += judged(judge, [BEHAVIOUR], [answer], [engine.encode(BEHAVIOUR.turns)])
+    labels = [verdict.label for verdict in verdicts]
+    if judge.texts != [ANSWER, ANSWER] or labels != ["complied", "complied", "garbage"]:
+        return f"showed {judge.texts}, found {labels}"
+    return engine.info.channels.answer.removeprefix("only ")
+
+
+def _steer(engine: HFEngine) -> str:
+    """A constant vector on every router moves the logits."""
+    rng = np.random.default_rng(0)
+    routing = Intervention.bias({r.layer: rng.normal(0, 1, r.experts) for r in engine.routers})
+    prompt, target = engine.encode(BEHAVIOUR.turns), engine.encode_target(BEHAVIOUR.target)
+    plain, steered = (engine.score([prompt], [target], routing=r)[0].total for r in (None, routing))
+    return "yes" if abs(plain - steered) > 1e-3 else f"moved by {abs(plain - steered):.2g} nats"
+
+
+def _attack(engine: HFEngine) -> str:
+    """RoSais, masking and F-SOUR on one prompt; what the search says of its route, a plain score says too."""
+    ranked = RoSais(samples=2).rank(engine, [BEHAVIOUR])
+    masked = Masking(samples=2, max_new_tokens=4).search(engine, [BEHAVIOUR], RefusalJudge(), ranked.ranking[:1])
+    search = (
+        FSour(candidates=2, restarts=1, max_new_tokens=4).search(engine, [BEHAVIOUR], RefusalJudge())[0].searches[0]
+    )
+    prompt, target = engine.encode(BEHAVIOUR.turns), engine.encode_target(BEHAVIOUR.target)
+    score = engine.score([prompt], [target], routing=search.route())[0]
+    apart = abs(score.total - search.after)
+    if not search.steps or search.after <= search.before or apart > 1e-2 or not masked.attempts:
+        return f"{len(search.steps)} pairs, from {search.before:.3g} to {search.after:.3g}, apart by {apart:.2g}"
+    return "yes"
+
+
+def _learn(engine: HFEngine) -> str:
+    seen = check_up(engine)
+    return "yes" if seen.learns else "no gradient"
+
+
+def _fold(engine: HFEngine) -> str:
+    rng = np.random.default_rng(0)
+    steering = Steering(
+        matrix=tuple(rng.normal(0, 1, r.experts) for r in engine.routers), sigma=(1.0,) * len(engine.routers),
+        alpha=1.0, phase="both", fingerprint=engine.info.fingerprint, base_model=engine.info.name,
+    )  # fmt: skip
+    try:
+        return f"into `{fold(engine.model, steering).tensor}`"
+    except InterventionError as error:
+        return "refused: no bias on its logits" if "has no bias on its logits" in error.problem else error.problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -96,6 +97,16 @@ class Chat:
             if self._tokenize(before + "a")[0] == self._tokenize(before + found.opening + "a")[0]:
                 return replace(found, opening="")
         return found
+
+    @property
+    def dated(self) -> bool:
+        """Whether the template writes today's date into a prompt, so that tomorrow's is another."""
+        if "strftime_now" not in self._tokenizer.chat_template:
+            return False
+        try:
+            return str(date.today().year) in self._apply([{"role": "user", "content": "a"}], self.channels.settings)
+        except Exception:  # a template is code of the checkpoint: it may raise anything
+            return False
 
     @cached_property
     def opening(self) -> tuple[int, ...]:

@@ -81,7 +81,10 @@ def load(
         tokenizer.chat_template = template
     elif not getattr(tokenizer, "chat_template", None):
         tokenizer.chat_template = checkpoint.template_of_a_processor()
-    Chat(tokenizer, model).refuse_malformed()
+    chat = Chat(tokenizer, model)
+    chat.refuse_malformed()
+    if chat.dated:
+        checkpoint.notes.append("its chat template writes today's date: a run resumed on another day asks otherwise")
     checkpoint.refuse_uncontrollable(config, quantization)
     network, notes = checkpoint.network(config, options)
     network.eval()
