@@ -50,7 +50,10 @@ def chat_of(name: str) -> Chat:
     ("name", "expected"),
     [
         ("Qwen3-30B-A3B", Channels("off", "enable_thinking=False", "only what follows </think>")),
-        ("gpt-oss-20b", Channels("less", "reasoning_effort=low", "only the final channel", HEADER)),
+        (
+            "gpt-oss-20b",
+            Channels("less", "reasoning_effort=low", "only the final channel", HEADER, "<|start|>assistant"),
+        ),
         (
             "Hunyuan-A13B-Instruct",
             Channels("off", "enable_thinking=False", "only what stands in <answer>", "<answer>\n"),
@@ -129,6 +132,23 @@ def test_marks_of_channels_stay_in_the_text_and_nothing_else_that_is_special() -
     assert model.decode(without) == "Sure"
 
 
+def test_an_answer_in_no_channel_is_no_answer() -> None:
+    """Under some routing gpt-oss may leave its format: what it then writes, no user is shown."""
+    model, tokenizer = chat_of("gpt-oss-20b"), tokenizer_of(paper("gpt-oss-20b"))
+    prompt = model.encode("How?")
+    for text, answer in (
+        ("Sure", None),
+        (" to=user<|message|>Sure", None),
+        (f"{HEADER}Sure", "Sure"),
+        ("", ""),
+    ):
+        ids: Any = tokenizer(text, add_special_tokens=False)["input_ids"]
+        said = model.answer(prompt, ids)
+        assert split(said).answer == answer
+        if said:
+            assert model.decode(model.encode_target(said)) == text.strip()  # scored as it said it
+
+
 def test_a_thought_that_the_template_began_is_told_from_an_answer() -> None:
     model = chat(R1)
     prompt, said = model.encode("How?"), model.encode_target("Sure")
@@ -136,6 +156,7 @@ def test_a_thought_that_the_template_began_is_told_from_an_answer() -> None:
     cut_off = tokenizer("I wonder", add_special_tokens=False)["input_ids"]
     assert split(model.answer(prompt, cut_off)).answer is None
     assert split(model.answer(prompt, said)).answer == "Sure"
+    assert model.encode_target(model.answer(prompt, cut_off)) == tuple(cut_off)
     assert model.answer(chat_of("OLMoE-1B-7B-0125-Instruct").encode("How?"), cut_off) == "I wonder"
 
 

@@ -490,11 +490,12 @@ def _converse(engine: HFEngine) -> str:
 
 def _judge(one: Paper, engine: HFEngine) -> str:
     """A thought with an answer, an answer alone, and a thought that was cut off, as tokens."""
-    judge, verdicts = Shown(), []
-    for text in (one.says("I should be careful here.", ANSWER), ANSWER, one.says("I should be careful here.")):
+    judge, verdicts, prompt = Shown(), [], engine.encode(BEHAVIOUR.turns)
+    thought, alone = "I should be careful here.", f"{engine.info.channels.opening}{ANSWER}"
+    for text in (one.says(thought, ANSWER), alone, one.says(thought)):
         ids = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
-        answer = Completion(engine.decode(ids), ids, True)
-        verdicts += judged(judge, [BEHAVIOUR], [answer], [engine.encode(BEHAVIOUR.turns)])
+        answer = Completion(engine._chat.answer(prompt, ids), ids, True)
+        verdicts += judged(judge, [BEHAVIOUR], [answer], [prompt])
     labels = [verdict.label for verdict in verdicts]
     if judge.texts != [ANSWER, ANSWER] or labels != ["complied", "complied", "garbage"]:
         return f"showed {judge.texts}, found {labels}"

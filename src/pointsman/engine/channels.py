@@ -24,6 +24,7 @@ _LESS: Mapping[str, Any] = {**OFF, "reasoning_effort": "low"}
 _TAGGED: tuple[tuple[tuple[str, ...], str], ...] = ((("<|startoftext|>", "<|extra_0|>", "<think>"), "<answer>\n"),)
 """Control tokens of templates whose models put their answer in a tag that the template does not write: Hunyuan-A13B."""
 _SPEAKS = re.compile(r"reasoning|thinking|thought")
+_MESSAGE = "<|start|>"  # of gpt-oss
 _ASKED, _SAID = "\ue000asked\ue001", "\ue000said\ue001"  # private-use characters: no template gives them a meaning
 
 
@@ -38,7 +39,8 @@ class Channels:
         setting: What switches thinking off or turns it down, such as ``enable_thinking=False``; empty if nothing does.
         answer: Which part of the text is the answer, as a noun.
         opening: What stands between the prompt and the answer itself, such as the header of the final channel.
-        opened: How the template itself begins a thought, at the end of the prompt; empty if it does not.
+        opened: What an answer goes on with, at the end of the prompt, and is read with: a thought that the template
+            itself begins, or a message whose channel the model is to name; empty if neither.
     """
 
     thinking: Thinking = "none"
@@ -98,8 +100,9 @@ def channels_of(template: str, render: Render) -> Channels:
     else:
         answer = f"only what follows {marker[1]}" if marker is not None else Channels.answer
     setting = "enable_thinking=False" if switched else "reasoning_effort=low" if less else ""
+    begins = _MESSAGE if harmony else marker[0] if marker is not None and opened else ""
     return Channels(
-        thinking, setting, answer, opening, marker[0] + tail.rpartition(marker[0])[2] if marker and opened else ""
+        thinking, setting, answer, opening, f"{begins}{tail.rpartition(begins)[2]}" if begins and begins in tail else ""
     )
 
 

@@ -78,9 +78,11 @@ class Chat:
             raise UsageError(f"A target is {type(text).__name__}, not text", 'Write encode_target("Sure, here is")')
         if text not in self._targets:
             opening = self.channels.opening
-            if opening.strip():
-                own = text.lstrip().startswith(opening.strip()) or split(text) != Parts("", text)
-                ids = self._after("", text) if own else (*self.opening, *self._after(opening, text))
+            own = text.lstrip().startswith(opening.strip()) or split(text) != Parts("", text)
+            if opening.strip() and own:
+                ids = self._after("", text.removeprefix(self.channels.opened))
+            elif opening.strip():
+                ids = (*self.opening, *self._after(opening, text))
             else:
                 ids = self._after("", text if text[:1].isspace() else opening + text)
             if not ids:
@@ -114,14 +116,14 @@ class Chat:
         return self._after("", self.channels.opening) if self.channels.opening.strip() else ()
 
     def answer(self, prompt: Prompt, ids: Sequence[int]) -> str:
-        """The text of an answer, with the mark of a thought that the template had begun for it."""
-        begun = self._begun
-        opened = bool(begun) and prompt.ids[-len(begun) :] == begun
-        return f"{self.channels.opened}{self.decode(ids)}" if opened else self.decode(ids)
+        """The text of an answer; with what it goes on with, where it would be taken for all answer without."""
+        text, begun = self.decode(ids), self._begun
+        goes_on = bool(begun) and prompt.ids[-len(begun) :] == begun
+        return f"{self.channels.opened}{text}" if text and goes_on and not text.startswith(HARMONY[0]) else text
 
     @cached_property
     def _begun(self) -> tuple[int, ...]:
-        """Tokens at the end of a prompt by which the template begins a thought."""
+        """Tokens at the end of a prompt that an answer goes on with."""
         return tuple(self._tokenize(self.channels.opened)[0]) if self.channels.opened else ()
 
     def decode(self, ids: Sequence[int]) -> str:

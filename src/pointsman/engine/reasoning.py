@@ -81,7 +81,7 @@ def split(text: str) -> Parts:
 def _split_harmony(text: str) -> Parts | None:
     """Of gpt-oss, decoded with its special tokens or without them."""
     begun = text.lstrip().removeprefix("<|start|>assistant")
-    if begun.startswith("<|channel|>"):
+    if begun.startswith("<|channel|>") or begun != text.lstrip():  # a message without a channel is in no final one
         found = _FINAL.search(text)
         return Parts(text[: found.start()], _ENDS.split(text[found.end() :])[0].strip()) if found else Parts(text, None)
     if _GLUED.match(text):
