@@ -28,8 +28,11 @@ from families.papers import (
     walk,
 )
 from pointsman.engine.hf import HFEngine
+from pointsman.engine.learning import Lesson
 from pointsman.engine.old_code import causal_mask, old_names
 from pointsman.errors import ModelError
+from pointsman.jobs.steer.candidates import DECISION, _begun
+from pointsman.jobs.steer.lessons import Lessons
 from pointsman.methods.rosais import RoSais, to_first_token
 from pointsman.runs.bench import THOUGHT, Bench
 from pointsman.runs.results import ModelFacts
@@ -160,6 +163,16 @@ def test_what_the_model_thought_is_no_part_of_the_next_turn(engine: Any) -> None
         thought = one.says("I should be careful here.", ANSWER)
         prompt = model.encode(["Who?", "And who?"], answers=[thought])
         assert prompt == model.encode(["Who?", "And who?"], answers=[ANSWER])
+
+
+def test_what_is_taught_begins_in_the_final_channel_and_leaves_the_thought_out(engine: Any) -> None:
+    gpt, bench = engine("gpt-oss-20b"), SimpleNamespace(engine=engine("gpt-oss-20b"))
+    raw = paper("gpt-oss-20b").says("I should be careful here.", ANSWER)
+    whole, begun = (Lessons(bench, tokens)._answer(raw) for tokens in (99, 2))  # type: ignore[arg-type]
+    assert whole == (*gpt.encode_target(ANSWER), gpt.end_token)
+    assert begun == whole[: len(gpt.info.opening) + 2]
+    lesson = Lesson(gpt.encode(BEHAVIOUR.turns), whole)
+    assert _begun(gpt, lesson).answer == whole[: len(gpt.info.opening) + DECISION]
 
 
 # ---------------------------------------------------------------------- code that comes with a checkpoint
