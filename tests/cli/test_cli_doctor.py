@@ -12,6 +12,7 @@ import torch
 from conftest_cli import Cli
 from transformers import OlmoeForCausalLM
 
+from families.papers import checkpoint_of, paper
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import Learner
 from pointsman.engine.scorer import ResumedScorer
@@ -34,7 +35,10 @@ def test_doctor_json(cli: Cli, model: Path) -> None:
     assert found["proof"]["identical"] is True
     assert found["proof"]["logits_moved"] > 0
     assert found["proof"]["paths"]["tokens"] >= 20
-    assert found["chat"] == {"template": True, "system_prompt": True}
+    assert found["chat"] == {
+        "template": True, "system_prompt": True, "thinking": "none", "setting": "", "judged": "the whole answer",
+        "opening": "",
+    }  # fmt: skip
     assert found["learns"] is True
     assert found["model"]["context"] == 256
     assert len(found["routers"]) == 3
@@ -145,3 +149,16 @@ def test_doctor_notes_layers_that_the_configuration_leaves_out(cli: Cli, here: P
     (note,) = [line for line in done.out.splitlines() if line.startswith("Note: ")]
     assert "model.layers.2" in note
     assert cli("doctor", "model", "--json").json["notices"]
+
+
+def test_doctor_says_what_is_judged_of_a_model_that_thinks(cli: Cli, tmp_path: Path) -> None:
+    folder = checkpoint_of(paper("gpt-oss-20b"), tmp_path / "gpt-oss")
+    done = cli("doctor", folder)
+    line = next(line for line in done.out.splitlines() if "hinking" in line)
+    assert line == (
+        "  ✓ Thinking is turned down (reasoning_effort=low); the chat template cannot switch it off; only the final "
+        "channel is judged; targets begin behind <|channel|>final<|message|>."
+    )
+    assert "today's date" in done.out
+    found = cli("doctor", folder, "--json").json["chat"]
+    assert (found["thinking"], found["judged"]) == ("less", "only the final channel")

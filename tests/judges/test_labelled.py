@@ -10,8 +10,8 @@ from labelled import ANSWERS, MARKERS, REFUSALS, THOUGHTS, Part, Truth, labelled
 
 from judging import OneByOne
 from pointsman.data.types import Behaviour, Conversation
+from pointsman.engine.reasoning import split
 from pointsman.judges.degeneration import degeneration, without_echo
-from pointsman.judges.reasoning import split
 from pointsman.judges.refusal import RefusalJudge
 from pointsman.judges.scripts import unknown_language
 from pointsman.judges.types import Answer, Verdict, judged

@@ -111,7 +111,14 @@ def _findings(engine: Engine, seen: CheckUp) -> dict[str, Any]:
         "ok": True,
         "model": dump(ModelFacts.of(engine)),
         "proof": asdict(engine.proof),
-        "chat": {"template": True, "system_prompt": seen.system_prompt == "takes"},
+        "chat": {
+            "template": True,
+            "system_prompt": seen.system_prompt == "takes",
+            "thinking": engine.info.channels.thinking,
+            "setting": engine.info.channels.setting,
+            "judged": engine.info.channels.answer,
+            "opening": engine.info.channels.opening,
+        },
         "learns": seen.learns,
         "notices": [*notices(), *engine.info.extra.get("notes", [])],
         "routers": [asdict(r) for r in engine.routers],
@@ -131,6 +138,7 @@ def _sentences(engine: Engine, seen: CheckUp) -> list[str]:
         + ("and generation say" if proof.paths.generated is not None else "says")
         + f" what one full forward says (logits within {100 * _apart(proof.paths):.1g} % of the largest).",
         "The chat template writes every turn of a conversation; it " + _with_system_prompt(seen) + ".",
+        *_on_thinking(engine),
         "The model answers with finite logits.",
         f"{engine.resumes[0].upper()}{engine.resumes[1:]}; a search scores a route as a plain forward does.",
     ]
@@ -160,6 +168,15 @@ def _with_system_prompt(seen: CheckUp) -> str:
     if seen.system_prompt == "leaves out":
         return "leaves a system prompt out, so that none is accepted"
     return f"{seen.system_prompt} a system prompt"
+
+
+def _on_thinking(engine: Engine) -> list[str]:
+    """What is judged, of a model whose template speaks of thoughts; and where targets begin."""
+    channels = engine.info.channels
+    if not channels.sentence:
+        return []
+    begin = f"; targets begin behind {channels.opening.strip()}" if channels.opening.strip() else ""
+    return [f"{channels.sentence[0].upper()}{channels.sentence[1:]}{begin}."]
 
 
 def _what_routing_cannot(engine: Engine) -> list[str]:

@@ -37,7 +37,10 @@ def perform(session: Session, run: Run, job: Job, plan: Any, question: Any, opti
         engine = None if options is None else _load(session, run, options)
         with Progress() as progress:
             most = getattr(plan, "max_new_tokens", None)
-            job.work.perform(plan, Bench(engine, question, run, progress, most, command, say, say_note))
+            bench = Bench(engine, question, run, progress, most, command, say, say_note)
+            for note in bench.notes_on_thinking():
+                say_note(f"{bench.engine.info.name}: {note}")
+            job.work.perform(plan, bench)
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from functools import cached_property
 from typing import Any
 
+from pointsman.engine.channels import Channels, channels_of
+from pointsman.engine.reasoning import HARMONY, MARKS, Parts, split
 from pointsman.engine.types import Prompt, TokenRole
 from pointsman.errors import ModelError, UsageError
 
@@ -55,8 +60,8 @@ class Chat:
         messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         for n, turn in enumerate(turns):
             messages.append({"role": "user", "content": turn})
-            if n < len(answers):
-                messages.append({"role": "assistant", "content": answers[n]})
+            if n < len(answers):  # without what the model thought, as templates ask
+                messages.append({"role": "assistant", "content": split(answers[n]).answer or ""})
         text = self._render(messages)
         _refuse_changed(messages, text)
         ids, spans = self._tokenize(text)
@@ -65,27 +70,97 @@ class Chat:
         return Prompt(tuple(ids), tokens, roles)
 
     def encode_target(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text` as the beginning of an answer, tokenized together with what comes before it."""
+        """Token ids of `text` as the beginning of an answer, tokenized together with what comes before it.
+
+        They begin with `opening`, unless `text` has a thought or a header of its own.
+        """
         if not isinstance(text, str):
             raise UsageError(f"A target is {type(text).__name__}, not text", 'Write encode_target("Sure, here is")')
         if text not in self._targets:
-            before = self._render([{"role": "user", "content": "a"}])
-            alone, _ = self._tokenize(before)
-            joined, _ = self._tokenize(before + text)
-            if joined[: len(alone)] == alone and len(joined) > len(alone):
-                ids = joined[len(alone) :]
+            opening = self.channels.opening
+            own = text.lstrip().startswith(opening.strip()) or split(text) != Parts("", text)
+            if opening.strip() and own:
+                ids = self._after("", text.removeprefix(self.channels.opened))
+            elif opening.strip():
+                ids = (*self.opening, *self._after(opening, text))
             else:
-                ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+                ids = self._after("", text if text[:1].isspace() else opening + text)
             if not ids:
                 raise ModelError(f"The target {text!r} has no tokens", "Give a target of at least one word")
-            self._targets[text] = tuple(ids)
+            self._targets[text] = ids
         return self._targets[text]
+
+    @cached_property
+    def channels(self) -> Channels:
+        """What the template does with thoughts, and what it writes before an answer, as far as tokens differ by it."""
+        found = channels_of(self._tokenizer.chat_template, self._apply)
+        if found.opening and not found.opening.strip():
+            before = self._apply([{"role": "user", "content": "a"}], found.settings)
+            if self._tokenize(before + "a")[0] == self._tokenize(before + found.opening + "a")[0]:
+                return replace(found, opening="")
+        return found
+
+    @property
+    def dated(self) -> bool:
+        """Whether the template writes today's date into a prompt, so that tomorrow's is another."""
+        if "strftime_now" not in self._tokenizer.chat_template:
+            return False
+        try:
+            return str(date.today().year) in self._apply([{"role": "user", "content": "a"}], self.channels.settings)
+        except Exception:  # a template is code of the checkpoint: it may raise anything
+            return False
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """Tokens that every target begins with: the header of the channel that is the answer, if there is one."""
+        return self._after("", self.channels.opening) if self.channels.opening.strip() else ()
+
+    def answer(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """The text of an answer; with what it goes on with, where it would be taken for all answer without."""
+        text, begun = self.decode(ids), self._begun
+        goes_on = bool(begun) and prompt.ids[-len(begun) :] == begun
+        return f"{self.channels.opened}{text}" if text and goes_on and not text.startswith(HARMONY[0]) else text
+
+    @cached_property
+    def _begun(self) -> tuple[int, ...]:
+        """Tokens at the end of a prompt that an answer goes on with."""
+        return tuple(self._tokenize(self.channels.opened)[0]) if self.channels.opened else ()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of answer tokens, without special ones but for those that mark off thoughts and channels."""
+        marked = not self._marks.isdisjoint(ids)
+        if marked:
+            left_out = set(self._tokenizer.all_special_ids) - self._marks
+            ids = [i for i in ids if i not in left_out]
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not marked)
+        return text.strip()
+
+    @cached_property
+    def _marks(self) -> frozenset[int]:
+        """Special tokens that mark off thoughts and channels."""
+        special = dict(zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True))
+        marks = {*MARKS, *(HARMONY if HARMONY[0] in special else ())}
+        return frozenset(number for token, number in special.items() if token in marks)
+
+    def _after(self, opening: str, text: str) -> tuple[int, ...]:
+        """Token ids of `text` behind a prompt and the opening of an answer."""
+        before = self._render([{"role": "user", "content": "a"}]) + opening
+        alone, _ = self._tokenize(before)
+        joined, _ = self._tokenize(before + text)
+        if joined[: len(alone)] == alone and len(joined) > len(alone):
+            return tuple(joined[len(alone) :])
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _apply(self, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any], waits: bool = True) -> str:
+        """The template's text; `waits` for an answer, or not."""
+        rendered: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=waits, **settings
+        )
+        return rendered
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
+            rendered = self._apply(messages, self.channels.settings)
         except Exception as error:  # a template is code of the checkpoint: it may raise anything
             raise ModelError(
                 f"The chat template refused the conversation ({error})",

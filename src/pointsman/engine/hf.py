@@ -127,6 +127,8 @@ class HFEngine:
             context=int(getattr(config, "max_position_embeddings", 0) or 1 << 20),
             fingerprint=self.proof.fingerprint,
             revision=revision,
+            channels=self._chat.channels,
+            opening=self._chat.opening,
             extra={"resumes": self.resumes},
         )
 
@@ -150,7 +152,7 @@ class HFEngine:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Engine.decode`."""
-        return self._decode(list(ids))
+        return self._chat.decode(ids)
 
     @property
     def end_token(self) -> int | None:
@@ -246,9 +248,10 @@ class HFEngine:
             self._controller.set(routing)
             self._controller.recorder = None
             with self._resume.attached():
+                aimed = Targets(prompts, targets, self._device, self.info.opening)
                 yield ResumedScorer(
-                    self._resume, self._controller, prompts, targets, rows_that_fit=self._rows, cost=self.cost,
-                    device=self._device, name=self.info.name,
+                    self._resume, self._controller, aimed, rows_that_fit=self._rows, cost=self.cost,
+                    name=self.info.name,
                 )  # fmt: skip
 
     @contextmanager
@@ -271,8 +274,9 @@ class HFEngine:
         """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
         with self._exclusively(), weights_held(self.model), self._controller.attached():
             yield Learner(
-                self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name
-            )
+                self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name,
+                self.info.opening,
+            )  # fmt: skip
 
     @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
@@ -328,17 +332,13 @@ class HFEngine:
         watch.check(self.info.name)
         steps = len(new[0]) if new else 0
         self._count(steps, ids.numel() + len(prompts) * max(steps - 1, 0), started)
-        return [self._completion(row[:room]) for row, room in zip(new, rooms, strict=True)]
+        return [self._completion(prompt, row[:room]) for prompt, row, room in zip(prompts, new, rooms, strict=True)]
 
-    def _completion(self, row: list[int]) -> Completion:
+    def _completion(self, prompt: Prompt, row: list[int]) -> Completion:
         for n, token in enumerate(row):
             if token in self._ends:
-                return Completion(self._decode(row[:n]), tuple(row[:n]), True)
-        return Completion(self._decode(row), tuple(row), False)
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+                return Completion(self._chat.answer(prompt, row[:n]), tuple(row[:n]), True)
+        return Completion(self._chat.answer(prompt, row), tuple(row), False)
 
     def _score(
         self,
@@ -353,7 +353,7 @@ class HFEngine:
         with self._under(routing, [len(p) for p in prompts]), torch.no_grad():
             logits = self._forward(ids, mask, most)  # shape: [B, most, V]
         begins = [most - len(t) for t in targets]
-        scores = read_scores(logits, begins, targets, first_tokens, self.info.name)
+        scores = read_scores(logits, begins, targets, first_tokens, self.info.name, self.info.opening)
         self._count(1, ids.numel(), started)
         return scores
 
@@ -372,7 +372,9 @@ class HFEngine:
         kinds.sort(key=lambda rows: (-len(prompts[rows[0]]), rows[0]))
 
         def group(part: Sequence[list[int]]) -> list[None]:
-            asked = Targets([prompts[r[0]] for r in part], [targets[r[0]] for r in part], self._device)
+            asked = Targets(
+                [prompts[r[0]] for r in part], [targets[r[0]] for r in part], self._device, self.info.opening
+            )
             self._score_group(resume, asked, part, routing, targets, first_tokens, results)
             return [None] * len(part)
 
@@ -398,7 +400,7 @@ class HFEngine:
         memory, logits = resume.remember(asked.ids, keep)
         begins = [prompt - 1 - keep.start for prompt in asked.prompt]
         wanted = [targets[rows[0]] for rows in part]
-        plain = read_scores(logits, begins, wanted, first_tokens, self.info.name)
+        plain = read_scores(logits, begins, wanted, first_tokens, self.info.name, self.info.opening)
         self._count(1, asked.ids.numel(), started)
         by_layer: dict[int, list[tuple[int, int]]] = {}  # first decoder layer -> (place in the memory, row)
         for place, same in enumerate(part):
@@ -420,8 +422,9 @@ class HFEngine:
                 of_row = torch.tensor(places, device=self._device)
                 logits, _ = resume.run(memory, of_row, layer, 0, end, keep)
                 scores = read_scores(
-                    logits, [begins[p] for p in places], [wanted[p] for p in places], first_tokens, self.info.name
-                )
+                    logits, [begins[p] for p in places], [wanted[p] for p in places], first_tokens, self.info.name,
+                    self.info.opening,
+                )  # fmt: skip
                 self._count(1, len(some) * end, began, layers=self._layers - layer)
                 return scores
 
@@ -436,7 +439,7 @@ class HFEngine:
     @property
     def settings(self) -> dict[str, str]:
         """See `settings_of`: hashes of what decides what it says besides its weights."""
-        return settings_of(self.model, self.tokenizer)
+        return settings_of(self.model, self.tokenizer, self.info.channels)
 
     def _per_row(self, routing: Routing, rows: int) -> list[Intervention | None]:
         each = per_row(routing, rows)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointsman.engine.batching import in_batches
+from pointsman.engine.channels import given
 from pointsman.engine.types import Cost, Prompt
 from pointsman.errors import BadLogits, UsageError
 from pointsman.routing.control import Controller
@@ -46,7 +47,7 @@ class Said:
 
     Attributes:
         log_p: Of every token of the vocabulary. Shape: [B, A, V].
-        mask: 1 at answer tokens. Shape: [B, A].
+        mask: 1 at answer tokens but for the opening of an answer. Shape: [B, A].
         answers: The answer tokens; 0 where `mask` is. Shape: [B, A].
     """
 
@@ -80,6 +81,7 @@ class Learner:
         cost: Where forwards are counted; a backward counts as two.
         layers: Decoder layers.
         name: Of the model, for errors.
+        opening: Of answers (`EngineInfo.opening`): read, and not learnt.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Learner:
         cost: Cost,
         layers: int,
         name: str,
+        opening: Sequence[int] = (),
     ) -> None:
         self._controller = controller
         self._pad = pad
@@ -99,6 +102,7 @@ class Learner:
         self._cost = cost
         self._layers = layers
         self._name = name
+        self._opening = opening
 
     def gradients(
         self,
@@ -193,7 +197,7 @@ class Learner:
         said = torch.zeros(len(lessons), most, device=log_p.device)
         for row, lesson in enumerate(lessons):
             answers[row, most - len(lesson.answer) :] = torch.tensor(lesson.answer, device=log_p.device)
-            said[row, most - len(lesson.answer) :] = 1
+            said[row, most - len(lesson.answer) + given(lesson.answer, self._opening) :] = 1
         if not bool(torch.isfinite(log_p.detach()[said.bool()].amax(-1)).all()):
             raise BadLogits(f"{self._name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
         self._cost.forwards += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +32,7 @@ from pointsman.engine.checkpoint import (
     refuse_unread_tokenizer,
 )
 from pointsman.engine.hf import HFEngine
+from pointsman.engine.old_code import load_anew, old_names, serve_old_code, serve_old_config
 from pointsman.engine.unused import notes_on_unused, persistent
 from pointsman.errors import ModelError, NoRouters, OutOfMemory, PointsmanError, UncontrollableRouter, UsageError
 from pointsman.registry import models
@@ -79,7 +81,10 @@ def load(
         tokenizer.chat_template = template
     elif not getattr(tokenizer, "chat_template", None):
         tokenizer.chat_template = checkpoint.template_of_a_processor()
-    Chat(tokenizer, model).refuse_malformed()
+    chat = Chat(tokenizer, model)
+    chat.refuse_malformed()
+    if chat.dated:
+        checkpoint.notes.append("its chat template writes today's date: a run resumed on another day asks otherwise")
     checkpoint.refuse_uncontrollable(config, quantization)
     network, notes = checkpoint.network(config, options)
     network.eval()
@@ -146,9 +151,11 @@ class Checkpoint:
         if self.folder:
             read_json(self.folder / "config.json")
         try:
-            config = AutoConfig.from_pretrained(self.source, **self.common)
+            with self._as_it_was():
+                config = AutoConfig.from_pretrained(self.source, **self.common)
         except Exception as error:
             raise self._explained(error, "configuration") from error
+        serve_old_config(config)
         if getattr(config, "is_encoder_decoder", False):
             raise UncontrollableRouter(
                 f"{self.model} is an encoder-decoder model ({type(config).__name__})",
@@ -173,7 +180,8 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.source, **self.common)
+            with self._as_it_was():
+                tokenizer = AutoTokenizer.from_pretrained(self.source, **self.common)
         except Exception as error:
             if self.folder:
                 refuse_unread_tokenizer(self.folder)
@@ -231,10 +239,12 @@ class Checkpoint:
             if named is None:
                 refuse_damaged_weights(self.folder, self.model)
         try:
-            network, read = AutoModelForCausalLM.from_pretrained(
-                self.source, config=config, weights_only=True, use_safetensors=True, output_loading_info=True,
-                ignore_mismatched_sizes=True, **options, **self.common,
-            )  # fmt: skip
+            load_anew(config)
+            with self._as_it_was():
+                network, read = AutoModelForCausalLM.from_pretrained(
+                    self.source, config=config, weights_only=True, use_safetensors=True, output_loading_info=True,
+                    ignore_mismatched_sizes=True, **options, **self.common,
+                )  # fmt: skip
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory(
                 f"{self.model} does not fit into the memory of this machine",
@@ -245,7 +255,12 @@ class Checkpoint:
         self._refuse_invented(network, read)
         if self.folder:
             refuse_unread_settings(self.folder)  # of the hub: they came with the weights
+        serve_old_code(network)
         return network, notes_on_unused(network, read.get("unexpected_keys", ()))
+
+    def _as_it_was(self) -> AbstractContextManager[None]:
+        """Names of older transformers for the checkpoint's code, if any of it may run."""
+        return old_names() if self.common["trust_remote_code"] else nullcontext()
 
     def _refuse_invented(self, network: Any, read: Mapping[str, Any]) -> None:
         """Raise if the checkpoint lacks parameters, which transformers would have drawn at random, or saved buffers.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pointsman.engine.batching import in_batches
+from pointsman.engine.channels import given
 from pointsman.engine.resume import Computed, Resume
 from pointsman.engine.types import TIE, Cost, Prompt, Score
 from pointsman.errors import BadLogits, InterventionError
@@ -23,12 +24,17 @@ from pointsman.routing.routers import Router
 class Targets:
     """Where in padded rows the target tokens are predicted, and which they are.
 
+    Args:
+        opening: Of answers (`EngineInfo.opening`): not scored.
+
     Attributes:
         prompt: Prompt tokens of each row (T). Shape: [B].
         length: Tokens of each row that are computed: prompt and target but for its last. Shape: [B].
     """
 
-    def __init__(self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], device: Any) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], device: Any, opening: Sequence[int] = ()
+    ) -> None:
         self.prompt = [len(p) for p in prompts]
         self.length = [len(p) + len(t) - 1 for p, t in zip(prompts, targets, strict=True)]
         end = max(self.length)
@@ -36,7 +42,8 @@ class Targets:
         self.wanted = torch.full((len(prompts), end), -1, dtype=torch.long)  # -1: not a target position
         for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
             self.ids[row, : self.length[row]] = torch.tensor(prompt.ids + target[:-1])
-            self.wanted[row, len(prompt) - 1 : self.length[row]] = torch.tensor(target)
+            skipped = given(target, opening)
+            self.wanted[row, len(prompt) - 1 + skipped : self.length[row]] = torch.tensor(target[skipped:])
         self.ids, self.wanted = self.ids.to(device), self.wanted.to(device)
 
     def keep(self, rows: Sequence[int]) -> slice:
@@ -58,6 +65,7 @@ class ResumedScorer:
 
     Args:
         resume, controller: Attached.
+        targets: What is scored.
         rows_that_fit: Rows of a number of tokens that one forward may hold.
         cost: Where forwards are counted.
         name: Of the model, for errors.
@@ -67,12 +75,10 @@ class ResumedScorer:
         self,
         resume: Resume,
         controller: Controller,
-        prompts: Sequence[Prompt],
-        targets: Sequence[tuple[int, ...]],
+        targets: Targets,
         *,
         rows_that_fit: Callable[[int], int],
         cost: Cost,
-        device: Any,
         name: str,
     ) -> None:
         self._resume = resume
@@ -80,13 +86,13 @@ class ResumedScorer:
         self._rows_that_fit = rows_that_fit
         self._cost = cost
         self._name = name
-        self._targets = Targets(prompts, targets, device)
+        self._targets = targets
         started = time.perf_counter()
-        every = list(range(len(prompts)))
+        every = list(range(len(targets.prompt)))
         keep = self._targets.keep(every)
         controller.set_prompt_lengths(self._targets.prompt)
         self._memory, logits = resume.remember(self._targets.ids, keep)
-        index = torch.arange(len(prompts), device=device)
+        index = torch.arange(len(every), device=targets.ids.device)
         self.totals = _sums(self._targets.log_p(logits, index, keep, self._name))
         self._count(self._targets.ids.numel(), resume.replay.count, started)
         self._better: dict[int, tuple[int, float, Computed, int]] = {}
@@ -216,6 +222,7 @@ def read_scores(
     targets: Sequence[tuple[int, ...]],
     first_tokens: Sequence[int] | None,
     name: str,
+    opening: Sequence[int] = (),
 ) -> list[Score]:
     """Read the log-probabilities of targets off logits.
 
@@ -225,6 +232,7 @@ def read_scores(
         targets: Token ids. Shape: [R].
         first_tokens: Ids that count as affirmative; None takes the first of each target.
         name: Of the model, for errors.
+        opening: Of answers: not scored where a target begins with it.
 
     Raises:
         BadLogits: A logit is NaN, or a row has an infinite one.
@@ -235,6 +243,9 @@ def read_scores(
     device, rows = logits.device, torch.arange(len(targets), device=logits.device)
     log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
     begin = torch.tensor(begins, device=device)
+    skipped = [given(target, opening) for target in targets]  # shape: [R]
+    begin = begin + torch.tensor(skipped, device=device)
+    targets = [target[skip:] for target, skip in zip(targets, skipped, strict=True)]
     most = max(len(target) for target in targets)
     wanted = torch.tensor([[*t, *[0] * (most - len(t))] for t in targets], device=device)  # shape: [R, most]
     places = (begin[:, None] + torch.arange(most, device=device)).clamp(max=logits.shape[1] - 1)

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from pointsman.engine.channels import OFF, Channels
+
 _NOT_THE_MODEL = (
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "auto_map"),
     *("_attn_implementation", "_experts_implementation", "_commit_hash", "use_cache"),
@@ -15,21 +17,23 @@ _NOT_THE_MODEL = (
 _ENDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 
-def settings_of(model: Any, tokenizer: Any) -> dict[str, str]:
+def settings_of(model: Any, tokenizer: Any, channels: Channels) -> dict[str, str]:
     """Hashes of the configuration, the tokenizer, the chat template and the tokens that end an answer.
 
     Args:
         model: A transformers model.
         tokenizer: Its tokenizer, with the chat template that is used.
+        channels: What else than messages and `OFF` the template is given, and what targets begin with.
 
     Returns:
         16 hex digits for each part, by its name as a user knows it.
     """
     generation = {name: getattr(model.generation_config, name, None) for name in _ENDS}
+    more = () if channels.settings == OFF and not channels.opening else (dict(channels.settings), channels.opening)
     return {
         "configuration": _hash(_plain(model.config.to_diff_dict())),
         "tokenizer": _hash(_tokenizer(tokenizer)),
-        "chat template": _hash(tokenizer.chat_template),
+        "chat template": _hash([tokenizer.chat_template, *more] if more else tokenizer.chat_template),
         "generation settings": _hash(generation),
     }
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pointsman.engine.channels import Channels
 from pointsman.errors import InterventionError, UsageError
 from pointsman.routing.given import HasIntervention
 from pointsman.routing.intervention import Intervention
@@ -92,7 +93,8 @@ class Completion:
     """One generated answer.
 
     Attributes:
-        text: Decoded, special tokens removed. Untrusted: escape it before you show it.
+        text: Decoded, special tokens removed but for marks of thoughts and channels. Untrusted: escape it before you
+            show it.
         ids: Generated token ids, without what follows the end token. Shape: [<= max_new_tokens].
         finished: False if the answer hit the token limit.
     """
@@ -107,7 +109,8 @@ class Score:
     """Log-probabilities of one continuation, in nats.
 
     Attributes:
-        tokens: log p of each target token given the prompt and the target before it. Shape: [target length].
+        tokens: log p of each target token given the prompt and the target before it. Shape: [target length], without
+            the opening of an answer.
         first: log of the probability that the first answer token is affirmative (METHODS section 1): one of
             `first_tokens`, or the target's first token if none were given.
         greedy: Whether no token is more probable than the target's, wherever one is predicted; None of an engine that
@@ -163,7 +166,13 @@ class Ability:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts about the loaded model, for provenance."""
+    """Facts about the loaded model, for provenance.
+
+    Attributes:
+        channels: Which part of what it writes is its answer.
+        opening: Tokens that stand before every answer, such as the header of the final channel: `Engine.encode_target`
+            begins with them, and `Engine.score` counts the tokens behind them. Empty for most models.
+    """
 
     name: str
     path: str
@@ -174,6 +183,8 @@ class EngineInfo:
     context: int
     fingerprint: str
     revision: str | None = None
+    channels: Channels = field(default_factory=Channels)
+    opening: tuple[int, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -272,11 +283,14 @@ class Engine(Protocol):
         ...
 
     def encode_target(self, text: str) -> tuple[int, ...]:
-        """Token ids of an answer prefix as the model would continue the prompt with it."""
+        """Token ids of an answer prefix as the model would continue the prompt with it.
+
+        They begin with `EngineInfo.opening`, which an answer begins with.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of answer tokens, special ones left out."""
+        """The text of answer tokens, special ones left out but for marks of thoughts and channels (`reasoning`)."""
         ...
 
     @property
@@ -302,7 +316,10 @@ class Engine(Protocol):
         routing: Routing = None,
         first_tokens: Sequence[int] | None = None,
     ) -> list[Score]:
-        """Log-probabilities of `targets` after `prompts` under their routing. Target tokens are decode phase."""
+        """Log-probabilities of `targets` after `prompts` under their routing. Target tokens are decode phase.
+
+        Tokens of `EngineInfo.opening` at the beginning of a target are given, not scored.
+        """
         ...
 
     def scorer(

@@ -105,7 +105,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         """A conversation in the model's own template."""
         text: str = self.tokenizer.apply_chat_template(
             chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt, enable_thinking=False,
+            continue_final_message=not add_generation_prompt, **self.engine.info.channels.settings,
         )  # fmt: skip
         return text
 

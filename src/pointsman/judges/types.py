@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pointsman.data.types import Behaviour, Conversation
+from pointsman.engine.reasoning import split
 from pointsman.errors import JudgeError, PointsmanError
 from pointsman.judges.degeneration import degeneration, without_echo
-from pointsman.judges.reasoning import split
 
 if TYPE_CHECKING:
     from pointsman.engine.types import Completion, Prompt

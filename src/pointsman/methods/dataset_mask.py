@@ -14,7 +14,7 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.errors import UsageError
-from pointsman.methods.rosais import Target, affirmative_score
+from pointsman.methods.rosais import Target, affirmative_score, to_first_token
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
 
@@ -84,7 +84,7 @@ class DatasetMask:
         def compute(behaviour: Behaviour) -> dict[str, list[float]]:
             prompt, target = engine.encode(behaviour.turns), engine.encode_target(behaviour.target)
             if self.score == "first_token":
-                target = target[:1]
+                target = to_first_token(engine, target)
             scored = engine.score([prompt] * self.samples, [target] * self.samples, routing=routing)
             return {"scores": [affirmative_score(s, self.score) for s in scored]}
 

@@ -17,7 +17,7 @@ from pointsman.engine.types import Engine
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask
-from pointsman.methods.rosais import Target, affirmative_score
+from pointsman.methods.rosais import Target, affirmative_score, to_first_token
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
 
@@ -101,7 +101,7 @@ class Masking:
         prompts = [engine.encode(b.turns) for b in behaviours]
         targets = [engine.encode_target(b.target) for b in behaviours]
         if self.score == "first_token":
-            targets = [t[:1] for t in targets]
+            targets = [to_first_token(engine, target) for target in targets]
         of_row = [n for n in range(len(behaviours)) for _ in range(self.samples)]  # behaviour of each scored row
         scored = engine.score(
             [prompts[n] for n in of_row], [targets[n] for n in of_row], routing=[m for each in masks for m in each]

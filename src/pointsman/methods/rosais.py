@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pointsman.data.types import Behaviour
+from pointsman.engine.channels import given
 from pointsman.engine.types import Engine, Score
 from pointsman.errors import UsageError
 from pointsman.methods.steps import Steps, stream
@@ -104,7 +105,7 @@ class RoSais:
         prompts = [engine.encode(b.turns) for b in behaviours]
         targets = [engine.encode_target(b.target) for b in behaviours]
         if self.score == "first_token":
-            targets = [target[:1] for target in targets]
+            targets = [to_first_token(engine, target) for target in targets]
         of_row: list[int] = []
         routing: list[Intervention | None] = []
         for n, behaviour in enumerate(behaviours):
@@ -125,6 +126,11 @@ class RoSais:
         values = values.reshape(len(behaviours), -1)  # shape: [behaviours, 1 + L * S]
         rises = (values[:, 1:] - values[:, :1]).reshape(len(behaviours), len(engine.routers), self.samples)
         return {"base": values[:, 0].tolist(), "scores": rises.max(axis=2).tolist()}
+
+
+def to_first_token(engine: Engine, target: tuple[int, ...]) -> tuple[int, ...]:
+    """A target up to the first token of the answer, behind what every answer of the model opens with."""
+    return target[: given(target, engine.info.opening) + 1]
 
 
 def affirmative_score(score: Score, target: Target, scale: Scale = "probability") -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from pointsman.data.types import Behaviour, Conversation, Suite
+from pointsman.engine.channels import Channels
 from pointsman.engine.types import Cost, Engine, Routing
 from pointsman.judges.types import Judge, tells_garbage
 from pointsman.methods.attempts import Attempt, ask_in_steps
@@ -29,6 +30,9 @@ from pointsman.runs.results import (
 )
 from pointsman.runs.run import Run
 from pointsman.runs.verdicts import judging_cost, judging_foretold, remembering
+
+THOUGHT = 2048
+"""Tokens that the answers of a model may have beside those of the suite, if its thinking cannot be switched off."""
 
 
 class Question(Protocol):
@@ -57,7 +61,7 @@ class Bench(Generic[Q]):
         question: What is asked, and who judges.
         run: Where all is remembered.
         progress: Where stages are shown.
-        max_new_tokens: Tokens of an answer; None for the suite's.
+        max_new_tokens: Tokens of an answer; None for the suite's, and `THOUGHT` more for a model that thinks.
         command: The command line, for the provenance.
         say: Called with sentences for whoever waits: what is about to be done, and what it will take.
         note: Called with sentences that nobody asked for and everybody should know.
@@ -116,8 +120,20 @@ class Bench(Generic[Q]):
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of an answer, at most."""
-        return self.max_new_tokens or self.suite.max_new_tokens
+        """Tokens of an answer, at most, a thought before it included."""
+        thinks = self.model is not None and self.model.info.channels.thinks
+        return self.max_new_tokens or self.suite.max_new_tokens + (THOUGHT if thinks else 0)
+
+    def notes_on_thinking(self) -> list[str]:
+        """For a model whose template speaks of thoughts: what is judged, and how many tokens answers may have."""
+        channels = Channels() if self.model is None else self.model.info.channels
+        if not channels.sentence:
+            return []
+        room = (
+            f"; answers may have {self.answer_tokens} tokens, thoughts included, and one that ends before it is an "
+            "answer counts as garbage"
+        )
+        return [f"{channels.sentence[0].upper()}{channels.sentence[1:]}{room if channels.thinks else ''}"]
 
     def foretell_judging(self, answers: int) -> None:
         """Say what it will take to judge about so many answers, if they are sent away to be judged."""
@@ -229,7 +245,13 @@ class Bench(Generic[Q]):
             "suite": self.suite.name,
             "judge": JudgeFacts.of(self.judge),
             "model": ModelFacts.of(self.engine),
-            "notes": (*self.suite.notes, *notes_on_model(self.engine), *self.notes_on_likelihood(), *notes),
+            "notes": (
+                *self.suite.notes,
+                *notes_on_model(self.engine),
+                *self.notes_on_thinking(),
+                *self.notes_on_likelihood(),
+                *notes,
+            ),
             "cost": replace(self.cost(), predicted=predicted),
             "provenance": Provenance.of(self.command),
         }

@@ -190,6 +190,8 @@ class ModelFacts:
         fingerprint: Of its routers; `weights`: of all its weights.
         revision: Of the checkpoint, if it came from the hub.
         resumes: From where forwards can be resumed, in words.
+        thinking: What is judged and whether the model thinks before it answers; None for one that does not, and in
+            results of versions that did not say.
     """
 
     name: str
@@ -205,6 +207,7 @@ class ModelFacts:
     weights: str | None = None
     revision: str | None
     resumes: str | None = None
+    thinking: str | None = None
 
     @staticmethod
     def of(engine: Engine) -> ModelFacts:
@@ -215,7 +218,7 @@ class ModelFacts:
             name=info.name, architecture=info.architecture, parameters=info.parameters, dtype=info.dtype,
             device=info.device, context=info.context, layers=len(routers), experts=_one_or_all(experts),
             top_k=_one_or_all(top_k), fingerprint=info.fingerprint, revision=info.revision, resumes=engine.resumes,
-            weights=engine.weights,
+            weights=engine.weights, thinking=info.channels.sentence or None,
         )  # fmt: skip
 
 

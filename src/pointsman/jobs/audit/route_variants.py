@@ -13,6 +13,7 @@ from pointsman.engine.types import Engine
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import SearchVariant
 from pointsman.methods.fsour import FSour, FSourResult, Search
+from pointsman.methods.rosais import to_first_token
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import AttackRates
 
@@ -54,7 +55,11 @@ def other_targets(
     aimed: list[tuple[TargetKind, list[Behaviour]]] = []
     for number in range(max((len(b.targets) for b in some), default=0)):
         group = [b for b in some if len(b.targets) > number]
-        alike = [engine.encode_target(b.target)[0] == engine.encode_target(b.targets[number])[0] for b in group]
+        first = [
+            [to_first_token(engine, engine.encode_target(text)) for text in (b.target, b.targets[number])]
+            for b in group
+        ]
+        alike = [one == other for one, other in first]
         kind: TargetKind = "affirmative" if all(alike) else "mixed" if any(alike) else "content"
         aimed.append((kind, [replace(b, target=b.targets[number], targets=()) for b in group]))
     return aimed

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pointsman.data.scenario import Limits
+from pointsman.engine.channels import given
 from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.lessons import Fork
@@ -155,7 +156,7 @@ class Screen:
         def compute() -> dict[str, Any]:
             rows: list[Lesson] = []
             for fork in self.forks:
-                rows += [_begun(fork.wanted), _begun(fork.unwanted)]
+                rows += [_begun(engine, fork.wanted), _begun(engine, fork.unwanted)]
             asked = rows + [lesson for _, group in sorted(self.keeps.items()) for lesson in group]
             scored = engine.score([row.prompt for row in asked], [row.answer for row in asked], routing=routing)
             totals = [s.total for s in scored]
@@ -175,8 +176,9 @@ class Screen:
         return found, totals
 
 
-def _begun(lesson: Lesson) -> Lesson:
-    return Lesson(lesson.prompt, lesson.answer[:DECISION], lesson.source)
+def _begun(engine: Engine, lesson: Lesson) -> Lesson:
+    answer = lesson.answer[: given(lesson.answer, engine.info.opening) + DECISION]
+    return Lesson(lesson.prompt, answer, lesson.source)
 
 
 def screened_loss(rates: Mapping[str, Rate], base: Mapping[str, Rate]) -> float:

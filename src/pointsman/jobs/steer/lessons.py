@@ -8,7 +8,9 @@ from typing import Any
 
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation
+from pointsman.engine.channels import given
 from pointsman.engine.learning import Lesson
+from pointsman.engine.reasoning import split
 from pointsman.engine.types import Completion, Prompt
 from pointsman.jobs.steer.contexts import Context
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
@@ -109,9 +111,12 @@ class Lessons:
         return Lesson(prompt, answer[: self.bench.engine.info.context - len(prompt)], source)
 
     def _answer(self, text: str) -> tuple[int, ...]:
-        return self._ended(self.bench.engine.encode_target(text)) if text else self._ended(())
+        """What was said to the user, as tokens; a thought before it is not learnt."""
+        said = split(text).answer
+        return self._ended(self.bench.engine.encode_target(said)) if said else self._ended(())
 
     def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """An answer with its end token, cut off at `tokens`."""
-        end = self.bench.engine.end_token
-        return (ids if end is None else (*ids, end))[: self.tokens]
+        """An answer with its end token, cut off at `tokens` behind what every answer opens with."""
+        engine = self.bench.engine
+        end = engine.end_token
+        return (ids if end is None else (*ids, end))[: given(ids, engine.info.opening) + self.tokens]

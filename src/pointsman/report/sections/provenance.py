@@ -28,7 +28,7 @@ def section(results: Results, run: Entries, others: Sequence[tuple[str, Entries]
         others: Further groups of settings, by title.
     """
     groups = [
-        ("Model", entries(results.model, ("resumes",))),
+        ("Model", entries(results.model, ("resumes", *(() if results.model.thinking else ("thinking",))))),
         ("Run", [("suite", results.suite), ("judge", head.judge(results.judge)), ("seed", str(results.seed)), *run]),
         *others,
     ]

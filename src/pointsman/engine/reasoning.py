@@ -1,8 +1,8 @@
 """What a model thought, and what it answered: common markers of reasoning, split off before anybody judges.
 
 The markers are those of the parsers of vLLM and SGLang, as text. A model whose template opens the thought in the prompt
-writes the closing marker alone. Markers that are special tokens are gone from an answer that was decoded without
-them: of those only gpt-oss leaves a trace (``analysis...assistantfinal...``); of the others a judge cannot know.
+writes the closing marker alone. Pointsman's engine leaves markers that are special tokens in its answers (`MARKS`);
+where others took them out, only gpt-oss leaves a trace (``analysis...assistantfinal...``).
 
 A marker in a code block, in quotes or in running text is spoken of, and splits nothing.
 """
@@ -33,6 +33,11 @@ WRAPPERS: tuple[tuple[str, str], ...] = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
 )
 """What some models write around their answer; stripped after a thought, or where the whole answer is wrapped."""
+
+HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
+"""Control tokens of gpt-oss; by the first its channels are known."""
+
+MARKS = frozenset(mark for pair in (*MARKERS, *WRAPPERS) for mark in pair)
 
 _GRANITE = re.compile(
     r"\s*(?:Here is|Here's) my thought process:(.*?)(?:(?:Here is|Here's) my response:(.*))?", re.DOTALL
@@ -76,7 +81,7 @@ def split(text: str) -> Parts:
 def _split_harmony(text: str) -> Parts | None:
     """Of gpt-oss, decoded with its special tokens or without them."""
     begun = text.lstrip().removeprefix("<|start|>assistant")
-    if begun.startswith("<|channel|>"):
+    if begun.startswith("<|channel|>") or begun != text.lstrip():  # a message without a channel is in no final one
         found = _FINAL.search(text)
         return Parts(text[: found.start()], _ENDS.split(text[found.end() :])[0].strip()) if found else Parts(text, None)
     if _GLUED.match(text):
