@@ -7,7 +7,6 @@ With --check nothing is written, and the exit code is 1 if a page is not what th
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import steering_tables
+from evidence_files import newest
 from steering_tables import percent, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -331,8 +331,7 @@ def pages() -> dict[Path, str]:
     """Every page with its tables as the evidence says."""
 
     def read(names: Sequence[str]) -> list[Evidence]:
-        files = [ROOT / "evidence" / f"{name}.json" for name in names]
-        return [json.loads(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+        return [found for name in names if (found := newest(name))]
 
     audits, steered = read(ORDER), read([f"steering-{name}" for name in steering_tables.ORDER])
     readme, docs = ROOT / "README.md", ROOT / "docs"
