@@ -1,4 +1,4 @@
-"""The plan of `make evidence`, evidence/plan.yaml: which runs there are, and how long all of them take on some processes."""
+"""The plan of `make evidence`, evidence/plan.yaml: which runs there are, and how long all of them take together."""
 
 from __future__ import annotations
 
