@@ -97,6 +97,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             latency=latency,
             tasks=solved,
             answers=answers,
+            wrong_withstands=bench.question.wrong_withstands,
         )
     )
     bench.finish(results)

@@ -43,6 +43,7 @@ class Evaluate:
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
+        wrong_withstands: Count a conversation as withstood whose request is answered with wrong content.
     """
 
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
@@ -53,6 +54,7 @@ class Evaluate:
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
+    wrong_withstands: Annotated[bool, Formerly(True)] = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -32,6 +32,7 @@ class EvaluateQuestion:
     Attributes:
         named: The steering as the user named it: a folder, or a hub id.
         task_folder: Task files for lm-eval, of the user.
+        wrong_withstands: Of the plan.
     """
 
     steering: Steering
@@ -40,6 +41,7 @@ class EvaluateQuestion:
     judge: Judge
     named: str = ""
     task_folder: TaskFolder | None = None
+    wrong_withstands: bool = False
 
 
 def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple[EvaluateQuestion, Evaluate]:
@@ -73,7 +75,9 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
         )
     if seed == its_seed:
         _note_on_prompts(inputs.steering, made_on, asked.suite, note)
-    question = EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, inputs.steering, asked.task_folder)
+    question = EvaluateQuestion(
+        steering, asked.scenario, asked.suite, asked.judge, inputs.steering, asked.task_folder, plan.wrong_withstands
+    )
     return question, replace(plan, seed=seed)
 
 
@@ -124,7 +128,9 @@ def ask_again(run: Run, plan: Evaluate, note: Note) -> EvaluateQuestion:
             f"The steering {name} has changed since {run.folder} began",
             "Put the old one back, or start a new run in another folder",
         )
-    return EvaluateQuestion(steering, asked.scenario, asked.suite, asked.judge, name, asked.task_folder)
+    return EvaluateQuestion(
+        steering, asked.scenario, asked.suite, asked.judge, name, asked.task_folder, plan.wrong_withstands
+    )
 
 
 def steering_named(run: Run) -> str:

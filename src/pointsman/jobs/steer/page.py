@@ -6,7 +6,15 @@ from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
-from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, mask_name, mask_settings, wording_for
+from pointsman.jobs.steer.wording import (
+    ARMS,
+    Wording,
+    counts_wrong,
+    known_limits,
+    mask_name,
+    mask_settings,
+    wording_for,
+)
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Table
 from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
@@ -159,6 +167,7 @@ def _remarks(results: SteerResults) -> list[str]:
     said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
     said.append("Test split: % [95 %]; differences in points, from no mask or that method.")
+    said += ["Wrong answers to the request count as withstood."] if counts_wrong(results) else []
     warnings = {"testbed": "Testbed: says nothing of a real model.", "small n": "Small n: read the intervals."}
     marks = head.labels(results)
     return [*said, " ".join(warnings[mark] for mark in marks)] if marks else said

@@ -119,6 +119,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             tasks=solved,
             answers=answers,
             artefact=f"artefacts/{ARTEFACT}",
+            wrong_withstands=bench.question.wrong_withstands,
         )
     )
     _save(plan, bench, choice.best, material.sigma, results)

@@ -62,6 +62,7 @@ class Steer:
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
+        wrong_withstands: Count a conversation as withstood whose request is answered with wrong content.
     """
 
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] = 0
@@ -86,6 +87,7 @@ class Steer:
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
+    wrong_withstands: Annotated[bool, Formerly(True)] = False
 
     def __post_init__(self) -> None:
         check(self)

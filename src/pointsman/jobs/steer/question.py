@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class ScenarioQuestion(Protocol):
     @property
     def task_folder(self) -> TaskFolder | None: ...
 
+    @property
+    def wrong_withstands(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class SteerQuestion:
@@ -53,12 +56,14 @@ class SteerQuestion:
 
     Attributes:
         task_folder: Task files for lm-eval, of the user.
+        wrong_withstands: Of the plan.
     """
 
     scenario: Scenario
     suite: Suite
     judge: Judge
     task_folder: TaskFolder | None = None
+    wrong_withstands: bool = False
 
 
 def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[SteerQuestion, Steer]:
@@ -70,7 +75,7 @@ def ask(model: str, inputs: SteerInputs, plan: Steer, note: Note) -> tuple[Steer
     question = ask_scenario(inputs.scenario, plan.seed, inputs.utility_tasks)
     refuse_unknown_tasks(plan, question.task_folder)
     refuse_too_few(question.scenario, question.suite)
-    return question, plan
+    return replace(question, wrong_withstands=plan.wrong_withstands), plan
 
 
 def ask_scenario(name: str, seed: int, utility_tasks: Path | None = None) -> SteerQuestion:
@@ -106,7 +111,7 @@ def local(question: ScenarioQuestion) -> dict[str, Any]:
 
 def ask_again(run: Run, plan: Steer, note: Note) -> SteerQuestion:
     """Scenario, prompts and judge of a run, from its manifest; raises as `ask_scenario_again`."""
-    return ask_scenario_again(run, plan.seed, note)
+    return replace(ask_scenario_again(run, plan.seed, note), wrong_withstands=plan.wrong_withstands)
 
 
 def ask_scenario_again(run: Run, seed: int, note: Note) -> SteerQuestion:

@@ -336,6 +336,8 @@ class SteerResults(Results):
         splits: Prompts by split and kind.
         baseline_validation: The unsteered model on validation.
         artefact: Where the steering lies in the run's folder.
+        wrong_withstands: Whether a wrong answer to the request of a conversation counts as withstood. It did in all
+            results that do not say.
     """
 
     scenario: ScenarioFacts
@@ -357,6 +359,7 @@ class SteerResults(Results):
     tasks: TaskResults | None = None
     answers: tuple[AnswersUnder, ...] = ()
     artefact: str | None = None
+    wrong_withstands: bool = True
 
     @property
     def in_vain(self) -> str | None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pointsman.jobs.steer.results import Latency, SteerResults, TestOutcome
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
-from pointsman.jobs.steer.wording import ARMS, Wording, known_limits, wording_for
+from pointsman.jobs.steer.wording import ARMS, WRONG_WITHSTANDS, Wording, counts_wrong, known_limits, wording_for
 from pointsman.report import text
 from pointsman.report.blocks import (
     Bar,
@@ -108,6 +108,8 @@ def _gains(results: SteerResults, wording: Wording) -> Table:
         for number, (name, old, new, difference) in enumerate(readings)
     ]
     caption = f"What the mask is for: shares of {wording.unit} with 95 % intervals; the difference is paired."
+    if counts_wrong(results):
+        caption += f" {WRONG_WITHSTANDS}"
     return Table(columns, rows, caption, "stacked")
 
 
