@@ -5,8 +5,8 @@
 It says how long all will take, from the plan and from what is there, and may be killed at any moment, and each of its
 runs: begun again, it goes on. A tree with changes is refused, and so is a run that was begun on another commit. Every
 run is a process of one thread and lives in evidence/work/<name> (not committed); what the tables need of it is written
-to evidence/<name>.json, and the outcome of each of its rows to evidence/rows/<name>.jsonl. The tables are made when all
-is there. With --foretell nothing is done but said.
+to evidence/<name>.json, and the outcome of each of its rows to evidence/rows/<name>.csv.gz. The tables are made when
+all is there. With --foretell nothing is done but said.
 """
 
 from __future__ import annotations

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence_plan import Planned
+import audit_rows
+import rows
+from evidence_plan import Kind, Planned
 
 Evidence = dict[str, Any]
 EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
+
+ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {"audit": audit_rows.rows_of}
+"""What reads the rows of a run, by kind."""
 
 
 class NotThisCommit(Exception):
@@ -47,10 +52,8 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
         kept["fsour"] = without_texts(results["fsour"])
     if planned.kind == "steer":
         kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
-    rows = folder / "artefacts" / "outcomes.jsonl"
-    if rows.exists():
-        (evidence / "rows").mkdir(exist_ok=True)
-        (evidence / "rows" / f"{planned.name}.jsonl").write_bytes(rows.read_bytes())
+    if planned.kind in ROWS:
+        rows.write(evidence / "rows" / f"{planned.name}.csv.gz", ROWS[planned.kind](folder))
     write(evidence / f"{planned.name}.json", kept, indent=None if planned.kind == "dominant" else 1)
 
 

@@ -1,0 +1,92 @@
+"""The rates of an audit, counted again from the rows that ship with its evidence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
+
+from audit_rows import rows_of  # noqa: E402
+from recompute_audit import recount  # noqa: E402
+from rows import Row, read, write  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], list[Row]]]:
+    """The golden audit and its rows, through the file that ships."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name in ("audit", "prompts", "plugin"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder / "plugin")
+        write(folder / "rows.csv.gz", rows_of(folder / "audit"))
+        results = json.loads((folder / "audit/results.json").read_text(encoding="utf-8"))
+        yield results, read(folder / "rows.csv.gz")
+        sys.modules.pop("golden_world", None)
+
+
+def test_all_numbers_are_as_said(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    found = list(recount(*counted))
+    assert [one for one in found if not one.agrees] == []
+
+
+def rates(found: Any, where: str = "") -> Iterator[str]:
+    """The places of all rates."""
+    if isinstance(found, dict):
+        if {"k", "n", "rate"} <= found.keys():
+            yield where
+        for key, value in found.items():
+            yield from rates(value, f"{where}.{key}" if where else key)
+    elif isinstance(found, list):
+        for number, value in enumerate(found):
+            yield from rates(value, f"{where}[{number}]")
+
+
+def test_no_rate_is_left_out(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    """But those of the best of some random routes: which of two failures is the better one, a label does not say."""
+    places = {one.where.rpartition(".")[0] for one in recount(*counted)}
+    best = re.compile(r"fsour\.controls\.random\.(any_compliance|garbage|refused)")
+    assert {place for place in rates(counted[0]) if not best.fullmatch(place)} <= places
+
+
+def test_a_row_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    results, rows = counted
+    at = next(n for n, row in enumerate(rows) if row.outcomes.get("fsour/best") == "correct+")
+    changed = {**rows[at].outcomes, "fsour/best": "refused"}
+    some = [*rows[:at], replace(rows[at], outcomes=changed), *rows[at + 1 :]]
+    wrong = {one.where for one in recount(results, some) if not one.agrees}
+    assert {"fsour.asr.k", "fsour.refused.k", "seeds.fsour.asr, seed 0"} <= wrong
+    assert not any(where.startswith(("masking", "base", "noise")) for where in wrong)
+
+
+@pytest.mark.parametrize("where", [("base", "asr", "k"), ("multi_turn", "fallen", "high"), ("rosais", 2, "p")])
+def test_a_figure_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], list[Row]], where: Any) -> None:
+    results, rows = json.loads(json.dumps(counted[0])), counted[1]
+    *path, last = where
+    place = results
+    for key in path:
+        place = place[key]
+    place[last] += 0.01
+    assert [one.where for one in recount(results, rows) if not one.agrees] != []
+
+
+def test_rows_hold_no_texts(counted: tuple[dict[str, Any], list[Row]], tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv.gz", counted[1])
+    shipped = gzip.decompress((tmp_path / "rows.csv.gz").read_bytes()).decode()
+    lines = (GOLDEN / "audit/artefacts/completions.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {row[part] for row in map(json.loads, lines) for part in ("prompt", "response") if len(row[part]) > 3}
+    assert len(texts) > 20
+    assert [text for text in texts if text in shipped] == []
