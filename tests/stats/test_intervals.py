@@ -15,6 +15,7 @@ from pointsman.stats.intervals import (
     LEVEL,
     TAILS,
     percentiles,
+    rows_of_wilson,
     spanning,
     wilson,
     wilson_of_difference,
@@ -47,6 +48,17 @@ def test_wilson_ends_exactly_at_none_and_all() -> None:
 
 def test_wilson_takes_an_effective_number_of_rows() -> None:
     assert wilson(0.3, 10)[0] < wilson(0.3, 10.5)[0] < wilson(0.3, 11)[0]
+
+
+@given(st.floats(0, 1), st.floats(1, 5000))
+def test_rows_of_wilson_is_its_inverse(rate: float, n: float) -> None:
+    low, high = wilson(rate, n)
+    assert rows_of_wilson(rate, high - low) == pytest.approx(n, rel=1e-6)
+
+
+def test_an_interval_without_width_is_of_endless_rows_and_one_of_everything_of_none() -> None:
+    assert rows_of_wilson(0.4, 0.0) == math.inf
+    assert rows_of_wilson(0.4, 1.0) == 0.0
 
 
 def test_wilson_of_a_difference_is_that_of_a_share_stretched() -> None:

@@ -25,6 +25,31 @@ def test_known_value() -> None:
     assert (round(rate.low, 4), round(rate.high, 4)) == (0.2553, 0.3662)
 
 
+def test_effective_n_is_n_of_independent_rows_and_the_clusters_where_each_is_all_alike() -> None:
+    flags = [True, False, True, True, False, True]
+    assert Rate.of(flags).effective_n == pytest.approx(6)
+    assert Rate.of([True] * 40, [str(n // 4) for n in range(40)]).effective_n == pytest.approx(10)
+    assert Rate.of([]).effective_n is None
+
+
+def test_effective_n_is_n_over_the_design_effect() -> None:
+    """Ten rows a cluster: as many as there are clusters if they are copies, all of them if they are independent."""
+    rng, names = np.random.default_rng(1), [str(n // 10) for n in range(1000)]
+    copies = np.repeat(rng.random(100) < 0.4, 10).tolist()
+    free = (rng.random(1000) < 0.4).tolist()
+    assert Rate.of(copies, names).effective_n == pytest.approx(100, rel=0.1)
+    assert Rate.of(free, names).effective_n == pytest.approx(1000, rel=0.3)
+    half = [copy if n % 2 else one for n, (copy, one) in enumerate(zip(copies, free, strict=True))]
+    found = Rate.of(half, names).effective_n
+    assert found is not None
+    assert 150 < found < 500  # correlation 1/4, or so: a design effect of about 3
+
+
+def test_effective_n_is_never_more_than_there_are_rows() -> None:
+    alternating = [n % 2 == 0 for n in range(100)]  # every cluster is half and half: surer than by chance
+    assert Rate.of(alternating, [str(n // 2 % 25) for n in range(100)]).effective_n <= 100
+
+
 def test_distinct_clusters_are_independent_rows() -> None:
     flags = [True, False, True, True]
     assert Rate.of(flags, list("abcd")) == Rate(3, 4, 0.75, *wilson(0.75, 4), "Wilson", 4)

@@ -109,7 +109,7 @@ def _value(shown: Cell, column: Column) -> Markup:
 
 
 def _rate(rate: Rate, shown: Cell) -> Markup:
-    n = "" if shown.bare else f"({text.rows(rate.n)})"
+    n = "" if shown.bare else f"({text.rows_of(rate)})"
     if rate.rate is None:
         return Markup("<span>{}</span>").format(f"nothing scored {n}".rstrip())
     value = text.value(rate, fine=shown.fine) if shown.unit else text.number(rate)

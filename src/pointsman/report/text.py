@@ -171,6 +171,19 @@ def rows(n: int) -> str:
     return f"n{NARROW}={NARROW}{n}"
 
 
+def rows_of(rate: Rate) -> str:
+    """``n = 62``, with ``, effective 14`` where rows are alike, so that the interval is that of fewer."""
+    fewer = effective(rate)
+    return rows(rate.n) if fewer is None else f"{rows(rate.n)}, effective {fewer}"
+
+
+def effective(rate: Rate) -> int | None:
+    """Effective n, where that is less than n."""
+    if rate.clusters is None or rate.effective_n is None or round(rate.effective_n) >= rate.n:
+        return None
+    return round(rate.effective_n)
+
+
 def short(rate: Rate) -> str:
     """``79 % [68, 87]``."""
     return "nothing scored" if rate.rate is None else f"{value(rate)} {interval(rate)}"
@@ -187,9 +200,9 @@ def mean_interval(low: float | None, high: float | None, digits: int = 2) -> str
 
 
 def full(found: Rate | Mean | Auroc) -> str:
-    """``79 % [68, 87] (n = 62)``; a mean without its n, which stands beside it."""
+    """``79 % [68, 87] (n = 62, effective 14)``; a mean without its n, which stands beside it."""
     if isinstance(found, Rate):
-        return f"{short(found)} ({rows(found.n)})"
+        return f"{short(found)} ({rows_of(found)})"
     if isinstance(found, Mean):
         return mean(found.mean, found.low, found.high)
     if found.value is None:

@@ -36,6 +36,20 @@ def wilson(rate: float, n: float) -> Interval:
     return low, high
 
 
+def rows_of_wilson(rate: float, width: float) -> float:
+    """In how many rows Wilson's interval of `rate` is as wide as this: infinitely many if it has no width.
+
+    It solves `wilson` for 1 / n, of which the square of half the width is a quadratic function over another.
+    """
+    z2, half2, variance = Z * Z, (width / 2) ** 2, rate * (1 - rate)
+    if half2 <= 0:
+        return math.inf
+    if half2 >= 0.25:
+        return 0.0
+    a, b = z2 * z2 * (0.25 - half2), z2 * (variance - 2 * half2)
+    return 2 * a / (math.sqrt(b * b + 4 * a * half2) - b)
+
+
 def wilson_of_difference(difference: float, n: float) -> Interval:
     """Wilson's interval for a difference from -1 to 1 that does not vary over `n` rows: that of a share, stretched."""
     low, high = wilson((difference + 1) / 2, n)

@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pointsman.stats.intervals import DECIMAL_TAILS, FEW, LEVEL, Floats, percentiles, spanning, wilson
+from pointsman.stats.intervals import (
+    DECIMAL_TAILS,
+    FEW,
+    LEVEL,
+    Floats,
+    percentiles,
+    rows_of_wilson,
+    spanning,
+    wilson,
+)
 from pointsman.stats.resampling import (
     FEWER_DRAWS,
     bootstrap_mean,
@@ -49,6 +58,17 @@ class Rate:
     high: float
     method: str
     clusters: int | None = None
+
+    @property
+    def effective_n(self) -> float | None:
+        """How many independent rows would know the rate as well: those whose Wilson interval is as wide as this one.
+
+        It is n / the design effect, at most n; None if there are no rows. It follows from the interval, so it is known
+        of every rate that was ever stored.
+        """
+        if self.rate is None:
+            return None
+        return min(float(self.n), max(1.0, rows_of_wilson(self.rate, self.high - self.low)))
 
     @staticmethod
     def of(successes: Sequence[bool], clusters: Sequence[str] | None = None, seed: int = 0) -> Rate:

@@ -131,9 +131,8 @@ def test_numbers_equal_the_results(either: SteerResults) -> None:
     for limit in either.limits:
         for arm in (test.before, test.after):
             rate = getattr(arm, limit.measure)
-            assert (
-                spoken(f"{text.value(rate, fine=True)} {text.interval(rate, fine=True)} ({text.rows(rate.n)})") in words
-            )
+            shown = f"{text.value(rate, fine=True)} {text.interval(rate, fine=True)} ({text.rows_of(rate)})"
+            assert spoken(shown) in words
         if limit.kind != "share":
             assert text.change_full(getattr(compared, limit.measure), 1) in words
     for name, group in test.after.by_category.items():

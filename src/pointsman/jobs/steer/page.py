@@ -167,6 +167,8 @@ def _remarks(results: SteerResults) -> list[str]:
     said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
     said.append("Test split: % [95 %]; differences in points, from no mask or that method.")
+    gain = results.test.after.gain
+    said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []
     said += ["Wrong answers to the request count as withstood."] if counts_wrong(results) else []
     warnings = {"testbed": "Testbed: says nothing of a real model.", "small n": "Small n: read the intervals."}
     marks = head.labels(results)

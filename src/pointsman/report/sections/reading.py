@@ -39,10 +39,14 @@ def threat(results: Results, more: str) -> tuple[str, str]:
 
 def intervals(results: Results, n: str) -> tuple[str, str]:
     """How intervals were made; `n` is what n counts."""
-    found = rates(replace(results, claims=()))  # which only repeat them
+    found = list(rates(replace(results, claims=())))  # which only repeat them
     made = dict.fromkeys(re.sub(r"\b\d+ clusters", "clusters", rate.method) for rate in found)
     methods = ", ".join(filter(None, made))
-    return ("Intervals", f"Square brackets hold 95 % intervals{f' ({methods})' if methods else ''}; n is {n}.")
+    effective = ""
+    if any(rate.clusters is not None for rate in found):
+        effective = " Effective n: so many independent ones would know the rate as well as these, which are alike."
+    said = f"Square brackets hold 95 % intervals{f' ({methods})' if methods else ''}; n is {n}.{effective}"
+    return ("Intervals", said)
 
 
 def rates(found: Any) -> Iterator[Rate]:
