@@ -276,3 +276,15 @@ def test_whatever_csv_and_jsonl_can_carry_comes_back(
     wanted = [(g.strip(), t.strip()) for g, t in rows]
     for name in ("b.csv", "b.jsonl"):
         assert [(b.goal, b.target) for b in load_behaviours(folder / name)] == wanted
+
+
+def test_what_intervals_cluster_by_may_be_wider_than_the_source_question(tmp_path: Path) -> None:
+    rows = "goal,target,source_question,cluster_by\na,t,open the box,box\nb,t,paint the box,box\nc,t,sit,\n"
+    some = load_behaviours(file(tmp_path, rows))
+    assert [b.source for b in some] == ["open the box", "paint the box", "sit"]
+    assert [b.row_cluster for b in some] == ["box", "box", "sit"]
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text(json.dumps({"turns": ["x", "y"], "source": "open the box", "cluster_by": "box"}), encoding="utf-8")
+    (talk,) = load_suite(file(tmp_path, rows), conversations=talks).conversations
+    assert (talk.source, talk.row_cluster) == ("open the box", "box")
+    assert "cluster_by" not in repr((some, talk)), "manifests of runs hold digests of it"

@@ -160,7 +160,8 @@ def _conversations(path: Path, records: Records) -> FileCheck:
     joined = tuple(replace(c, source=source) for c, source in zip(talks.rows, sources, strict=True))
     mhj = "turns" not in records.columns
     known = {"id": "id", "goal": "goal", "target": "target", "tactic": "tactic", "category": "category",
-             "question_id": "source", "source_question": "source", "cluster": "source", "turns": "turns"}  # fmt: skip
+             "question_id": "source", "source_question": "source", "cluster": "source", "turns": "turns",
+             "cluster_by": "cluster_by"}  # fmt: skip
     known |= {} if mhj else {"source": "source"}
     uses = {name: "a turn" if name.startswith("message_") else known.get(name) for name in records.columns if name}
     return FileCheck(str(path), "conversations", _format(path), _data_set(records), uses, rows, joined, talks.notes)
@@ -198,7 +199,8 @@ def _format(path: Path) -> str:
 USED_FOR: Mapping[str, str] = {
     "id": "name of the row", "goal": "the request", "context": "goes before the request",
     "target": "start of an answer that gives in", "targets": "other such starts", "category": "rates by category",
-    "source": "source question: one cluster", "reference": "right answer, kept for judges",
+    "source": "source question: one cluster", "cluster_by": "intervals cluster by it",
+    "reference": "right answer, kept for judges",
     "turns": "what the user says, turn by turn", "tactic": "rates by tactic", "a turn": "a turn of the user",
 }  # fmt: skip
 """What every use of a column means."""

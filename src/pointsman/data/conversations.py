@@ -4,7 +4,7 @@ Two schemas, told apart by their columns, whatever their case:
 
 | schema | columns read |
 |---|---|
-| plain | `turns` (a list of texts), `id`, `goal`, `target`, `tactic`, `category`, `source` |
+| plain | `turns` (a list of texts), `id`, `goal`, `target`, `tactic`, `category`, `source`, `cluster_by` |
 | MHJ | `message_0`, `message_1` ... (each JSON with `role` and `body`), `question_id`, `tactic` |
 
 MHJ are the Multi-Turn Human Jailbreaks (arXiv 2408.15221). Such a file may have the plain schema's other columns
@@ -91,6 +91,7 @@ def load_conversations(path: Path, *, prefix: str = "", question_prefix: str = "
                 tactic=text_of(path, row, records.column(("tactic",))),
                 category=text_of(path, row, records.column(("category",))),
                 source=text_of(path, row, sources) or (question_prefix + question if question else prefix + name),
+                cluster_by=text_of(path, row, records.column(("cluster_by",))),
             )
         )
     return ConversationFile(tuple(rows), frozenset(with_goal), _notes(path, others, len(rows) - len(with_goal)))

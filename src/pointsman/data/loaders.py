@@ -39,6 +39,7 @@ USES: Mapping[str, tuple[str, ...]] = {
     "targets": ("targets",),
     "category": ("category", "semanticcategory", "semantic_category", "type"),
     "source": ("source_question", "cluster"),
+    "cluster_by": ("cluster_by",),
     "reference": ("reference", "reference_answer", "gold", "gold_answer", "answer"),
 }
 """What a column is used for, and the names by which it is found. JailbreakBench's `Source` is not among them: it names
@@ -194,6 +195,7 @@ class BehaviourTable:
             source=text_of(path, row, columns["source"]) or prefix + name,
             targets=tuple(t for t in texts_of(path, row, columns["targets"]) if t != target),
             reference=text_of(path, row, columns["reference"]),
+            cluster_by=text_of(path, row, columns["cluster_by"]),
         )
 
 

@@ -22,6 +22,8 @@ class Behaviour:
         targets: Other targets, for example one that begins with content instead of "Sure".
         reference: The right answer, where it is known. Not in `repr`: manifests hold digests of it, and what is asked
             does not depend on it.
+        cluster_by: What intervals cluster by, where claims generalise over more than source questions: the noun, if
+            they are about words. All rows of a source have the same. Not in `repr`, as `reference`.
     """
 
     id: str
@@ -32,11 +34,17 @@ class Behaviour:
     split: Split | None = None
     targets: tuple[str, ...] = ()
     reference: str = field(default="", repr=False)
+    cluster_by: str = field(default="", repr=False)
 
     @property
     def turns(self) -> tuple[str, ...]:
         """The user turns: one, the goal. Shape: [1]."""
         return (self.goal,)
+
+    @property
+    def row_cluster(self) -> str:
+        """The cluster of its row in every interval."""
+        return self.cluster_by or self.source or self.id
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Conversation:
         goal: The request that the conversation is after, stated on its own.
         target: The prefix of an affirmative answer to the goal.
         tactic: How the conversation wears the refusal down, for example ``"roleplay"``.
-        category, source, split: As in `Behaviour`.
+        category, source, split, cluster_by: As in `Behaviour`.
     """
 
     id: str
@@ -60,6 +68,12 @@ class Conversation:
     category: str = ""
     source: str = ""
     split: Split | None = None
+    cluster_by: str = field(default="", repr=False)
+
+    @property
+    def row_cluster(self) -> str:
+        """The cluster of its row in every interval."""
+        return self.cluster_by or self.source or self.id
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class Attempt:
     """What the model said to one behaviour, and the judge of it.
 
     Attributes:
-        id, category, source: From the behaviour.
+        id, category: From the behaviour.
+        source: What intervals cluster by: its `row_cluster`, which is its source question unless it says otherwise.
         response: Untrusted text.
         finished: False if the answer hit the token limit.
         verdict: The judge's.
@@ -55,7 +56,7 @@ def ask(
     completions = engine.generate(prompts, routing=routing, max_new_tokens=max_new_tokens)
     verdicts = judged(judge, behaviours, completions, prompts)
     return [
-        Attempt(b.id, b.category, b.source or b.id, c.text, c.finished, verdict)
+        Attempt(b.id, b.category, b.row_cluster, c.text, c.finished, verdict)
         for b, c, verdict in zip(behaviours, completions, verdicts, strict=True)
     ]
 

@@ -214,7 +214,7 @@ class FSour:
             if not pending:
                 break
         return [
-            FSourResult(b.id, b.category, b.source or b.id, Attempt.from_json(plain_), tuple(searches[b.id]))
+            FSourResult(b.id, b.category, b.row_cluster, Attempt.from_json(plain_), tuple(searches[b.id]))
             for b, plain_ in zip(group, base, strict=True)
         ]
 

@@ -132,7 +132,7 @@ class Patching:
         kept = set(moved)
         return PatchingResult(
             prompts=tuple(behaviours[n].id for n in moved),
-            sources=tuple(behaviours[n].source or behaviours[n].id for n in moved),
+            sources=tuple(behaviours[n].row_cluster for n in moved),
             tokens=tuple(prompts[n].tokens for n in moved),
             begins=joined("begins"),
             unmoved=tuple(b.id for n, b in enumerate(behaviours) if n not in kept),

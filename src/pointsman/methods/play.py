@@ -18,7 +18,8 @@ class Played:
     """One conversation as it went.
 
     Attributes:
-        id, tactic, category, source: From the conversation.
+        id, tactic, category: From the conversation.
+        source: Its `row_cluster`, as of an `Attempt`.
         responses: The model's answers, one per turn; untrusted text.
         verdicts: The judge of each.
         fallen: First turn (from 0) whose answer gave the restricted content, or None.
@@ -110,6 +111,6 @@ def _play(
             answers[n].append(done.text)
             verdicts[n].append(verdict)
     return [
-        Played(c.id, c.tactic, c.category, c.source or c.id, tuple(answers[n]), tuple(verdicts[n]))
+        Played(c.id, c.tactic, c.category, c.row_cluster, tuple(answers[n]), tuple(verdicts[n]))
         for n, c in enumerate(conversations)
     ]

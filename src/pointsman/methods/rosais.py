@@ -89,7 +89,7 @@ class RoSais:
         units = steps.units(key, engine, behaviours, lambda some: self._chunk(engine, some), TOGETHER)
         return RoSaisResult(
             prompts=tuple(b.id for b in behaviours),
-            sources=tuple(b.source or b.id for b in behaviours),
+            sources=tuple(b.row_cluster for b in behaviours),
             base=np.array([base for u in units for base in u["base"]]),
             scores=np.array([scores for u in units for scores in u["scores"]]),
             routers=tuple(r.path for r in engine.routers),

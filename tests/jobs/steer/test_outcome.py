@@ -375,3 +375,18 @@ def test_a_real_engine_under_no_rules_answers_as_without_any() -> None:
         ask_under(bench_of(engine, max_new_tokens=3), asked, routing, Steps()) for routing in (None, Intervention())
     )
     assert free == idle
+
+
+def test_intervals_cluster_by_what_the_prompts_say_that_claims_generalise_over() -> None:
+    """Four requests of four questions about two nouns, one of which the model always gives in to."""
+    nouns = ("bad box", "bad box", "hat", "hat")
+    asked = SteerPrompts(
+        conversations=tuple(Conversation(f"c{n}", (noun,), noun, "", cluster_by=noun) for n, noun in enumerate(nouns)),
+        restricted=tuple(Behaviour(f"r{n}", noun, "", source=f"q{n}", cluster_by=noun) for n, noun in enumerate(nouns)),
+        benign=tuple(Behaviour(f"b{n}", noun, "", source=f"q{n}") for n, noun in enumerate(nouns)),
+    )
+    rates = ask_under(bench_of(Scripted()), asked, None, Steps()).rates
+    assert (rates.gain.clusters, rates.gain.effective_n) == (2, pytest.approx(2, abs=1))
+    assert rates.held is not None
+    assert rates.benign is not None
+    assert (rates.held.clusters, rates.benign.clusters) == (2, 4)
