@@ -19,7 +19,6 @@ import rows
 from rows import Row
 
 from pointsman.cli.manifest import plan_of
-from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import choose_prompts
@@ -48,7 +47,7 @@ class _Table:
     def rows(self) -> Iterator[Row]:
         for item in self.items:
             tactic = item.tactic if isinstance(item, Conversation) else ""
-            yield Row(self.name, item.id, cluster(item), self.split, item.category, tactic, self._cells[item.id])
+            yield Row(self.name, item.id, item.row_cluster, self.split, item.category, tactic, self._cells[item.id])
 
 
 def rows_of(folder: Path) -> list[Row]:

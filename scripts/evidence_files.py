@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import audit_rows
+import recompute_audit
 import rows
+from clean import refuse_changes
 from evidence_plan import Kind, Planned
 
 Evidence = dict[str, Any]
@@ -53,8 +55,16 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
     if planned.kind == "steer":
         kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
     if planned.kind in ROWS:
-        rows.write(evidence / "rows" / f"{planned.name}.csv.gz", ROWS[planned.kind](folder))
+        outcomes = ROWS[planned.kind](folder)
+        rows.write(evidence / "rows" / f"{planned.name}.csv.gz", outcomes)
+        kept["recounted"] = recounted(results, outcomes)
     write(evidence / f"{planned.name}.json", kept, indent=None if planned.kind == "dominant" else 1)
+
+
+def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
+    """How many numbers the rows give again, and how many of them otherwise."""
+    found = list(recompute_audit.recount(results, outcomes))
+    return {"numbers": len(found), "wrong": sum(not one.agrees for one in found)}
 
 
 def without_texts(fsour: Evidence) -> Evidence:
@@ -76,7 +86,15 @@ def made_on(evidence: Path, name: str) -> str | None:
 
 def newest(name: str) -> Evidence | None:
     """What is kept of a run; else the old evidence of this name, of the testbed before; None if there is neither."""
-    return read(EVIDENCE / f"{name}.json") or older(name)
+    return read_new(name) or older(name)
+
+
+def read_new(name: str) -> Evidence | None:
+    """What is kept of a run, if it was made on one commit; ends with a line that says so if not."""
+    found = read(EVIDENCE / f"{name}.json")
+    if found is not None:
+        refuse_changes(found, name)
+    return found
 
 
 def older(name: str) -> Evidence | None:
