@@ -1,4 +1,4 @@
-"""The tables of the evidence: the old figure beside the new one, controls in the row, and what a hostile reader says."""
+"""The tables of the evidence: old figures beside new ones, controls in the row, and what a hostile reader says."""
 
 from __future__ import annotations
 
