@@ -81,7 +81,9 @@ def in_docs(plan: Sequence[Planned]) -> Iterator[str]:
         needs = list(point.needs(case))
         missing = [name for name in needs if name not in case.found]
         said = point.answer(case, needs) if len(missing) < len(needs) else None
-        if said is None:
+        if not needs:
+            said = "*No number yet: no run of evidence/plan.yaml answers it.*"
+        elif said is None:
             runs = missing or needs
             some = ", ".join(f"`{name}`" for name in runs[:SMALL])
             more = f" and {len(runs) - SMALL} more" if len(runs) > SMALL else ""
@@ -104,12 +106,18 @@ def _range(shares: Sequence[float]) -> str:
     return _percent(low) if round(100 * low) == round(100 * high) else f"{100 * low:.0f} to {_percent(high)}"
 
 
-def _gains(runs: Sequence[Evidence], name: str) -> list[float]:
-    """What a method gains against no mask, of the runs that have it, in shares."""
-    pairs = [(run["test"].get(name), run["test"]["before"]) for run in runs]
-    return [
-        one["gain"]["rate"] - before["gain"]["rate"] for one, before in pairs if one and one["gain"]["rate"] is not None
-    ]
+def _gains(runs: Sequence[Evidence], way: str) -> list[float]:
+    """What a way to steer gains on test against no mask, in shares, of the runs that have it."""
+    pairs = [(_arm(run, way), run["test"]["before"]["gain"]["rate"]) for run in runs]
+    return [arm["gain"]["rate"] - before for arm, before in pairs if arm and arm["gain"]["rate"] is not None]
+
+
+def _arm(run: Evidence, way: str) -> Evidence | None:
+    """What a way reached; of the chosen one that is `after`."""
+    refinement = run["chosen"]["refinement"]
+    chosen = "surrogate_only" if refinement == "surrogate" else refinement
+    found: Evidence | None = run["test"]["after" if way == chosen else way] if way in (chosen, *run["test"]) else None
+    return found
 
 
 def _points(gains: Sequence[float]) -> str:
@@ -122,10 +130,11 @@ def _names(case: Case, names: Sequence[str]) -> str | None:
     published, ours = _gains(runs, "surrogate_only"), _gains(runs, "after")
     if not published:
         return None
+    through = sum(run["chosen"]["refinement"] == "through_model" for run in runs)
     return (
-        f"So methods are named: the published one, the surrogate's matrix alone, gains {_points(published)} over "
-        f"{len(published)} steerings on test; the mask that was chosen on validation, learnt through the model, "
-        f"{_points(ours)}."
+        f"So ways are named: the published one, the surrogate's matrix alone, gains {_points(published)} on test over "
+        f"{len(published)} steerings. The mask chosen on validation gains {_points(ours)}; it was learnt through the "
+        f"model in {through} of {len(runs)}, which is ours and not MASCing."
     )
 
 
@@ -194,10 +203,12 @@ def _effective(case: Case, names: Sequence[str]) -> str | None:
 
 
 def _steermoe(case: Case, names: Sequence[str]) -> str | None:
+    ways = {"steermoe_paired": "on paired responses, as published,", "steermoe": "counted on contexts"}
     runs = case.all(names)
-    variants = sorted({key for run in runs for key in run["test"] if key.startswith("steermoe") and run["test"][key]})
-    told = [f"`{key}` {_points(gains)}" for key in variants if (gains := _gains(runs, key))]
-    return f"Over {len(runs)} steerings on test, against no mask: {'; '.join(told)}." if told else None
+    told = [
+        f"{words} {_points(gains)} ({len(gains)} runs)" for way, words in ways.items() if (gains := _gains(runs, way))
+    ]
+    return f"Both variants are run. On test, against no mask: {'; '.join(told)}." if told else None
 
 
 def _wrong(case: Case, names: Sequence[str]) -> str | None:
@@ -216,9 +227,12 @@ def _wrong(case: Case, names: Sequence[str]) -> str | None:
 
 
 def _paper_start(case: Case, names: Sequence[str]) -> str | None:
-    runs = [run for run in case.all(names) if "--init paper" in run["made_by"] or "--init=paper" in run["made_by"]]
-    gains = _gains(runs, "surrogate_only")
-    return f"Begun as the paper's code does, the surrogate's matrix gains {_points(gains)}." if gains else None
+    gains = _gains(case.all(names), "surrogate_only")
+    return (
+        f"Begun as the paper's code does (`--init paper`), the surrogate's matrix gains {_points(gains)}."
+        if gains
+        else None
+    )
 
 
 def _ranks(case: Case, names: Sequence[str]) -> str | None:
@@ -257,6 +271,10 @@ def _steered(case: Case) -> Sequence[str]:
     return case.names("steer")
 
 
+def _begun_as_published(case: Case) -> Sequence[str]:
+    return [run.name for run in case.plan if " --init paper" in f" {' '.join(run.options)}"]
+
+
 POINTS = (
     Point("a", "The headline mask is not the published method.", _steered, _names),
     Point("b", "The test prompts were measured before the method was changed.",
@@ -269,7 +287,7 @@ POINTS = (
     Point("g", "The SteerMoE baseline is not what its authors run.", _steered, _steermoe),
     Point("h", "A wrong answer was counted as withstood.",
           lambda case: case.names("steer", "steering-defence"), _wrong),
-    Point("i", "The surrogate was not started as in the paper's code.", _steered, _paper_start),
+    Point("i", "The surrogate was not started as in the paper's code.", _begun_as_published, _paper_start),
     Point("j", "RoSais ranks noise, or any first token.", lambda case: case.audits, _ranks),
     Point("k", "Nobody can count the rates again.", lambda case: case.audits, _rows),
     Point("l", "The paper uses N = 100.", lambda case: case.names("audit", "n100-"), _hundred),

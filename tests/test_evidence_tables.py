@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +121,23 @@ def test_without_new_evidence_every_point_names_what_is_missing(kept: Kept) -> N
     kept.old("olmoe", "steering-defence-olmoe")
     found = said()
     assert list(found) == list("abcdefghijkl")
-    assert all("No number yet: missing" in text for text in found.values())
+    assert all("No number yet: missing" in text for letter, text in found.items() if letter != "i")
+    without = [run for run in PLAN if "paper" not in run.options]
+    assert "no run of evidence/plan.yaml answers it" in said(without)["i"]
     assert "`n100-olmoe`, `n100-qwen2_moe`, `n100-deepseek_v3`.*" in found["l"]
 
 
 def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     some = ("olmoe", "n100-olmoe", "steering-defence-olmoe")
-    plan = [run for run in PLAN if run.name in some]
+    plan = [replace(run, options=("--init", "paper")) if "steering" in run.name else run for run in PLAN]
+    plan = [run for run in plan if run.name in some]
     plan += [Planned("olmoe-seed1", "audit", "testbed:olmoe-seed1", (), 1.0, confirms=True)]
     old = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))["fsour"]
     forwards = {"median": 4901, "min": 1, "max": 9999}
     kept.new("olmoe", "olmoe", recounted={"numbers": 815, "wrong": 0})
     kept.new("olmoe-seed1", "olmoe-seed1", recounted={"numbers": 100, "wrong": 1})
     kept.new("n100-olmoe", "olmoe", fsour={**old, "forwards": forwards})
-    kept.new("steering-defence-olmoe", "steering-defence-olmoe", made_by="pointsman steer testbed:olmoe --init paper")
+    kept.new("steering-defence-olmoe", "steering-defence-olmoe")
     talk = [("a", "refused wrong"), ("b", "refused refused"), ("c", "wrong refused")]
     outcomes = [rows.Row("conversations", id, id, "test", outcomes={"test/after": cell}) for id, cell in talk]
     rows.write(kept.folder / "rows/steering-defence-olmoe.csv.gz", outcomes)
@@ -141,7 +145,12 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     assert not any("No number yet" in text for text in found.values())
     defence = json.loads(OLD["steering-defence-olmoe"].read_text(encoding="utf-8"))["test"]
     gain = 100 * (defence["after"]["gain"]["rate"] - defence["before"]["gain"]["rate"])
-    assert f"learnt through the model, {gain:+.0f} points" in found["a"]
+    assert (
+        f"The mask chosen on validation gains {gain:+.0f} points; it was learnt through the model in 1 of 1"
+        in found["a"]
+    )
+    assert "points (1 runs)" in found["g"]
+    assert "gains" in found["i"]
     assert "two masked routers open 98 % (random pairs 16 %)" in found["b"]
     assert "All 4 files name one commit, cccccccccccc" in found["c"]
     assert "at 2 of 5 rows" in found["d"]
