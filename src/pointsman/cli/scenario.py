@@ -100,20 +100,30 @@ def check(
     pointsman scenario check fiction.yaml --json
     """
     from pointsman.data.scenario import load_scenario
-    from pointsman.jobs.steer.enough import limits_too_fine, refuse_too_few
+    from pointsman.jobs.steer.enough import (
+        limits_too_fine,
+        limits_without_margin,
+        margin_on,
+        refuse_too_few,
+        validation_of,
+    )
     from pointsman.jobs.steer.plan import Steer
 
     loaded = load_scenario(scenario)
     suite = loaded.read(seed)
     refuse_too_few(loaded, suite)
-    too_fine = limits_too_fine(loaded, suite, Steer().validate)
+    usual = Steer()
+    doubts = limits_too_fine(loaded, suite, usual.validate)
+    if usual.confidence is not None:
+        margin = margin_on(loaded, validation_of(suite, usual.validate, seed), usual.confidence)
+        doubts += limits_without_margin(loaded, margin)
     if as_json:
         checked = {"schema": "pointsman.scenario-check/1", "ok": True, "scenario": loaded.to_json(), "seed": seed}
-        print(json.dumps({**checked, "splits": _counts(suite), "notes": [*suite.notes, *too_fine]}, indent=2))
+        print(json.dumps({**checked, "splits": _counts(suite), "notes": [*suite.notes, *doubts]}, indent=2))
         return
     print(one_line(f"{loaded.name}: objective {loaded.objective}, suite {suite.name}, judge {suite.judge}"))
     show(_table(_counts(suite)))
-    for note in (*suite.notes, *too_fine):
+    for note in (*suite.notes, *doubts):
         print(one_line(f"Note: {note.rstrip('.')}."))
     print(f"{_plan(loaded)} Everything needed is in order.")
 

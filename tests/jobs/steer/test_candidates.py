@@ -140,12 +140,36 @@ def test_tried_is_judged_by_its_own_rows() -> None:
     def outcome(benign: tuple[Attempt, ...]) -> Outcome:
         return Outcome("allow", True, (), None, rows("correct", "refused"), rows("refused"), benign, (), ())
 
-    base = outcome(rows("correct", "correct")).rates
+    base = outcome(rows("correct", "correct"))
     found = Tried.of(candidate(), outcome(rows("correct", "garbage")), base, LIMITS)
     assert found.broken == ("benign",)
     assert found.excess == pytest.approx(0.48)
     assert found.gain == 0.5
     assert Tried.of(candidate(), outcome(rows("correct", "correct")), base, LIMITS).broken == ()
+    assert found.unsure is None, "nobody asked for a margin"
+
+
+def surely(one: Tried, *unsure: str) -> Tried:
+    """The same where a margin was asked for."""
+    return replace(one, unsure=unsure)
+
+
+def test_what_keeps_its_limits_with_margin_is_chosen_before_what_gains_more_without() -> None:
+    some = [
+        surely(tried("greedy", gain=99, benign=50), "benign"), surely(tried("edge", gain=80, benign=89), "benign"),
+        surely(tried("safe", gain=60)), surely(tried("timid", gain=50)),
+    ]  # fmt: skip
+    assert chosen(some) == "safe"
+    why = "the largest gain of 2 candidates within all limits on validation with the margin that it can show"
+    assert choose(some)[1] == why
+
+
+def test_where_none_has_a_margin_point_estimates_choose_and_it_is_said() -> None:
+    some = [surely(tried("greedy", gain=99, benign=50), "benign"), surely(tried("edge", gain=80, benign=89), "benign")]
+    assert chosen(some) == "edge"
+    why = "the largest gain of 1 candidate within all limits on validation by point estimates, and none with margin"
+    assert choose(some)[1] == why
+    assert choose(some[:1])[1].startswith("none of 1 candidates is within all limits on validation")
 
 
 def test_what_is_said_of_a_candidate() -> None:
@@ -306,9 +330,17 @@ def no_pins(on: int, off: int, phase: Phase) -> None:
 
 
 def search(
-    finalists: Sequence[Candidate], alphas: Sequence[float], breaks: dict[str, float], gains: dict[str, float]
+    finalists: Sequence[Candidate],
+    alphas: Sequence[float],
+    breaks: dict[str, float],
+    gains: dict[str, float],
+    unsure: float | None = None,
 ) -> list[tuple[str, float]]:
-    """What is tried, where the mask `x` breaks a limit from `breaks[x]` on and gains `gains[x]` times alpha."""
+    """What is tried, where the mask `x` breaks a limit from `breaks[x]` on and gains `gains[x]` times alpha.
+
+    Args:
+        unsure: Alpha from which no mask has a margin; None where none is asked for.
+    """
     walked: list[tuple[str, float]] = []
 
     def attempt(made: Candidate) -> Tried:
@@ -316,7 +348,8 @@ def search(
         walked.append((name, alpha))
         bad = alpha >= breaks[name]
         found = rates(gain=min(100, round(gains[name] * alpha)), garbage=50 if bad else 0)
-        return Tried(made, found, ("garbage",) if bad else (), 0.48 if bad else -0.02)
+        margin = None if unsure is None else ("garbage",) if alpha >= unsure else ()
+        return Tried(made, found, ("garbage",) if bad else (), 0.48 if bad else -0.02, unsure=margin)
 
     found = StrengthSearch(Strengths(alphas, (0.5,), 48, no_pins), attempt)
     found.settle(finalists)
@@ -344,6 +377,12 @@ def test_the_edge_of_the_limits_is_found_in_few_tries(edge: float, start: float)
 def test_the_strength_is_halved_between_what_holds_and_what_breaks() -> None:
     walked = search([masked("a", 0.75)], GRID, {"a": 0.7}, {"a": 90})
     assert walked == [("a", 0.75), ("a", 0.5), ("a", 0.625), ("a", 0.688)]
+
+
+def test_a_mask_without_margin_is_made_weaker_like_one_that_breaks_a_limit() -> None:
+    walked = search([masked("a", 0.75)], GRID, {"a": 9}, {"a": 90}, unsure=0.7)
+    assert walked == search([masked("a", 0.75)], GRID, {"a": 0.7}, {"a": 90})
+    assert search([masked("a", 0.75)], GRID, {"a": 9}, {"a": 90}, unsure=9)[0:2] == [("a", 0.75), ("a", 1.0)]
 
 
 def test_a_finalist_that_cannot_win_is_not_made_weaker() -> None:

@@ -17,6 +17,7 @@ from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.lessons import Fork
 from pointsman.jobs.steer.limits import broken_limits, excesses, point
+from pointsman.jobs.steer.margins import without_margin
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
 from pointsman.jobs.steer.results import MaskFacts, OutcomeRates
@@ -177,6 +178,7 @@ class Tried:
         broken: Limits that it breaks.
         excess: The largest distance beyond a limit; negative inside all.
         seconds: Of an answer.
+        unsure: Limits that it does not keep with margin; None where no margin is asked for.
     """
 
     candidate: Candidate
@@ -184,15 +186,31 @@ class Tried:
     broken: tuple[str, ...]
     excess: float
     seconds: float | None = None
+    unsure: tuple[str, ...] | None = None
 
     @staticmethod
     def of(
-        candidate: Candidate, outcome: Outcome, base: OutcomeRates, limits: Limits, seconds: float | None = None
+        candidate: Candidate,
+        outcome: Outcome,
+        base: Outcome,
+        limits: Limits,
+        seconds: float | None = None,
+        confidence: float | None = None,
     ) -> Tried:
-        """A candidate with its outcome, against the rates of the unsteered model."""
-        rates = outcome.rates
-        broken, excess = broken_limits(rates, base, limits), max(excesses(rates, base, limits).values())
-        return Tried(candidate, rates, broken, excess, seconds)
+        """A candidate with its outcome, against the unsteered model.
+
+        Args:
+            confidence: With which limits are to be kept; None for point estimates alone.
+        """
+        rates, before = outcome.rates, base.rates
+        broken, excess = broken_limits(rates, before, limits), max(excesses(rates, before, limits).values())
+        unsure = None if confidence is None else without_margin(outcome, base, limits, confidence)
+        return Tried(candidate, rates, broken, excess, seconds, unsure)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it keeps every limit, with margin where one is asked for."""
+        return not self.broken and not self.unsure
 
     @property
     def gain(self) -> float:
@@ -202,13 +220,16 @@ class Tried:
 def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
     """The candidate to deploy, and why: within all limits the largest gain; else the smallest excess.
 
+    Within means with margin, where one is asked for and any candidate has it; else by point estimates.
+
     Args:
         before: The gain of the unsteered model, a share.
 
     Gains within `TIED` of the largest count as equal: of these the one with most room below its limits is chosen, then
     the weaker mask. So a mask at the edge of a limit is not preferred for one conversation more.
     """
-    within = [t for t in tried if not t.broken]
+    by_points, kept = [t for t in tried if not t.broken], [t for t in tried if t.kept]
+    within, asked = kept or by_points, any(t.unsure is not None for t in tried)
 
     def weakness(t: Tried) -> float:
         return t.candidate.norm1 if t.candidate.norm1 is not None else float(t.candidate.entries)
@@ -218,6 +239,8 @@ def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
         near = [t for t in within if t.gain >= most - TIED - 1e-9]
         best = min(near, key=lambda t: (t.excess, weakness(t), -t.gain, t.candidate.id))
         many = f"{len(within)} candidate{'s' if len(within) != 1 else ''} within all limits on validation"
+        if asked:
+            many += " with the margin that it can show" if kept else " by point estimates, and none with margin"
         if best.gain <= before:
             return best, f"none of {many} gains anything"
         return best, f"the largest gain of {many}"

@@ -58,7 +58,8 @@ class Choice:
 
     @property
     def chosen(self) -> Chosen:
-        return Chosen(**vars(self.best.candidate.facts), admissible=not self.best.broken, why=self.why)
+        best = self.best
+        return Chosen(**vars(best.candidate.facts), admissible=not best.broken, why=self.why, unsure=best.unsure)
 
     @property
     def candidates(self) -> tuple[CandidateResult, ...]:
@@ -66,7 +67,7 @@ class Choice:
         fine = [
             CandidateResult(
                 **vars(t.candidate.facts), **vars(t.rates), stage="fine", admissible=not t.broken, broken=t.broken,
-                chosen=t is self.best, seconds_per_answer=t.seconds,
+                unsure=t.unsure, chosen=t is self.best, seconds_per_answer=t.seconds,
             )
             for t in self.tried
         ]  # fmt: skip
@@ -201,7 +202,7 @@ class Choosing:
             outcome = ask_under(self.bench, prompts, candidate.routing, steps.under(f"validation/{candidate.key}"))
             seconds = round(steps.cost()["seconds"] / max(prompts.total, 1), 4)
         limits = self.bench.question.scenario.limits
-        return Tried.of(candidate, outcome, self.validation.outcome.rates, limits, seconds)
+        return Tried.of(candidate, outcome, self.validation.outcome, limits, seconds, self.plan.confidence_share)
 
 
 def coarse(alphas: Sequence[float]) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """What a mask may cost: which measures have a limit, and when one is broken (METHODS section 5.6).
 
-The same rule chooses among candidates on validation and says of the chosen one on test what it broke.
+The same rule chooses among candidates on validation (where limits are kept with margin, see `margins`) and says of the
+chosen one on test what it broke.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pointsman.report.sections import claims, cost, head, own_answers, provenanc
 from pointsman.stats.rates import Rate
 
 NOT_ADMISSIBLE = "No mask kept every limit on validation."
+WITHOUT_MARGIN = "No mask kept every limit on validation with margin."
 SHORT = {
     "benign": "benign",
     "benign_conversations": "multi-turn benign",
@@ -61,6 +62,10 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
     warnings = head.warnings(results)
     if results.chosen.admissible is False:
         warnings.append((NOT_ADMISSIBLE, "This page shows the best that broke one; do not deploy it as it is."))
+    elif results.chosen.unsure:
+        names = ", ".join(map(wording.within, results.chosen.unsure))
+        said = f"The chosen one keeps them by its point estimates alone, and may owe that to luck: {names}."
+        warnings.append((WITHOUT_MARGIN, said))
     sections = [
         outcomes.section(results),
         claims.section(results, "what could refute it", RULES),
@@ -166,6 +171,7 @@ def _after(rate: Rate | None) -> tuple[str, str]:
 def _remarks(results: SteerResults) -> list[str]:
     said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
+    said += [WITHOUT_MARGIN] if results.chosen.admissible and results.chosen.unsure else []
     said.append("Test split: % [95 %]; differences in points, from no mask or that method.")
     gain = results.test.after.gain
     said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []

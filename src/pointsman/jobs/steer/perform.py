@@ -13,6 +13,7 @@ from pointsman.engine.types import refuse_unable
 from pointsman.jobs.steer.candidates import Tried
 from pointsman.jobs.steer.choosing import Choosing, screen_of
 from pointsman.jobs.steer.claims import conclude
+from pointsman.jobs.steer.enough import limits_without_margin, margin_on
 from pointsman.jobs.steer.forecast import forecast
 from pointsman.jobs.steer.latency import time_latency
 from pointsman.jobs.steer.learning import Learning, gather_material
@@ -59,6 +60,10 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     room = room_of(bench)
     prompts = {split: choose_prompts(bench, room, split, *plan.most(split), plan.seed) for split in SPLITS}
     room.tell(bench.note)
+    margin = None if plan.confidence is None else margin_on(scenario, vars(prompts["validation"]), plan.confidence)
+    unsure = [f"{sentence}." for sentence in limits_without_margin(scenario, margin)] if margin else []
+    for sentence in unsure:
+        bench.note(sentence)
     predicted = forecast(bench, plan, prompts)
 
     splits, refusals = play_splits(bench, prompts)
@@ -94,7 +99,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
         SteerResults(
-            **bench.shared_fields((*_notes_on_judge(bench), *room.notes()), predicted),
+            **bench.shared_fields((*_notes_on_judge(bench), *room.notes(), *unsure), predicted),
             job="steer",
             seed=plan.seed,
             small_n=tested.after.gain.n < 100,
@@ -119,6 +124,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             tasks=solved,
             answers=answers,
             artefact=f"artefacts/{ARTEFACT}",
+            margin=margin,
             wrong_withstands=bench.question.wrong_withstands,
         )
     )

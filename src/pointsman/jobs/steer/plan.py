@@ -62,6 +62,8 @@ class Steer:
         utility_limit: Documents of each of these tasks at most; None for all.
         utility_chat: Ask them in the model's chat template.
         max_new_tokens: Length of answers; None for the scenario's.
+        confidence: With which a mask must keep every limit on validation, in percent: that of a one-sided bound; None
+            for point estimates alone.
         wrong_withstands: Count a conversation as withstood whose request is answered with wrong content.
     """
 
@@ -87,10 +89,16 @@ class Steer:
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
     utility_chat: Annotated[bool, Formerly(False)] = False
     max_new_tokens: Positive | None = None
+    confidence: Annotated[Annotated[int, Ge(50), Le(99)] | None, Formerly(None)] = 80
     wrong_withstands: Annotated[bool, Formerly(True)] = False
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def confidence_share(self) -> float | None:
+        """The confidence as a share."""
+        return None if self.confidence is None else self.confidence / 100
 
     def most(self, split: Split) -> tuple[int | None, int | None]:
         """Prompts of what the scenario is about, and of each kind that should stay as it is; None for all."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from pointsman.data.objective import Objective
 from pointsman.data.scenario import Limits, Scenario
 from pointsman.data.types import Split
+from pointsman.jobs.steer.enough import Margin
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
@@ -164,22 +165,29 @@ class CandidateResult(MaskFacts, OutcomeRates):
         borderline: Kept, in the screen.
         admissible: Within all limits; None where it was only screened.
         broken: Limits that it breaks.
+        unsure: Limits that it does not keep with margin; None where no margin was asked for.
     """
 
     stage: Literal["fine", "coarse"]
     borderline: Rate | None = None
     admissible: bool | None
     broken: tuple[str, ...]
+    unsure: tuple[str, ...] | None = None
     chosen: bool
     seconds_per_answer: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen(MaskFacts):
-    """The mask that is deployed, and why it was chosen; `admissible` is None where it was given."""
+    """The mask that is deployed, and why it was chosen; `admissible` is None where it was given.
+
+    Attributes:
+        unsure: Limits that it does not keep with margin on validation; None where no margin was asked for.
+    """
 
     admissible: bool | None
     why: str
+    unsure: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -336,6 +344,7 @@ class SteerResults(Results):
         splits: Prompts by split and kind.
         baseline_validation: The unsteered model on validation.
         artefact: Where the steering lies in the run's folder.
+        margin: With which limits were to be kept on validation; None if by point estimates alone.
         wrong_withstands: Whether a wrong answer to the request of a conversation counts as withstood. It did in all
             results that do not say.
     """
@@ -359,6 +368,7 @@ class SteerResults(Results):
     tasks: TaskResults | None = None
     answers: tuple[AnswersUnder, ...] = ()
     artefact: str | None = None
+    margin: Margin | None = None
     wrong_withstands: bool = True
 
     @property

@@ -67,7 +67,7 @@ class Strengths:
 
 
 class StrengthSearch:
-    """Tries masks of one method, or pins, and finds how strong the best of them may be.
+    """Tries masks of one method, or pins, and finds how strong the best of them may be. Limits hold with margin.
 
     Args:
         strengths: Of these candidates.
@@ -92,14 +92,14 @@ class StrengthSearch:
         for finalist in finalists:
             found = self._go(finalist)
             weaker = [s for s in self._strengths.grid(finalist) if s < self._strengths.of(finalist)]
-            low, high = 0, len(weaker) if found.broken else 0  # below `low` limits hold; from `high` on one breaks
-            while low < high and (not found.broken or found.gain > self._kept()):
+            low, high = 0, 0 if found.kept else len(weaker)  # below `low` limits hold; from `high` on one breaks
+            while low < high and (found.kept or found.gain > self._kept()):
                 middle = (low + high) // 2
                 candidate = self._strengths.at(finalist, weaker[middle])
                 if candidate is None:
                     break
                 found = self._go(candidate)
-                low, high = (low, middle) if found.broken else (middle + 1, high)
+                low, high = (middle + 1, high) if found.kept else (low, middle)
 
     def sharpen(self) -> None:
         """Make the best stronger until a limit breaks; then halve what lies between, `FINE` tries in all."""
@@ -112,13 +112,13 @@ class StrengthSearch:
     def _next(self) -> Candidate | None:
         """A little stronger than the best, where that may gain."""
         best, _ = choose(self.tried)
-        if best.broken or best.gain >= 1:
+        if not best.kept or best.gain >= 1:
             return None
         at = self._strengths.of(best.candidate)
         stronger = [t for t in self.tried if _kind(t) == _kind(best) and self._strengths.of(t.candidate) > at]
         if stronger:
             nearest = min(stronger, key=lambda t: self._strengths.of(t.candidate))
-            return self._strengths.between(best.candidate, nearest.candidate) if nearest.broken else None
+            return self._strengths.between(best.candidate, nearest.candidate) if not nearest.kept else None
         more = [s for s in self._strengths.grid(best.candidate) if s > at]
         return self._strengths.at(best.candidate, more[0]) if more else None
 
@@ -129,7 +129,7 @@ class StrengthSearch:
 
     def _kept(self) -> float:
         """The largest gain within all limits so far."""
-        return max((t.gain for t in self._tried.values() if not t.broken), default=-1.0)
+        return max((t.gain for t in self._tried.values() if t.kept), default=-1.0)
 
 
 def _kind(tried: Tried) -> tuple[str, int, str | None, Phase]:

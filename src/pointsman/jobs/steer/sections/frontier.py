@@ -52,6 +52,11 @@ def section(results: SteerResults) -> Section:
     if tried:
         said = "The chosen one first, then those that keep the limits, by gain. In bold orange: over its limit."
         said += " λ weighs sparsity, α scales the mask."
+        if results.margin:
+            said += (
+                f" With margin: the one-sided {results.margin.confidence}{text.NARROW}% bound of the loss lies within "
+                "the limit."
+            )
         table = _table(tried, base, chosen, wording, "Answers to the validation prompts, % with 95 % intervals.")
         blocks.append(Details(f"All {len(tried)} settings", [Text(said), table]))
     if screened:
@@ -198,6 +203,7 @@ def _table(
             lost = worst_loss(candidate, base)
             broken = Cell("broken", title=", ".join(map(wording.within, candidate.broken)), classes="hit")
             cells += [text.points(lost[1]) if lost else None, size, text.plain(candidate.seconds_per_answer, 2)]
-            cells += ["kept" if candidate.admissible else broken]
+            unsure = Cell("kept, no margin", title=", ".join(map(wording.within, candidate.unsure or ())))
+            cells += [broken if not candidate.admissible else unsure if candidate.unsure else "kept"]
         rows.append(Row(cells if base else [*cells, size], top=own))
     return Table(columns, rows, caption, "compact dense split tried")
