@@ -77,7 +77,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     screen = screen_of(lessons, validation, refusals)
     unseen = [*validation.contexts, *test.contexts]
     surrogate = surrogate_facts(surrogates, material, unseen, collect_traces(bench, unseen, "unseen"))
-    gap = measure_gap(bench, matrices, material.sigma, validation.to_turn)
+    gap = measure_gap(bench, matrices, material.sigma, validation)
     choosing = Choosing(bench, plan, material, validation, screen)
     choice = choosing.choose(matrices)
     chosen = choice.best.candidate

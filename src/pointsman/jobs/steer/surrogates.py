@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pointsman.jobs.steer.contexts import Context, labels_under, matched_pairs
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.matrices import TrainedMatrix
+from pointsman.jobs.steer.played import PlayedSplit
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import Gap, SurrogateFacts, SurrogateSeed
 from pointsman.methods.mascing import circuit
@@ -52,16 +53,17 @@ def surrogate_facts(
 
 
 def measure_gap(
-    bench: Bench[SteerQuestion], matrices: Sequence[TrainedMatrix], sigma: Sequence[float], to_turn: Sequence[Context]
+    bench: Bench[SteerQuestion], matrices: Sequence[TrainedMatrix], sigma: Sequence[float], validation: PlayedSplit
 ) -> tuple[Gap, ...]:
     """Surrogate turned (on discovery, where it was optimised), model turned (on validation), at alpha 1."""
-    contexts, rows = to_turn[:GAP], []
+    contexts, rows = validation.to_turn[:GAP], []
+    clusters = {item.id: item.source for item in validation.outcome.of_scenario}
     with bench.stage("gap", "Surrogate and model", len(matrices) * len(contexts)) as steps:
         for matrix in matrices:
             phase = matrix.phase or bench.question.scenario.grid.phases[0]
             mask = matrix.mask(sigma, ALPHA, phase)
             labels = labels_under(bench, contexts, mask, f"gap/{matrix.name}", steps)
-            turned = Rate.of([label == 0 for label in labels], [c.source for c in contexts])
+            turned = Rate.of([label == 0 for label in labels], [clusters[c.id] for c in contexts])
             rows.append(
                 Gap(
                     refinement=matrix.refinement, lambda_=matrix.lambda_, alpha=ALPHA, phase=phase,
