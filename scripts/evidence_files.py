@@ -10,14 +10,16 @@ from typing import Any
 
 import audit_rows
 import recompute_audit
+import recompute_steer
 import rows
+import steer_rows
 from clean import refuse_changes
 from evidence_plan import Kind, Planned
 
 Evidence = dict[str, Any]
 EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
 
-ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {"audit": audit_rows.rows_of}
+ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {"audit": audit_rows.rows_of, "steer": steer_rows.rows_of}
 """What reads the rows of a run, by kind."""
 
 
@@ -63,8 +65,9 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
 
 def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
     """How many numbers the rows give again, and how many of them otherwise."""
-    found = list(recompute_audit.recount(results, outcomes))
-    return {"numbers": len(found), "wrong": sum(not one.agrees for one in found)}
+    recount = {"audit": recompute_audit.recount, "steer": recompute_steer.recount}[results["job"]]
+    agree = [one.agrees for one in recount(results, outcomes)]
+    return {"numbers": len(agree), "wrong": agree.count(False)}
 
 
 def without_texts(fsour: Evidence) -> Evidence:

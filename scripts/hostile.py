@@ -252,7 +252,7 @@ def _rows(case: Case, names: Sequence[str]) -> str | None:
         return None
     return (
         f"`python scripts/recompute.py` counted {sum(c['numbers'] for c in counted):,} numbers of {len(counted)} "
-        f"audits again from the rows that ship; {sum(c['wrong'] for c in counted)} differ."
+        f"runs again from the rows that ship; {sum(c['wrong'] for c in counted)} differ."
     )
 
 
@@ -289,6 +289,6 @@ POINTS = (
           lambda case: case.names("steer", "steering-defence"), _wrong),
     Point("i", "The surrogate was not started as in the paper's code.", _begun_as_published, _paper_start),
     Point("j", "RoSais ranks noise, or any first token.", lambda case: case.audits, _ranks),
-    Point("k", "Nobody can count the rates again.", lambda case: case.audits, _rows),
+    Point("k", "Nobody can count the rates again.", lambda case: [*case.audits, *_steered(case)], _rows),
     Point("l", "The paper uses N = 100.", lambda case: case.names("audit", "n100-"), _hundred),
 )  # fmt: skip

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import recompute_audit
+import recompute_steer
 import rows
 from evidence_files import EVIDENCE, read
 from evidence_plan import read_plan
-from recompute_audit import Recount
 
-JOBS: Mapping[str, Callable[[Mapping[str, Any], Sequence[rows.Row]], Iterable[Recount]]] = {
+JOBS: Mapping[str, Callable[[Mapping[str, Any], Sequence[rows.Row]], Iterable[Any]]] = {
     "audit": recompute_audit.recount,
+    "steer": recompute_steer.recount,
 }
 """What counts again, by job."""
 

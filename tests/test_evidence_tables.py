@@ -158,7 +158,7 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     assert "of 1 chosen masks break a limit" in found["e"]
     assert "1 of 3 test conversations end in a wrong answer" in found["h"]
     assert "Of 24 ranks in 2 audits 5 mean something; 1 stand above the other routers and are as large" in found["j"]
-    assert "counted 915 numbers of 2 audits again from the rows that ship; 1 differ" in found["k"]
+    assert "counted 915 numbers of 2 runs again from the rows that ship; 1 differ" in found["k"]
     assert "4,901 forwards a prompt" in found["l"]
 
 
