@@ -11,7 +11,7 @@ way.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import rows
 from rows import Row
 
 from pointsman.cli.manifest import plan_of
+from pointsman.data.splits import take
 from pointsman.data.types import Behaviour, Conversation
 from pointsman.jobs.audit.plan import Audit
-from pointsman.jobs.audit.prompts import choose_prompts
+from pointsman.jobs.audit.prompts import Taking, choose_prompts
 from pointsman.jobs.audit.question import ask_again
 from pointsman.judges.types import Verdict
 from pointsman.runs.run import Run
@@ -58,7 +59,8 @@ def rows_of(folder: Path) -> list[Row]:
     """
     with Run.open(folder, read_only=True) as run:
         plan: Audit = plan_of(run, Audit)
-        prompts = choose_prompts(ask_again(run, plan, note=lambda text: None).suite, plan)
+        suite, left_out = ask_again(run, plan, note=lambda text: None).suite, run.read_results().get("left_out", ())
+        prompts = choose_prompts(suite, plan, taking_others(left_out))
         steps = {key: run.recall(key) for key in run.keys()}  # noqa: SIM118 (they are not all that it contains)
     tables = {
         "restricted": _Table("restricted", "test", prompts.test),
@@ -74,6 +76,15 @@ def rows_of(folder: Path) -> list[Row]:
     _take_searches(tables["restricted"], done)
     _take_rankings(tables, done)
     return [row for table in tables.values() for row in table.rows()]
+
+
+def taking_others(left_out: Collection[str]) -> Taking:
+    """How a run took prompts that did not take these, for want of room in the model's context (`Room.take`)."""
+
+    def taken(items: Sequence[Behaviour], n: int, seed: int) -> tuple[Behaviour, ...]:
+        return tuple(item for item in take(items, len(items), seed) if item.id not in left_out)[:n]
+
+    return taken
 
 
 def _name(key: str) -> str:

@@ -453,7 +453,7 @@ def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:
     yield noise(some)
     yield "## F-SOUR"
     yield fsour(audits)
-    paper = [e for name in hundred if (e := newest(name))]
+    paper = [found for name in hundred if (found := newest(name))]
     if paper:
         yield "With the paper's number of candidates, N = 100, one search each, beside N = 10:"
         yield candidates(paper, audits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
 
 def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
     """How many numbers the rows give again, and how many of them otherwise."""
-    recount = {"audit": recompute_audit.recount, "steer": recompute_steer.recount}[results["job"]]
+    recount: Callable[..., Iterable[Any]] = {"audit": recompute_audit.recount, "steer": recompute_steer.recount}[
+        results["job"]
+    ]
     agree = [one.agrees for one in recount(results, outcomes)]
     return {"numbers": len(agree), "wrong": agree.count(False)}
 

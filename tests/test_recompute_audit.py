@@ -10,15 +10,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+
+from pointsman.data.types import Behaviour
+from pointsman.runs.room import Room
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
 
-from audit_rows import rows_of  # noqa: E402
+from audit_rows import rows_of, taking_others  # noqa: E402
 from recompute_audit import recount  # noqa: E402
 from rows import Row, read, write  # noqa: E402
 
@@ -81,6 +85,18 @@ def test_a_figure_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], 
         place = place[key]
     place[last] += 0.01
     assert [one.where for one in recount(results, rows) if not one.agrees] != []
+
+
+def test_prompts_without_room_were_not_taken() -> None:
+    """As `Room.take` does it: others take their places."""
+    items = [Behaviour(f"b{n}", "how " * n, "Sure", "c", f"source {n // 2}") for n in range(1, 13)]
+    engine = SimpleNamespace(info=SimpleNamespace(context=8))
+    room = Room(cast(Any, engine), lambda item: len(item.goal.split()))
+    for n, seed in ((3, 0), (5, 1), (12, 2)):
+        room.left_out.clear()
+        taken = room.take(items, n, seed)
+        assert taking_others(room.left_out)(items, n, seed) == taken
+    assert room.left_out.keys() == {"b9", "b10", "b11", "b12"}
 
 
 def test_rows_hold_no_texts(counted: tuple[dict[str, Any], list[Row]], tmp_path: Path) -> None:
