@@ -23,23 +23,30 @@ GOLDEN = ROOT / "tests" / "golden"
 sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
 
 from audit_rows import rows_of, taking_others  # noqa: E402
+from evidence_files import keep  # noqa: E402
+from evidence_plan import Planned  # noqa: E402
 from recompute_audit import recount  # noqa: E402
 from rows import Row, read, write  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], list[Row]]]:
-    """The golden audit and its rows, through the file that ships."""
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the golden audit, with its plug-in installed."""
     folder = tmp_path_factory.mktemp("golden")
     for name in ("audit", "prompts", "plugin"):
         shutil.copytree(GOLDEN / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder / "plugin")
-        write(folder / "rows.csv.gz", rows_of(folder / "audit"))
-        results = json.loads((folder / "audit/results.json").read_text(encoding="utf-8"))
-        yield results, read(folder / "rows.csv.gz")
+        yield folder
         sys.modules.pop("golden_world", None)
+
+
+@pytest.fixture(scope="module")
+def counted(golden: Path) -> tuple[dict[str, Any], list[Row]]:
+    """The golden audit and its rows, through the file that ships."""
+    write(golden / "rows.csv.gz", rows_of(golden / "audit"))
+    return json.loads((golden / "audit/results.json").read_text(encoding="utf-8")), read(golden / "rows.csv.gz")
 
 
 def test_all_numbers_are_as_said(counted: tuple[dict[str, Any], list[Row]]) -> None:
@@ -85,6 +92,29 @@ def test_a_figure_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], 
         place = place[key]
     place[last] += 0.01
     assert [one.where for one in recount(results, rows) if not one.agrees] != []
+
+
+def test_what_is_kept_of_an_audit(golden: Path, tmp_path: Path) -> None:
+    """Figures, rows and that they agree; of texts nothing."""
+    results = json.loads((golden / "audit/results.json").read_text(encoding="utf-8"))
+    results["job"] = "audit"  # an old file says so by its schema
+    folder = tmp_path / "run"
+    shutil.copytree(golden / "audit", folder)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    planned = Planned("one", "audit", "testbed:one", ("--limit", "12"), 3.0, confirms=True)
+    keep(planned, folder, tmp_path, results["provenance"]["commit"], minutes=4.04)
+    kept = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert (kept["name"], kept["checkpoint"], kept["confirms"]) == ("one", "one", True)
+    assert (kept["made_by"], kept["minutes"]) == (
+        "pointsman audit testbed:one --limit 12",
+        {"expected": 3.0, "took": 4.0},
+    )
+    assert kept["recounted"]["numbers"] > 700
+    assert kept["recounted"]["wrong"] == 0
+    assert not {"behaviours", "example"} & kept["fsour"].keys()
+    assert kept["fsour"]["forwards"]["min"] <= kept["fsour"]["forwards"]["median"]
+    assert "command" not in kept["provenance"]
+    assert read(tmp_path / "rows/one.csv.gz")
 
 
 def test_prompts_without_room_were_not_taken() -> None:
