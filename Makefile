@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow test-versions test-utility lock schemas lint types imports evidence evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions test-utility lock schemas lint types imports evidence evidence-foretell evidence-tables bench bench-quick bench-memory clean
 
 # Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
 # comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
@@ -56,12 +56,13 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/circles.py
 
-# The measurements of the README and of docs/: resumable, about two hours on two cores. Writes evidence/*.json, then tables.
+# The measurements of the README and of docs/, all runs of evidence/plan.yaml: at most four hours on two cores. May be
+# killed and begun again; `make evidence ONLY="olmoe n100-olmoe"` does some of it, `make evidence-foretell` says how long.
 evidence: $(VENV)/.installed
-	$(BIN)/python scripts/evidence.py
-	$(BIN)/python scripts/dominant_layer.py
-	$(BIN)/python scripts/steering.py
-	$(BIN)/python scripts/tables.py
+	$(BIN)/python scripts/evidence.py $(if $(ONLY),--only $(ONLY))
+
+evidence-foretell: $(VENV)/.installed
+	$(BIN)/python scripts/evidence.py --foretell
 
 evidence-tables: $(VENV)/.installed
 	$(BIN)/python scripts/tables.py

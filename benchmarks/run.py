@@ -393,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone (can be repeated)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--shrunk", action="store_true", help="a tiny model instead of OLMoE-1B-7B, also without a GPU")
+    parser.add_argument("--prompts", type=int, metavar="K", help="whole prompts that the naive loop of F-SOUR searches")
     parser.add_argument("--out", type=Path, help="where results go")
     parser.add_argument("--markdown", nargs="+", type=Path, metavar="FILE", help="print the tables of these results")
     parser.add_argument(
@@ -422,6 +423,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan, kind = CARD_QUICK if card else QUICK, "quick"
     else:
         plan, kind = CARD if card else FULL, "full"
+    if options.prompts is not None:
+        if plan.searches.naive_pairs is not None or not 1 <= options.prompts <= plan.searches.together:
+            parser.error(
+                f"--prompts {options.prompts}: 1 to {plan.searches.together}, and only where whole prompts are searched"
+            )
+        plan = replace(plan, searches=plan.searches.with_naive_prompts(options.prompts))
     began = time.perf_counter()
 
     def say(text: str) -> None:

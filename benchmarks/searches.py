@@ -44,6 +44,10 @@ class Searches:
     share: float | None = 60.0
     raw_rows: tuple[int, ...] = (64, 256, 1024)
 
+    def with_naive_prompts(self, count: int) -> Searches:
+        """The same with so many whole prompts for every N."""
+        return replace(self, naive_prompts=dict.fromkeys(self.candidates, count))
+
 
 def raw_speed(engine: HFEngine, length: int, keep: int, rows: Sequence[int], clock: Clock) -> tuple[float, int]:
     """Token-layers a second of the untouched model, in the best of some batches of `length` tokens.

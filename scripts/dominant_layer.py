@@ -1,13 +1,15 @@
 """What the dominant router of a testbed model does: is the restricted noun not perceived, or the refusal not decided?
 
-    python scripts/dominant_layer.py [CHECKPOINT ...] [--render]
+    python scripts/dominant_layer.py CHECKPOINT --out FILE
+    python scripts/dominant_layer.py --render
 
-Measures the two shipped checkpoints (some minutes each on one core), writes evidence/dominant-<checkpoint>.json, and
-makes the tables and figures of docs/dominant-layer.md from these files. With --render nothing is measured.
+Measures a shipped checkpoint (some minutes on one core); `make evidence` keeps what it found in
+evidence/dominant-<checkpoint>.json. With --render the tables and figures of docs/dominant-layer.md are made of these.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -33,12 +35,13 @@ from pointsman.methods.patching import Patching, PatchingResult
 from pointsman.methods.rosais import RoSais
 from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
+from pointsman.runs.results import Provenance
 from pointsman.stats.rates import Mean, Rate
 from pointsman.testbed.language import AFFIRMATION, REFUSAL, requests
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINTS = ("olmoe", "qwen2_moe")
+CHECKPOINTS = ("olmoe", "qwen2_moe", "deepseek_v3")
 
 RANKED = 60  # discovery prompts
 RESTRICTED, BENIGN = 90, 72  # test prompts, one of each source
@@ -479,17 +482,21 @@ def rounded(value: Any) -> Any:
 
 
 def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="What does the dominant router of a testbed model do?")
+    parser.add_argument("checkpoint", nargs="?", choices=CHECKPOINTS)
+    parser.add_argument("--out", type=Path, help="file for what is found")
+    parser.add_argument("--render", action="store_true", help="make the page of what is kept")
+    given = parser.parse_args(arguments)
+    if given.render == (given.checkpoint is not None) or (given.checkpoint and not given.out):
+        parser.error("give a checkpoint and --out, or --render")
+    if given.render:
+        render()
+        return
     torch.set_num_threads(1)
-    names = [a for a in arguments if not a.startswith("-")] or list(CHECKPOINTS)
-    unknown = set(names) - set(CHECKPOINTS)
-    if unknown:
-        sys.exit(f"Unknown checkpoint {sorted(unknown)[0]}. Known: {', '.join(CHECKPOINTS)}.")
-    if "--render" not in arguments:
-        for name in names:
-            found = rounded(measure(name))
-            text = json.dumps(found, separators=(",", ":"))
-            (ROOT / "evidence" / f"dominant-{name}.json").write_text(text + "\n", encoding="utf-8")
-    render()
+    found = rounded(measure(given.checkpoint))
+    found["provenance"] = asdict(Provenance.of(""))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(found, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence_files import newest
+
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("olmoe", "qwen2_moe")
+FILES = ("olmoe", "qwen2_moe", "deepseek_v3")
 
 PLACES = ("user", "how", "do", "i", "verb", "the", "modifier", "noun", "?", "assistant", "all but last")
 """Names of the ten tokens that every prompt has, by the first phrasing, and of the column beyond them."""
@@ -180,8 +181,7 @@ def _cell(x: float, y: float, cell: dict[str, Any]) -> str:
 
 def render() -> None:
     """Write the figures, and the tables between the markers of the page."""
-    files = [ROOT / "evidence" / f"dominant-{name}.json" for name in FILES]
-    all_found = [json.loads(f.read_text(encoding="utf-8")) for f in files]
+    all_found = [found for name in FILES if (found := newest(f"dominant-{name}"))]
     for found in all_found:
         target = ROOT / "docs" / f"dominant-layer-{found['checkpoint']}.svg"
         target.write_text(figure(found), encoding="utf-8")

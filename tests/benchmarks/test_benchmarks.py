@@ -76,6 +76,21 @@ def test_whole_prompts_are_compared(engine: Any) -> None:
     assert found["accepted_pairs"][0] > 0
 
 
+def test_more_prompts_for_the_naive_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import run
+
+    seen: list[Any] = []
+    monkeypatch.setattr(run, "run", lambda plan, *rest: seen.append(plan) or {})
+    monkeypatch.setattr(run, "markdown", lambda results: "")
+    run.main(["--only", "fsour", "--prompts", "3", "--out", "f.json"])
+    assert seen[0].searches.naive_prompts == {10: 3, 30: 3, 100: 3}
+    assert run.FULL.searches.naive_prompts[100] == 1
+    for refused in (["--prompts", "0"], ["--prompts", "17"], ["--quick", "--prompts", "1"]):
+        with pytest.raises(SystemExit):
+            run.main(refused)
+        assert "--prompts" in capsys.readouterr().err
+
+
 def test_the_naive_loop_takes_plain_forwards_of_one_row(engine: Any) -> None:
     import naive
     from searches import naive_token_layers

@@ -109,14 +109,18 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of Pointsman's own checkout, ``+changes`` if tracked files differ; None outside of one."""
+    """The commit of Pointsman's own checkout, ``+changes`` if files of the package differ; None outside of one.
+
+    Others may: what a run measures is written into the checkout while the next one goes.
+    """
     here = Path(__file__).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = _git(here.parent, "rev-parse", "HEAD")
     if not commit:
         return None
-    return commit + ("+changes" if _git(here.parent, "status", "--porcelain", "--untracked-files=no") else "")
+    package = here.parents[1]
+    return commit + ("+changes" if _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".") else "")
 
 
 def _git(folder: Path, *args: str) -> str | None:

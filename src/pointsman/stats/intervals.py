@@ -56,6 +56,12 @@ def wilson_of_difference(difference: float, n: float) -> Interval:
     return 2 * low - 1, 2 * high - 1
 
 
+def difference_of_independent(a: float, of_a: Interval, b: float, of_b: Interval) -> Interval:
+    """95 % interval of a - b, two independent estimates with their intervals (square-and-add: Zou and Donner, 2008)."""
+    difference = a - b
+    return difference - math.hypot(a - of_a[0], of_b[1] - b), difference + math.hypot(of_a[1] - a, b - of_b[0])
+
+
 def percentiles(draws: Floats, tails: Interval = TAILS) -> Interval:
     """Between them lie 95 % of the `draws`, linearly interpolated. Shape: [draws], at least one."""
     low, high = np.quantile(draws, tails)

@@ -113,6 +113,7 @@ def test_results_are_the_same_on_disk_and_in_memory(tmp_path: Path, finished: Pa
     assert [claim.id for claim in results.claims] == [
         "found_routes_beat_random_ones", "experts_matter_not_the_forcing", "top_routers_beat_random_ones",
         "model_works_under_masks_prefill", "top_router_beats_chance", "top_router_steers_safety",
+            "masked_ranks_mean_something",
     ]  # fmt: skip
 
 

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from pointsman.errors import RunError
 from pointsman.jobs.audit.page import page, summary
-from pointsman.jobs.audit.results import AuditResults, Masked, RouterScore
+from pointsman.jobs.audit.results import AuditResults, Masked, Rise, RouterScore
 from pointsman.jobs.finished import read_results, write_report
 from pointsman.report.html import render
 from pointsman.report.terminal import table
+from pointsman.report.text import NARROW
 from pointsman.runs.results import Claim, ModelFacts, dump
 from pointsman.stats.rates import Rate
 from reader import ATTACK, Reader
@@ -373,6 +374,27 @@ def test_the_summary_fits_a_small_screen(results: AuditResults) -> None:
     assert len(lines) <= 20  # with headline and path 24
     assert all(len(line) <= 80 for line in lines)
     assert "…" not in "".join(lines)
+
+
+def test_the_best_random_set_and_the_claim_stand_beside_the_attack(results: AuditResults) -> None:
+    (line,) = [line for line in written(results).splitlines() if "2 random routers" in line]
+    assert re.search(r"2 random routers \(best 17\) +8 .*in doubt", line)
+    words = said(results)
+    assert "best of 2 sets 17 %, 1 as high as the top" in words.replace(NARROW, " ")
+    assert "best 17 %, 1 reaches the top: in doubt" in words.replace(NARROW, " ")
+
+
+def test_every_router_says_what_its_rank_means(results: AuditResults) -> None:
+    placebo = Rise(0.0, 0.0, 0.0)
+    sure = each_router(results, lambda row: replace(row, mean=0.5, low=0.4, high=0.6, p=0.001, placebo=placebo))
+    assert "6 of 6 ranks mean something (2, 0, 4, 1, 3, 5)" in said(sure)
+    assert "means nothing" not in said(sure)
+    assert "Ranks that mean something: 6 of 6" in " ".join(written(sure).split())
+    alike = each_router(sure, lambda row: replace(row, placebo=Rise(0.5, 0.4, 0.6)))
+    assert said(alike).count("as large on benign prompts") == 6
+    bare = each_router(sure, lambda row: replace(row, placebo=None))
+    assert "What the rank means" not in said(bare)
+    assert "Ranks that mean" not in " ".join(written(bare).split())
 
 
 def test_the_summary_says_what_is_missing(results: AuditResults) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pointsman.jobs.audit.claims import verdict_above_draws
 from pointsman.jobs.audit.results import AttackAndUse, AuditResults, MaskControl, Masked
 from pointsman.report import plot, text
 from pointsman.report.blocks import (
@@ -101,7 +102,8 @@ def _conditions(record: Masked, base: Masked | None) -> Conditions:
     found: Conditions = [(TOP, _layers(record.layers), record, None)]
     for key in order:
         control = record.controls[key]
-        found.append((_name(key), _where(control), control, paired.get(key)))
+        where = f"{_where(control)}; {_draws(control, record.difference_random)}" if control.draws else _where(control)
+        found.append((_name(key), where, control, paired.get(key)))
     return found if base is None else [*found, ("no mask", "", base, record.vs_base)]
 
 
@@ -115,6 +117,16 @@ def _where(control: MaskControl) -> str:
     if control.draws is not None:
         return f"{text.many(len(control.draws), 'set')}; benign answers under the first"
     return _layers(control.layers or ())
+
+
+def _draws(control: MaskControl, found: AboveDraws | None) -> str:
+    """The best of the random sets, how many reach the attack, and what that makes of it."""
+    rates = [draw.rate for draw in control.draws or ()]
+    said = f"best {text.percent(max(rates))}"
+    if found is None:
+        return said
+    reach = f"{found.reached or 'none'} reach{'' if found.reached > 1 else 'es'} the top"
+    return f"{said}, {reach}: {verdict_above_draws(found)}"
 
 
 def _layers(layers: Sequence[int]) -> str:
@@ -148,10 +160,13 @@ def _frozen(record: Masked) -> list[Block]:
 def _largest(rows: Conditions, routers: int, phase: Phase, use: bool) -> Table:
     heads = ["ASR", "Top − this, points", *["Benign utility"] * use, "Garbage"]
     table = []
-    for name, _, found, difference in rows:
+    for name, where, found, difference in rows:
         attack = name == TOP
         measured: list[Value] = [found.asr, difference, *[found.utility] * use, found.garbage]
-        table.append(Row([name, Bar.of(found.asr, "attack" if attack else "plain"), *measured], top=attack))
+        drawn = where if isinstance(found, MaskControl) and found.draws else ""
+        table.append(
+            Row([Cell(name, beneath=drawn), Bar.of(found.asr, "attack" if attack else "plain"), *measured], top=attack)
+        )
     caption = f"{text.many(routers, 'router')} masked {WHEN[phase]}. Differences are paired by prompt; all with 95 % "
     columns = [Column("Masked"), Column.bars("ASR, 0 to 100 %"), *Column.rates(*heads)]
     return Table(columns, table, f"{caption}intervals.", "stacked")

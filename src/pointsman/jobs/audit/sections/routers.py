@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pointsman.jobs.audit.ranks import meaning, meaningful
 from pointsman.jobs.audit.results import AuditResults, PlaceboSettings, Rise, RosaisSettings, RouterScore
 from pointsman.report import plot, text
 from pointsman.report.blocks import Bar, Block, Cell, Column, Details, Finding, Reading, Row, Section, Table, Text
@@ -41,6 +42,7 @@ def section(results: AuditResults) -> Section:
             Finding(_finding(best, settings.samples, digits)),
             _scores(rows, settings, x, digits, marked),
             *_about_p(rows, settings),
+            *_about_ranks(rows),
             Reading(
                 "A long bar: some set of experts at this one router makes the model begin to comply; whiskers are 95 % "
                 "intervals over prompts.",
@@ -87,7 +89,12 @@ def _scores(rows: Sequence[RouterScore], settings: RosaisSettings, x: plot.Scale
     columns = [Column("MoE layer" if decoder else "Layer", "number")]
     columns += [Column("Decoder layer", "number", optional=True)] * decoder
     columns += [Column(plot.ruler(x), "bar"), *Column.numbers("Mean [95 %]", "Rank")]
-    columns += Column.numbers("p") * tested + [Column("Rank by target", "number", optional=True)] * targets
+    judged = any(meaning(row).verdict != "not tested" for row in rows)
+    columns += (
+        Column.numbers("p") * tested
+        + [Column("What the rank means")] * judged
+        + [Column("Rank by target", "number", optional=True)] * targets
+    )
     table = []
     for row in rows:
         star = "*" if row.p is not None and row.p < SIGNIFICANT else ""
@@ -101,12 +108,19 @@ def _scores(rows: Sequence[RouterScore], settings: RosaisSettings, x: plot.Scale
                     _cell(row, digits),
                     row.rank,
                     *[p] * tested,
+                    *[_meaning(row)] * judged,
                     *[row.target.rank if row.target else text.MISSING] * targets,
                 ],
                 top=row.rank <= marked,
             )
         )
     return Table(columns, table, _caption(rows, settings), f"narrow wide{' compact' * (len(rows) > DENSE)}", tag=False)
+
+
+def _meaning(row: RouterScore) -> Cell:
+    """Whether the rank means something, and why it does not."""
+    found = meaning(row)
+    return Cell(found.verdict, beneath=found.because, classes="" if found.verdict == "means something" else "muted")
 
 
 def _bar(row: RouterScore, x: plot.Scale, digits: int, marked: int) -> Markup:
@@ -140,6 +154,25 @@ def _about_p(rows: Sequence[RouterScore], settings: RosaisSettings) -> list[Bloc
         Text(
             f"* p < 0.05: the labels of the routers permuted within prompts {settings.permutations} times, against the "
             "largest mean (family-wise). One strong router makes the p-values of the others too large, never too small."
+        )
+    ]
+
+
+def _about_ranks(rows: Sequence[RouterScore]) -> list[Block]:
+    """How many ranks mean something, and what a rank must pass."""
+    found = [meaning(row) for row in rows]
+    if all(each.verdict == "not tested" for each in found):
+        return []
+    real = meaningful(rows)
+    which = f" ({', '.join(str(row.layer) for row in real)})" if real else ""
+    alike = sum(each.above_others is False for each in found)
+    benign = sum(each.above_placebo is False for each in found)
+    return [
+        Text(
+            f"{len(real)} of {text.many(len(rows), 'rank')} mean something{which}: the router stands above the others "
+            "(p < 0.05), and the interval of its rise less its placebo lies above zero (on benign prompts it does not "
+            f"do the same to the refusal). {alike} are not above the other routers, and {benign} not surely above "
+            "benign prompts: in which order these stand says nothing."
         )
     ]
 

@@ -1,0 +1,123 @@
+"""What is kept of a run of the plan: evidence/<name>.json, without texts, and the outcome of every row beside it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import audit_rows
+import recompute_audit
+import recompute_steer
+import rows
+import steer_rows
+from clean import refuse_changes
+from evidence_plan import Kind, Planned
+
+Evidence = dict[str, Any]
+EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
+
+ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {"audit": audit_rows.rows_of, "steer": steer_rows.rows_of}
+"""What reads the rows of a run, by kind."""
+
+
+class NotThisCommit(Exception):
+    """Results that were not made on the commit that they are to stand for."""
+
+
+def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: float) -> None:
+    """Write what the tables need of a finished run, and its rows.
+
+    Args:
+        folder: Of the run.
+        evidence: Where it is kept.
+        commit: That everything is made on.
+        minutes: That it took.
+
+    Raises:
+        NotThisCommit: The run says that it was made on another one, or beside changes.
+    """
+    results: Evidence = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    made_on = results["provenance"]["commit"]
+    if made_on != commit:
+        raise NotThisCommit(f"made on {made_on}, and not on {commit}")
+    kept = {
+        "name": planned.name,
+        "checkpoint": planned.model.removeprefix("testbed:"),
+        "made_by": planned.said(),
+        "confirms": planned.confirms,
+        "minutes": {"expected": planned.minutes, "took": round(minutes, 1)},
+        **{key: value for key, value in results.items() if key != "provenance"},
+        "provenance": {key: value for key, value in results["provenance"].items() if key != "command"},
+    }
+    if planned.kind == "audit":
+        kept["fsour"] = without_texts(results["fsour"])
+    if planned.kind == "steer":
+        kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
+    if planned.kind in ROWS:
+        outcomes = ROWS[planned.kind](folder)
+        rows.write(evidence / "rows" / f"{planned.name}.csv.gz", outcomes)
+        kept["recounted"] = recounted(results, outcomes)
+    write(evidence / f"{planned.name}.json", kept, indent=None if planned.kind == "dominant" else 1)
+
+
+def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
+    """How many numbers the rows give again, and how many of them otherwise."""
+    recount: Callable[..., Iterable[Any]] = {"audit": recompute_audit.recount, "steer": recompute_steer.recount}[
+        results["job"]
+    ]
+    agree = [one.agrees for one in recount(results, outcomes)]
+    return {"numbers": len(agree), "wrong": agree.count(False)}
+
+
+def without_texts(fsour: Evidence) -> Evidence:
+    """The routes' section without its example and its list of behaviours, of which the forwards stay."""
+    kept = {key: value for key, value in fsour.items() if key not in ("behaviours", "example")}
+    kept["forwards"] = spread([searched["forwards"] for searched in fsour["behaviours"]])
+    return kept
+
+
+def spread(numbers: Sequence[float]) -> Evidence:
+    return {"median": statistics.median(numbers), "min": min(numbers), "max": max(numbers)}
+
+
+def made_on(evidence: Path, name: str) -> str | None:
+    """The commit of what is kept of a run; None if nothing is."""
+    kept = read(evidence / f"{name}.json")
+    return None if kept is None else (kept.get("provenance") or {}).get("commit")
+
+
+def newest(name: str) -> Evidence | None:
+    """What is kept of a run; else the old evidence of this name, of the testbed before; None if there is neither."""
+    return read_new(name) or older(name)
+
+
+def read_new(name: str) -> Evidence | None:
+    """What is kept of a run, if it was made on one commit; ends with a line that says so if not."""
+    found = read(EVIDENCE / f"{name}.json")
+    if found is not None:
+        refuse_changes(found, name)
+    return found
+
+
+def older(name: str) -> Evidence | None:
+    """The old evidence of this name."""
+    return read(EVIDENCE / "old" / f"{name}.json")
+
+
+def read(file: Path) -> Evidence | None:
+    """A JSON object; None if there is no such file, or it was cut off."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write(file: Path, value: Evidence, indent: int | None = None) -> None:
+    """A JSON file, whole or not at all."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    new.replace(file)

@@ -1,0 +1,138 @@
+"""The rates of an audit, counted again from the rows that ship with its evidence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pointsman.data.types import Behaviour
+from pointsman.runs.room import Room
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
+
+from audit_rows import rows_of, taking_others  # noqa: E402
+from evidence_files import keep  # noqa: E402
+from evidence_plan import Planned  # noqa: E402
+from recompute_audit import recount  # noqa: E402
+from rows import Row, read, write  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the golden audit, with its plug-in installed."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name in ("audit", "prompts", "plugin"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder / "plugin")
+        yield folder
+        sys.modules.pop("golden_world", None)
+
+
+@pytest.fixture(scope="module")
+def counted(golden: Path) -> tuple[dict[str, Any], list[Row]]:
+    """The golden audit and its rows, through the file that ships."""
+    write(golden / "rows.csv.gz", rows_of(golden / "audit"))
+    return json.loads((golden / "audit/results.json").read_text(encoding="utf-8")), read(golden / "rows.csv.gz")
+
+
+def test_all_numbers_are_as_said(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    found = list(recount(*counted))
+    assert [one for one in found if not one.agrees] == []
+
+
+def rates(found: Any, where: str = "") -> Iterator[str]:
+    """The places of all rates."""
+    if isinstance(found, dict):
+        if {"k", "n", "rate"} <= found.keys():
+            yield where
+        for key, value in found.items():
+            yield from rates(value, f"{where}.{key}" if where else key)
+    elif isinstance(found, list):
+        for number, value in enumerate(found):
+            yield from rates(value, f"{where}[{number}]")
+
+
+def test_no_rate_is_left_out(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    """But those of the best of some random routes: which of two failures is the better one, a label does not say."""
+    places = {one.where.rpartition(".")[0] for one in recount(*counted)}
+    best = re.compile(r"fsour\.controls\.random\.(any_compliance|garbage|refused)")
+    assert {place for place in rates(counted[0]) if not best.fullmatch(place)} <= places
+
+
+def test_a_row_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], list[Row]]) -> None:
+    results, rows = counted
+    at = next(n for n, row in enumerate(rows) if row.outcomes.get("fsour/best") == "correct+")
+    changed = {**rows[at].outcomes, "fsour/best": "refused"}
+    some = [*rows[:at], replace(rows[at], outcomes=changed), *rows[at + 1 :]]
+    wrong = {one.where for one in recount(results, some) if not one.agrees}
+    assert {"fsour.asr.k", "fsour.refused.k", "seeds.fsour.asr, seed 0"} <= wrong
+    assert not any(where.startswith(("masking", "base", "noise")) for where in wrong)
+
+
+@pytest.mark.parametrize("where", [("base", "asr", "k"), ("multi_turn", "fallen", "high"), ("rosais", 2, "p")])
+def test_a_figure_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], list[Row]], where: Any) -> None:
+    results, rows = json.loads(json.dumps(counted[0])), counted[1]
+    *path, last = where
+    place = results
+    for key in path:
+        place = place[key]
+    place[last] += 0.01
+    assert [one.where for one in recount(results, rows) if not one.agrees] != []
+
+
+def test_what_is_kept_of_an_audit(golden: Path, tmp_path: Path) -> None:
+    """Figures, rows and that they agree; of texts nothing."""
+    results = json.loads((golden / "audit/results.json").read_text(encoding="utf-8"))
+    results["job"] = "audit"  # an old file says so by its schema
+    folder = tmp_path / "run"
+    shutil.copytree(golden / "audit", folder)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    planned = Planned("one", "audit", "testbed:one", ("--limit", "12"), 3.0, confirms=True)
+    keep(planned, folder, tmp_path, results["provenance"]["commit"], minutes=4.04)
+    kept = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert (kept["name"], kept["checkpoint"], kept["confirms"]) == ("one", "one", True)
+    assert (kept["made_by"], kept["minutes"]) == (
+        "pointsman audit testbed:one --limit 12",
+        {"expected": 3.0, "took": 4.0},
+    )
+    assert kept["recounted"]["numbers"] > 700
+    assert kept["recounted"]["wrong"] == 0
+    assert not {"behaviours", "example"} & kept["fsour"].keys()
+    assert kept["fsour"]["forwards"]["min"] <= kept["fsour"]["forwards"]["median"]
+    assert "command" not in kept["provenance"]
+    assert read(tmp_path / "rows/one.csv.gz")
+
+
+def test_prompts_without_room_were_not_taken() -> None:
+    """As `Room.take` does it: others take their places."""
+    items = [Behaviour(f"b{n}", "how " * n, "Sure", "c", f"source {n // 2}") for n in range(1, 13)]
+    engine = SimpleNamespace(info=SimpleNamespace(context=8))
+    room = Room(cast(Any, engine), lambda item: len(item.goal.split()))
+    for n, seed in ((3, 0), (5, 1), (12, 2)):
+        room.left_out.clear()
+        taken = room.take(items, n, seed)
+        assert taking_others(room.left_out)(items, n, seed) == taken
+    assert room.left_out.keys() == {"b9", "b10", "b11", "b12"}
+
+
+def test_rows_hold_no_texts(counted: tuple[dict[str, Any], list[Row]], tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv.gz", counted[1])
+    shipped = gzip.decompress((tmp_path / "rows.csv.gz").read_bytes()).decode()
+    lines = (GOLDEN / "audit/artefacts/completions.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {row[part] for row in map(json.loads, lines) for part in ("prompt", "response") if len(row[part]) > 3}
+    assert len(texts) > 20
+    assert [text for text in texts if text in shipped] == []
