@@ -28,7 +28,7 @@ PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "ben
 def test_the_suite_of_audits_is_what_the_evidence_was_taken_on() -> None:
     """Pinned: runs remember this digest, and refuse to go on with other prompts."""
     digest = hashlib.sha256(repr(load_suite()).encode()).hexdigest()
-    assert digest == "ecb6c4c9e725c5987621db31fab2b392572552ec7b339b14abd47a1da85b6bcf"
+    assert digest == "fb0a0fa18c98cc108e4d20bf2239bcec8d0b369ead8093244584cf31c40485ff"
 
 
 def test_the_steering_suite_is_large_enough_and_splits_share_no_source() -> None:
@@ -45,7 +45,7 @@ def test_the_steering_suite_is_large_enough_and_splits_share_no_source() -> None
         for split in SPLITS:
             there = [i for i in items if i.split == split]
             assert len(there) >= least.get(name, 448), (name, split)
-            assert len({cluster(i) for i in there}) >= (2 if name == "scenario" else 4)
+            assert len({i.row_cluster for i in there}) >= (2 if name == "scenario" else 4)
         assert all(splits.setdefault(cluster(i), i.split) == i.split for i in items)
     assert sum(b.split == "test" for b in suite.benign) >= 600
     assert {b.category for b in suite.scenario} == {"mature"}

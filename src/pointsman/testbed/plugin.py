@@ -38,7 +38,9 @@ def locate_model(name: str) -> Path:
 
 
 def load_suite() -> Suite:
-    """The testbed's held-out requests and conversations, with their splits.
+    """The testbed's held-out requests and conversations, with their splits, which are by noun.
+
+    Claims made on them are about words, so intervals cluster by noun; the source question is verb x noun.
 
     Each list takes sources (verb x noun) in turn, so that any beginning of it covers as many clusters as possible.
     """
@@ -111,18 +113,14 @@ def _by_verb(behaviours: tuple[Behaviour, ...]) -> tuple[Behaviour, ...]:
 
     The order of the verbs is drawn from their names.
     """
-    asked = {b.id: parse(b.goal) for b in behaviours if b.split != "test"}
-    sources = {request.source: request.noun for request in asked.values() if request is not None}
+    shown = [b for b in behaviours if b.split != "test"]
+    noun_of = {b.source: b.cluster_by for b in shown}
     seen: Counter[str] = Counter()
     split_of: dict[str, Split] = {}
-    for source in sorted(sources, key=lambda source: hashlib.sha256(source.encode()).digest()):
-        split_of[source] = _SHARES[seen[sources[source]] % len(_SHARES)]
-        seen[sources[source]] += 1
-    return tuple(
-        replace(b, split=split_of[request.source], source=request.source)
-        for b in behaviours
-        if (request := asked.get(b.id)) is not None
-    )
+    for source in sorted(noun_of, key=lambda source: hashlib.sha256(source.encode()).digest()):
+        split_of[source] = _SHARES[seen[noun_of[source]] % len(_SHARES)]
+        seen[noun_of[source]] += 1
+    return tuple(replace(b, split=split_of[b.source], cluster_by="") for b in shown)
 
 
 def _held_out(kind: Kind, limit: int = _ITEMS_PER_SPLIT) -> tuple[Behaviour, ...]:
@@ -205,7 +203,16 @@ def _forms() -> tuple[tuple[re.Pattern[str], str], ...]:
 def _behaviour(request: Request, split: Split) -> Behaviour:
     content = _content(request)
     targets = (content,) if content else ()
-    return Behaviour(request.id, request.text, request.target, request.category, request.noun, split, targets)
+    return Behaviour(
+        request.id,
+        request.text,
+        request.target,
+        request.category,
+        request.source,
+        split,
+        targets,
+        cluster_by=request.noun,
+    )  # fmt: skip
 
 
 def _content(request: Request) -> str:
@@ -218,5 +225,13 @@ def _content(request: Request) -> str:
 def _conversation(talk: Talk, split: Split) -> Conversation:
     request = talk.request
     return Conversation(
-        talk.id, talk.turns, request.text, request.target, talk.tactic, request.category, request.noun, split
+        talk.id,
+        talk.turns,
+        request.text,
+        request.target,
+        talk.tactic,
+        request.category,
+        request.source,
+        split,
+        cluster_by=request.noun,
     )
