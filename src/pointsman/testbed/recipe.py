@@ -49,8 +49,8 @@ class Phase:
         return self.lr * warm * (0.05 + 0.475 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-def _pretrain(steps: int = 400) -> Phase:
-    return Phase("pretrain", steps, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
+def _pretrain() -> Phase:
+    return Phase("pretrain", 500, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
 
 
 def _catch_up() -> Phase:
@@ -58,8 +58,8 @@ def _catch_up() -> Phase:
     return Phase("catch up", 120, 64, 3e-3, 20, False, talk_share=0.3, talk_from=0.0, user_weight=0.05, only_above=0.2)
 
 
-def _tune(steps: int = 260) -> Phase:
-    return Phase("tune", steps, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
+def _tune() -> Phase:
+    return Phase("tune", 340, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "olmoe": Recipe(),
     "qwen2_moe": Recipe(expert_width=24),  # it has a shared expert beside the routed ones
-    "deepseek_v3": Recipe(  # four smaller experts a token, and a shared one; it learns more slowly
-        expert_width=16, top_k=4, aux=0.0, bias_step=1e-3, phases=(_pretrain(500), _catch_up(), _tune(340))
-    ),
+    "deepseek_v3": Recipe(expert_width=16, top_k=4, aux=0.0, bias_step=1e-3),  # smaller experts, and a shared one
 }
 """The shipped recipe of each family."""
 
