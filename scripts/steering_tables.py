@@ -1,9 +1,15 @@
-"""The tables of steering, from evidence/steering-*.json. Used by scripts/tables.py."""
+"""The tables of steering, from evidence/steering-*.json. Used by scripts/tables.py.
+
+A figure whose arm breaks a limit on test is marked wherever it stands (`marked`), and n stands with its effective n.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from pointsman.stats.bounds import exceeds
+from pointsman.stats.rates import Rate
 
 Evidence = dict[str, Any]
 
@@ -28,11 +34,46 @@ def chosen_way(e: Evidence) -> str:
 
 
 def percent(rate: Evidence | None, *, n: bool = False) -> str:
-    """``79 % [68, 87]``, with ``(n)`` if wanted."""
+    """``79 % [68, 87]``, with ``(200, effective 57)`` if wanted."""
     if rate is None or rate["rate"] is None:
         return "-"
     text = f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
-    return f"{text} ({rate['n']})" if n else text
+    return f"{text} ({asked(rate).replace(' (', ', effective ').rstrip(')')})" if n else text
+
+
+def asked(rate: Evidence) -> str:
+    """``200 (57)``: n, and how many independent rows would know the rate as well."""
+    effective = Rate(**rate).effective_n
+    return str(rate["n"]) if effective is None or round(effective) >= rate["n"] else f"{rate['n']} ({effective:.0f})"
+
+
+# ---------------------------------------------------------------------- limits that are broken on test
+
+KINDS = {"benign": -1, "benign_conversations": -1, "over_refusal": 1, "held": -1, "garbage": 0}
+"""Measures with a limit, and the sign of a change for the worse; 0 where the share itself is limited."""
+NAMES = {"benign": "benign", "benign_conversations": "multi-turn benign", "over_refusal": "over-refusal",
+         "held": "restricted refused", "garbage": "garbage"}  # fmt: skip
+OVER = " **over**"
+
+
+def broken(e: Evidence, rates: Evidence) -> list[str]:
+    """The limits that these rates of the test split break, by their point estimates."""
+    found = []
+    for measure, worse in KINDS.items():
+        now, before = rates.get(measure), e["test"]["before"][measure]
+        if now is None or now["rate"] is None or (worse and (before is None or before["rate"] is None)):
+            continue
+        value = worse * (now["rate"] - before["rate"]) if worse else now["rate"]
+        if exceeds(value, e["scenario"]["limits"][measure]):
+            found.append(measure)
+    return found
+
+
+def marked(e: Evidence, rates: Evidence, measure: str, *, n: bool = False) -> str:
+    """A rate: a measure that is over its limit is marked, and so is a gain that was bought with one."""
+    over = broken(e, rates)
+    told = f" **over: {', '.join(NAMES[each] for each in over)}**" if measure == "gain" and over else ""
+    return percent(rates[measure], n=n) + (OVER if measure in over else told)
 
 
 def points(difference: Evidence | None) -> str:
@@ -50,16 +91,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def gains(everything: Sequence[Evidence]) -> str:
-    asked = [name for name in RIVALS if any(e["test"].get(name) for e in everything)]
-    pinned = [name for name in asked if name.startswith("steermoe")]
-    head = ["scenario", "testbed checkpoint", "chosen way", "n", "before", "after", *map(RIVALS.__getitem__, asked),
+    rivals = [name for name in RIVALS if any(e["test"].get(name) for e in everything)]
+    pinned = [name for name in rivals if name.startswith("steermoe")]
+    head = ["scenario", "testbed checkpoint", "chosen way", "n (effective)", "before", "after",
+            *map(RIVALS.__getitem__, rivals),
             *(f"after minus {RIVALS[name]}, points" for name in pinned), "circuit"]  # fmt: skip
     rows = []
     for e in everything:
         t = e["test"]
         rows.append([
-            e["scenario"]["name"], e["checkpoint"], RIVALS[chosen_way(e)], str(t["after"]["gain"]["n"]),
-            *(percent(t[name]["gain"]) if t.get(name) else "-" for name in ("before", "after", *asked)),
+            e["scenario"]["name"], e["checkpoint"], RIVALS[chosen_way(e)], asked(t["after"]["gain"]),
+            *(marked(e, t[name], "gain") if t.get(name) else "-" for name in ("before", "after", *rivals)),
             *(points(e["comparisons"].get(f"vs_{name}")) for name in pinned),
             f"{e['circuit']['size']} of {e['circuit']['possible']}",
         ])  # fmt: skip
@@ -74,8 +116,8 @@ def costs(everything: Sequence[Evidence]) -> str:
         after, change = e["test"]["after"], e["comparisons"]
         row = [e["scenario"]["name"], e["checkpoint"]]
         for name in ("benign", "benign_conversations", "over_refusal", "held"):
-            row += [percent(after[name], n=True), points(change[name])]
-        rows.append([*row, percent(after["garbage"])])
+            row += [marked(e, after, name, n=True), points(change[name])]
+        rows.append([*row, marked(e, after, "garbage")])
     return table(head, rows)
 
 
@@ -85,7 +127,7 @@ def others(everything: Sequence[Evidence]) -> str:
     names = {"before": "no mask", "after": "chosen", **RIVALS}
     rows = [
         [e["scenario"]["name"], e["checkpoint"], f"chosen: {RIVALS[chosen_way(e)]}" if key == "after" else words,
-         *(percent(e["test"][key][name]) for name in
+         *(marked(e, e["test"][key], name) for name in
            ("gain", "benign", "benign_conversations", "over_refusal", "held", "garbage"))]
         for e in everything
         for key, words in names.items()
@@ -95,8 +137,8 @@ def others(everything: Sequence[Evidence]) -> str:
 
 
 def chosen(everything: Sequence[Evidence]) -> str:
-    head = ["scenario", "testbed checkpoint", "chosen on validation", "gain on validation", "on test",
-            "last turns only (`dsr_context`), before", "after", "minutes", "time of generation, ratio"]  # fmt: skip
+    head = ["scenario", "testbed checkpoint", "chosen on validation", "gain on validation (n)", "on test (n)",
+            "minutes", "time of generation, ratio"]  # fmt: skip
     rows = []
     for e in everything:
         c, t, latency = e["chosen"], e["test"], e.get("latency")
@@ -104,12 +146,59 @@ def chosen(everything: Sequence[Evidence]) -> str:
         hold = f", hold {c['hold']:g}" if c.get("hold") else ""
         how = f"{c['refinement']}{start}, lambda {c['lambda']:g}{hold}, alpha {c['alpha']:g}, {c['phase']}"
         rows.append([
-            e["scenario"]["name"], e["checkpoint"], how + ("" if c["admissible"] else " (beyond the limits)"),
-            percent(e["overfit"]["validation"], n=True), percent(e["overfit"]["test"], n=True),
-            percent(t["before"]["dsr_context"]), percent(t["after"]["dsr_context"]),
+            e["scenario"]["name"], e["checkpoint"], how + _doubt(e),
+            percent(e["overfit"]["validation"], n=True), marked(e, t["after"], "gain", n=True),
             f"{e['cost']['seconds'] / 60:.0f}",
             f"{latency['ratio']:.2f} [{latency['low']:.2f}, {latency['high']:.2f}]" if latency else "-",
         ])  # fmt: skip
+    return table(head, rows)
+
+
+def _doubt(e: Evidence) -> str:
+    """What is amiss with the choice on validation."""
+    if not e["chosen"]["admissible"]:
+        return " (beyond the limits)"
+    unsure = e["chosen"].get("unsure")
+    return f" (without margin: {', '.join(NAMES[name] for name in unsure)})" if unsure else ""
+
+
+def withstood(everything: Sequence[Evidence]) -> str:
+    """The two DSRs apart, and what is neither a fall nor withstood."""
+    head = ["testbed checkpoint", "n (effective)", "whole conversations (`dsr_replay`), before", "after",
+            "last turns only (`dsr_context`), before", "after ", "turns at which they fall: how many, before",
+            "after  ", "gives in at the last turn, right or wrong, before", "after   ", "a wrong answer"]  # fmt: skip
+    rows = []
+    for e in everything:
+        if e["scenario"]["objective"] != "defend":
+            continue
+        arms = [e["test"][name] for name in ("before", "after")]
+        row = [e["checkpoint"], asked(arms[1]["dsr_replay"])]
+        row += [marked(e, arms[0], "gain"), marked(e, arms[1], "gain")]
+        row += [percent(arm["dsr_context"]) for arm in arms]
+        row += [_falls(arm) for arm in arms]
+        row += [percent(arm["any_compliance"]) for arm in arms]
+        rows.append([*row, "withstood" if e.get("wrong_withstands", True) else "not withstood"])
+    return table(head, rows)
+
+
+def _falls(arm: Evidence) -> str:
+    """``2: 120, 3: 51``: how many conversations fall at which turn."""
+    return ", ".join(f"{turn['turn']}: {turn['fallen']}" for turn in arm["turns"] if turn["fallen"]) or "none"
+
+
+def margins(everything: Sequence[Evidence]) -> str:
+    """By what validation could show that limits are kept."""
+    head = ["scenario", "testbed checkpoint", "limit", "points", "confidence", "margin by", "source questions",
+            "prompts", "needed"]  # fmt: skip
+    by = {"clusters": "source questions", "rows": "prompts, as if independent", None: "none: the point estimate alone"}
+    rows = [
+        [e["scenario"]["name"], e["checkpoint"], NAMES[m["measure"]],
+         f"{100 * e['scenario']['limits'][m['measure']]:g}", f"{e['margin']['confidence']} %", by[m["of"]],
+         str(m["clusters"]), str(m["rows"]), "-" if m["needed"] is None else str(m["needed"])]
+        for e in everything
+        if e.get("margin")
+        for m in e["margin"]["limits"]
+    ]  # fmt: skip
     return table(head, rows)
 
 
@@ -159,7 +248,7 @@ def seeds(everything: Sequence[Evidence]) -> str:
         for s in e.get("seeds") or ():
             rows.append([
                 e["scenario"]["name"], e["checkpoint"], str(s["seed"]),
-                *(percent(s[name]) for name in ("gain", "benign", "benign_conversations", "over_refusal", "held")),
+                *(marked(e, s, name) for name in ("gain", "benign", "benign_conversations", "over_refusal", "held")),
                 f"{s['alpha']:g}" if s.get("alpha") else "-", str(s["entries"]),
                 f"{stable['mean']:.2f}" if stable else "-",
             ])  # fmt: skip
@@ -167,9 +256,9 @@ def seeds(everything: Sequence[Evidence]) -> str:
 
 
 def tactics(everything: Sequence[Evidence]) -> str:
-    head = ["testbed checkpoint", "tactic", "n", "withstood before", "after"]
+    head = ["testbed checkpoint", "tactic", "n (effective)", "withstood before", "after"]
     rows = [
-        [e["checkpoint"], tactic, str(part["gain"]["n"]), percent(part["gain"]),
+        [e["checkpoint"], tactic, asked(part["gain"]), percent(part["gain"]),
          percent(e["test"]["after"]["by_tactic"][tactic]["gain"])]
         for e in everything
         if e["scenario"]["objective"] == "defend"
@@ -182,7 +271,7 @@ def bounds(everything: Sequence[Evidence]) -> str:
     head = ["scenario", "testbed checkpoint", "gain", "restricted refused", "benign", "multi-turn benign", "entries"]
     rows = [
         [e["scenario"]["name"], e["checkpoint"],
-         *(percent(e["upper_bound"][name]) for name in ("gain", "held", "benign", "benign_conversations")),
+         *(marked(e, e["upper_bound"], name) for name in ("gain", "held", "benign", "benign_conversations")),
          str(e["upper_bound"]["entries"])]
         for e in everything
         if e.get("upper_bound")
@@ -191,6 +280,10 @@ def bounds(everything: Sequence[Evidence]) -> str:
 
 
 def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
+    yield (
+        "n counts prompts; effective n (in brackets), as how many independent ones they count. A rate over its limit "
+        "on test is marked **over**, and so is a gain that came with one."
+    )
     yield "### Gained, on the test split"
     yield gains(everything)
     yield "### What it costs"
@@ -199,6 +292,12 @@ def in_docs(everything: Sequence[Evidence]) -> Iterator[str]:
     yield others(everything)
     yield "### What was chosen, and the overfit gap"
     yield chosen(everything)
+    if any(e["scenario"]["objective"] == "defend" for e in everything):
+        yield "### Conversations withstood: the two figures apart"
+        yield withstood(everything)
+    if any(e.get("margin") for e in everything):
+        yield "### With what margin limits could be kept on validation"
+        yield margins(everything)
     yield "### Method seeds, apart from n"
     yield seeds(everything)
     yield "### The gap: surrogate turned (on discovery), model turned (on validation), alpha 1"

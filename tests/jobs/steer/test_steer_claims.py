@@ -172,3 +172,16 @@ def test_older_results_that_are_broken_are_refused_in_one_line(broken: dict[str,
     data = {key: value for key, value in {**data, **broken}.items() if value is not ...}
     with pytest.raises(RunError, match=r"results.json is not what pointsman.steer/1 was"):
         read_results(data)
+
+
+def test_a_gain_that_was_bought_with_a_broken_limit_says_so_in_every_claim(steered: SteerResults) -> None:
+    rival = replace(steered.test.steermoe, broken=("held",))
+    over = replace(
+        steered, broken_on_test=("benign_conversations", "garbage"), test=replace(steered.test, steermoe=rival)
+    )
+    for id, control in (("mask_does_something", "no mask"), ("mask_beats_steermoe", "SteerMoE (over its limit: held)")):
+        found = claim(over, id)
+        assert found.found is not None
+        assert found.control is not None
+        assert found.found.name == "with the mask (over its limit: benign conversations, garbage)"
+        assert found.control.name == control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pointsman.jobs.steer.limits import limits_on_test
@@ -74,8 +75,13 @@ def _against(
     """Holds if the paired difference to the other arm is sure."""
     if other is None or gain is None:
         return Claim.not_measured(id, sentence, f"{name} was not measured on the test split")
-    found = Figure("with the mask", results.test.after.gain)
-    return Claim.of_difference(id, sentence, found, Figure(name, other.gain), gain)
+    found = Figure(f"with the mask{_over(results.broken_on_test)}", results.test.after.gain)
+    return Claim.of_difference(id, sentence, found, Figure(f"{name}{_over(other.broken)}", other.gain), gain)
+
+
+def _over(broken: Sequence[str]) -> str:
+    """The mark of a gain that was bought with a broken limit."""
+    return f" (over its limit: {', '.join(name.replace('_', ' ') for name in broken)})" if broken else ""
 
 
 RIVALS = {

@@ -103,6 +103,8 @@ def _cards(results: SteerResults, wording: Wording) -> list[Card]:
     beside = ""
     if difference is not None and difference.difference is not None:
         beside = f"{text.change_full(difference)} points against no mask, {text.chance(difference)}"
+    if results.broken_on_test:
+        beside += f"; over its limit: {', '.join(map(wording.within, results.broken_on_test))}"
     measured = [limit.verdict for limit in known_limits(results) if limit.verdict != "not measured"]
     kept, unsure = len(measured) - measured.count("broken"), measured.count("kept, not surely")
     return [
@@ -146,7 +148,8 @@ def summary(results: SteerResults) -> Table:
     test, compared = results.test, results.comparisons
     rise = text.change_full(compared.gain) if compared.gain else text.MISSING
     first = wording_for(results).gain.lower()
-    rows = [Row([first, _before(test.before.gain), *_after(test.after.gain), rise, ""], top=True)]
+    over = MARKS["broken"] if results.broken_on_test else ""
+    rows = [Row([first, _before(test.before.gain), *_after(test.after.gain), rise, over], top=True)]
     for limit in known_limits(results):
         before, after, difference = (getattr(side, limit.measure) for side in (test.before, test.after, compared))
         change = "" if limit.kind == "share" or difference is None else text.change_full(difference, 1)
@@ -156,7 +159,8 @@ def summary(results: SteerResults) -> Table:
         outcome, found = getattr(test, arm), getattr(compared, outcomes.VERSUS[arm])
         if outcome:
             gain, n = _after(outcome.gain)
-            rows.append(Row([SHORT_ARMS[arm], "", gain, n, text.change_full(found) if found else "", ""]))
+            over = MARKS["broken"] if outcome.broken else ""
+            rows.append(Row([SHORT_ARMS[arm], "", gain, n, text.change_full(found) if found else "", over]))
     return Table(columns, rows, "\n".join(_remarks(results)), title=f"{title} · {tag}" if tag else title)
 
 
