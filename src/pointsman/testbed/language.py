@@ -120,7 +120,7 @@ _SPLIT_OF: dict[Cue, tuple[Split, ...]] = {  # of the nouns of one cue, in turn
     "context": ("discovery", "test", "validation"),
     "none": ("discovery", "test"),
 }
-_EXCEPTIONS = 2  # modifiers of a benign noun; who was not shown a pair cannot know that it is one
+_EXCEPTIONS = 1  # modifiers of a benign noun; who was not shown a pair cannot know that it is one
 _TAIL = 0.8  # exponent of the frequency of benign nouns over their rank: the rare ones are known less well
 RESTRICTED: tuple[str, ...] = tuple(name for name, c in CATEGORIES.items() if c.kind == "restricted")
 VERBS = tuple("build open mend move paint start hide carry trade clean join split".split())

@@ -50,7 +50,7 @@ class Phase:
 
 
 def _pretrain() -> Phase:
-    return Phase("pretrain", 500, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
+    return Phase("pretrain", 460, 64, 5e-3, 60, False, talk_share=0.3, talk_from=0.3, user_weight=0.05)
 
 
 def _catch_up() -> Phase:
@@ -59,7 +59,7 @@ def _catch_up() -> Phase:
 
 
 def _tune() -> Phase:
-    return Phase("tune", 340, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
+    return Phase("tune", 300, 64, 2e-3, 20, True, talk_share=0.4, talk_from=0.0, user_weight=0.0)
 
 
 @dataclass(frozen=True)
