@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import redirect_stderr
 from importlib import metadata, util
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,9 @@ def load(path: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    with redirect_stderr(StringIO()):  # its progress bars know nothing of --quiet
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     return model.eval(), tokenizer
 
 

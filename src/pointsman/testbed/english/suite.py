@@ -40,14 +40,15 @@ _NAME = "testbed:english"
 class EnglishJudge:
     """Tells the refusals that were taught word for word, and whether an answer is on topic.
 
-    Refused: it begins as one of the taught refusals does. On topic: it has a word of the request, that is, one that
-    few requests have. It cannot tell whether what is said is right; ``correct`` means on topic.
+    Refused: it begins as one of the taught refusals does. On topic: it has a word of the request that most requests
+    do not have. It cannot tell whether what is said is right; ``correct`` means on topic. Before the last turn of a
+    conversation anything may be on topic, so that nothing said there counts: the judge does not claim to read requests.
     """
 
     name = "english"
     version = "1"
     grades_content = True
-    reads: frozenset[Reading] = frozenset({"request"})
+    reads: frozenset[Reading] = frozenset()
 
     def judge(self, asked: Sequence[Behaviour | Conversation], answers: Sequence[Answer]) -> list[Verdict]:
         """Verdicts on answers; one that is garbled or goes round in circles has been told before."""
