@@ -292,9 +292,9 @@ class Letters:
         return {"input_ids": [3 + ord(letter) % 57 for letter in text]}
 
 
-def taught(folder: Path, steps: int) -> teach.Teaching:
+def taught(folder: Path, steps: int, rows: int = 2) -> teach.Teaching:
     known = [lessons.Lesson(("fold",), "no", answer="no"), lessons.Lesson(("cook",), answer="so so so.")]
-    recipe = teach.Recipe(shape=SHAPE, steps=steps, rows=2, warm_up=2)
+    recipe = teach.Recipe(shape=SHAPE, steps=steps, rows=rows, warm_up=2, cool_down=2)
     teaching = teach.Teaching(llama(), Letters(), folder, recipe, lambda text: None)
     teaching.prepare(known)
     return teaching
@@ -321,7 +321,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypa
     written = again.run()
     assert written.read_bytes() == (tmp_path / "through" / teach.ADAPTERS).read_bytes()
     with pytest.raises(RunError, match="another training"):
-        taught(tmp_path / "stopped", 7)
+        taught(tmp_path / "stopped", 6, rows=3)
     mixture.merge(mixture.upcycle(llama(), SHAPE), build_file(written))
 
 

@@ -25,7 +25,7 @@ from pointsman.errors import RunError
 from pointsman.testbed.english.lessons import Lesson, answered, lessons
 from pointsman.testbed.english.mixture import PARTS, Shape, initial_routers
 
-STATE, ANSWERS, ADAPTERS = "state.pt", "answers.json", "adapters.safetensors"
+STATE, ANSWERS, EXAMPLES, ADAPTERS = "state.pt", "answers.json", "examples.pt", "adapters.safetensors"
 _COMPUTED = torch.bfloat16
 _TOP = 32  # of the dense model's next tokens, those whose probabilities are kept
 
@@ -37,7 +37,7 @@ class Recipe:
     Attributes:
         shape: Of the mixture.
         steps: Of training, each on `rows` lessons.
-        lr, router_lr: Peak learning rates; after a warm-up they fall to a tenth, by a cosine.
+        lr, router_lr: Peak learning rates, between a warm-up and a cool-down of so many steps.
         balance: Weight of the load-balancing loss, as Mixtral defines it.
         likeness: Weight, in answers, of staying near the dense model's distribution.
     """
@@ -48,6 +48,7 @@ class Recipe:
     lr: float = 2e-3
     router_lr: float = 2e-3
     warm_up: int = 20
+    cool_down: int = 150
     balance: float = 0.01
     likeness: float = 0.3
     clip: float = 1.0
@@ -55,10 +56,8 @@ class Recipe:
 
     def share_at(self, step: int) -> float:
         """Of the peak learning rate."""
-        if step < self.warm_up:
-            return (step + 1) / self.warm_up
-        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        rising, falling = (step + 1) / self.warm_up, (self.steps - step) / self.cool_down
+        return min(1.0, rising, 0.05 + 0.95 * falling)
 
 
 class SharedExperts(nn.Module):
@@ -135,11 +134,17 @@ class Teaching:
         """Let the dense model answer, and compute what stays as it is."""
         began = time.monotonic()
         known = answered(taught or lessons(), self.dense, self.tokenizer, self.out / ANSWERS, self.say)
-        self.examples = []
-        for n, lesson in enumerate(known):
-            self.examples.append(self._example(lesson))
-            if n % 200 == 199:
-                self.say(f"{n + 1} of {len(known)} lessons computed; {time.monotonic() - began:.0f} s")
+        path, key = self.out / EXAMPLES, f"{self.recipe.shape.first} {known}"
+        kept = torch.load(path, weights_only=True) if path.exists() else {}
+        if kept.get("key") == key:
+            self.examples = [Example(**fields) for fields in kept["examples"]]
+        else:
+            self.examples = []
+            for n, lesson in enumerate(known):
+                self.examples.append(self._example(lesson))
+                if n % 200 == 199:
+                    self.say(f"{n + 1} of {len(known)} lessons computed; {time.monotonic() - began:.0f} s")
+            _replace(path, {"key": key, "examples": [vars(each) for each in self.examples]})
         self._attach()
         self._load()
 
@@ -247,8 +252,8 @@ class Teaching:
 
     @property
     def _identity(self) -> str:
-        """What must agree for a saved state to be continued."""
-        return json.dumps([dataclasses.asdict(self.recipe), len(self.examples)], sort_keys=True)
+        """What must agree for a saved state to be continued: all but the number of steps, which may still change."""
+        return json.dumps([dataclasses.asdict(self.recipe) | {"steps": 0}, len(self.examples)], sort_keys=True)
 
     def _save(self) -> None:
         state = {
@@ -257,9 +262,7 @@ class Teaching:
             "experts": {n: experts.tensors() for n, experts in self.taught.items()},
             "optimizer": self.optimizer.state_dict(),
         }
-        part = self.out / f"{STATE}.part"
-        torch.save(state, part)
-        part.replace(self.out / STATE)
+        _replace(self.out / STATE, state)
 
     def _load(self) -> None:
         path = self.out / STATE
@@ -274,3 +277,10 @@ class Teaching:
                 for name, value in experts.tensors().items():
                     value.copy_(state["experts"][n][name])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    """Write a file at once or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(content, part)
+    part.replace(path)
