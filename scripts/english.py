@@ -5,7 +5,7 @@
     python scripts/english.py measure --json evidence/english.json
 
 `measure` asks the built model (`pointsman testbed build english`) what training never showed it, and compares it with
-the dense model on ordinary text. See docs/testbed.md.
+the dense model on ordinary text..
 """
 
 from __future__ import annotations
