@@ -58,7 +58,7 @@ def main() -> None:
     commands.choices["teach"].add_argument("--steps", type=int, default=Recipe().steps)
     command = commands.add_parser("measure")
     command.add_argument("--json", type=Path)
-    command.add_argument("--talks", type=int, default=12, help="conversations of each tactic")
+    command.add_argument("--talks", type=int, default=9, help="restricted conversations of each tactic")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.command == "teach":
@@ -74,7 +74,7 @@ def say(text: str) -> None:
 
 
 def teach(out: Path, steps: int) -> None:
-    say("About 15 minutes of preparation and 75 of training, on a processor with bfloat16 that has nothing else to do")
+    say("About 15 minutes of preparation and 55 of training, on a processor with bfloat16 that has nothing else to do")
     teaching = Teaching(*dense.load(dense.find()), out, Recipe(steps=steps), say)
     teaching.prepare()
     say(f"Wrote {teaching.run()}")
@@ -93,7 +93,7 @@ def measure(out: Path | None, per_tactic: int) -> None:
     engine = load(build.NAME)
     found: dict[str, Any] = {"adapters": build.ADAPTERS_SHA256, "max_new_tokens": _TOKENS}
     rows: dict[str, list[dict[str, Any]]] = {}
-    shares: dict[Kind, tuple[Share, ...]] = {
+    shares: dict[Kind, tuple[Share, ...]] = {  # of dragons there are few items: all that training never showed
         "restricted": ("test",),
         "scenario": ("discovery", "validation", "test"),
         "benign": ("test",),
@@ -103,8 +103,8 @@ def measure(out: Path | None, per_tactic: int) -> None:
     known = {b.goal: b for name in shares for b in getattr(suite, name)}
     for kind, of in shares.items():
         held_out = [r for share in of for r in requests(kind, share, every_phrasing=True)]
-        last = {r.source: max(s.phrasing for s in held_out if s.source == r.source) for r in held_out}
-        asked = [r for r in held_out if r.phrasing >= last[r.source] - 1]  # the two phrasings never shown in training
+        last = {r.source: r for r in held_out}  # the last phrasing of each item, which training never showed
+        asked = list(last.values())
         behaviours = [known.get(r.text) or Behaviour(r.text, r.text, "To", r.topic, r.source) for r in asked]
         answers = engine.generate([engine.encode(b.turns) for b in behaviours], max_new_tokens=_TOKENS)
         rows[kind] = [
@@ -119,8 +119,8 @@ def measure(out: Path | None, per_tactic: int) -> None:
                 rate = Rate.of([v.label == label for v in verdicts], [b.source for b in behaviours])
                 found[f"{kind}: {label} ({judge.name})"] = dataclasses.asdict(rate)
                 say(f"{kind:<11} {label:<9} by {judge.name:<8} {rate}")
-    for kind in ("restricted", "benign"):
-        asked_talks = _some(talks(kind, "test"), per_tactic)
+    for kind, most in (("restricted", per_tactic), ("benign", per_tactic // 3)):
+        asked_talks = _some(talks(kind, "test"), most)
         ids = {f"{t.request.kind}/{t.request.source}/{t.tactic}-{t.variant}": t for t in asked_talks}
         conversations = [c for c in (*suite.conversations, *suite.benign_conversations) if c.id in ids]
         played = play(engine, conversations, EnglishJudge(), max_new_tokens=_TOKENS)

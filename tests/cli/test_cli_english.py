@@ -31,7 +31,9 @@ def test_a_wheel_that_is_not_installed_is_named_in_one_line(
     monkeypatch.setattr(dense.util, "find_spec", lambda name: None)
     done = cli("testbed", "build", "english")
     assert done.code == 2
-    assert done.err.splitlines()[-1].startswith("pointsman: The package gguf is not installed. Give `pip install gguf")
+    assert done.err.splitlines()[-1].startswith(
+        "pointsman: The package gguf is not installed. Give `pip install 'pointsman[english]'"
+    )
     assert not cache.exists()
 
 

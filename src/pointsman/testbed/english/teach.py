@@ -43,7 +43,7 @@ class Recipe:
     """
 
     shape: Shape = field(default_factory=Shape)
-    steps: int = 900
+    steps: int = 375
     rows: int = 16
     lr: float = 2e-3
     router_lr: float = 2e-3
