@@ -37,7 +37,7 @@ def test_a_wheel_that_is_not_installed_is_named_in_one_line(
     assert not cache.exists()
 
 
-def test_build_prints_the_folder(cli: Cli, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_prints_the_folder(cli: Cli, here: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def written(folder: Path, source: Path) -> None:
         folder.mkdir(parents=True)
 
