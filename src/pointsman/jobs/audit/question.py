@@ -73,7 +73,7 @@ def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[Audit
         make_attack(attack)  # refuse a name that nobody knows before anything is loaded
     tasks = TaskFolder.read(inputs.utility_tasks)
     refuse_unknown_tasks(plan, tasks)
-    name = model.partition(":")[0] if inputs.behaviors is None else None
+    name = suite_of(model) if inputs.behaviors is None else None
     if name is not None:
         _refuse_ignored(model, name, inputs)
     given = {key: getattr(inputs, key) for key in _FILES}
@@ -121,6 +121,11 @@ def ask_again(run: Run, plan: Audit, note: Note) -> AuditQuestion:
     if name is not None and digest(suite) != then:
         raise RunError(f"The prompts of {name} have changed since {run.folder} began", OTHER_VERSION)
     return AuditQuestion(suite, judge, name, files, columns, system, tasks)
+
+
+def suite_of(model: str) -> str:
+    """The name under which a model's own prompts are registered: that of the model, else of all its checkpoints."""
+    return model if model in behaviors else model.partition(":")[0]
 
 
 def read_suite(name: str | None, files: Mapping[str, Path], columns: Sequence[str] = ()) -> Suite:
