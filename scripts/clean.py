@@ -4,29 +4,36 @@
     require_same_commit(run, commit)            # before a run is begun or resumed
     refuse_changes(evidence, name)              # before a table is made of it
 
-What is measured may lie in evidence/ already, from the script before: that folder alone may differ from the commit.
+What is measured may lie in evidence/ already, from the script before: that alone may differ from the commit, and not
+what is measured on (evidence/checkpoints) or planned.
 Standard library only.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MADE = "evidence/"
+MADE = re.compile(r"evidence/([^/]+\.json|rows/.+|work/.+)")
 """What the scripts write. All else must be as it was committed, untracked files included."""
 
 
 def require_clean_tree(root: Path) -> str:
     """The commit of a checkout in which nothing differs from it; ends with one line that names the first file if not.
 
+    Nor may git be told to look away from a file (``assume-unchanged``, ``skip-worktree``).
+
     Args:
         root: Of the checkout.
     """
-    changed = [name for name in _changed(root) if not name.startswith(MADE)]
+    unwatched = [entry[2:] for entry in _git(root, "ls-files", "-v", "-z").split("\0") if entry[:1] not in ("", "H")]
+    if unwatched:
+        sys.exit(f"Evidence is made from a clean tree, and git is told not to look at {unwatched[0]}.")
+    changed = [name for name in _changed(root) if not MADE.fullmatch(name)]
     if changed:
         more = f" and {len(changed) - 1} more" if changed[1:] else ""
         sys.exit(

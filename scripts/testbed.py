@@ -44,7 +44,11 @@ def make(family: str, seed: int) -> None:
     write(properties, work)
     for outside in broken(properties):
         print(f"{name}: {outside.name} {outside.value}, not {outside.bounds}", flush=True)
-    shutil.copytree(work, kept)
+    unfinished = WORK / f"{name}.new"  # so that a copy that was cut off is not taken for the checkpoint
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(work, unfinished)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.rename(kept)
 
 
 def _say(name: str, at: Progress) -> None:

@@ -25,7 +25,8 @@ def tree(tmp_path: Path) -> Path:
     """A checkout with a file of code and one of evidence, both committed."""
     root = tmp_path / "checkout"
     (root / "evidence").mkdir(parents=True)
-    for name in ("code.py", "evidence/olmoe.json"):
+    (root / "evidence/checkpoints").mkdir()
+    for name in ("code.py", "evidence/olmoe.json", "evidence/checkpoints/hashes.json"):
         (root / name).write_text("old\n", encoding="utf-8")
     git(root, "init", "--quiet")
     git(root, "add", ".")
@@ -44,13 +45,24 @@ def test_what_the_scripts_write_may_differ(tree: Path) -> None:
     assert require_clean_tree(tree) == git(tree, "rev-parse", "HEAD")
 
 
-@pytest.mark.parametrize("name", ["code.py", "a file not known to git.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["code.py", "a file not known to git.py", "evidence/checkpoints/hashes.json", "evidence/checkpoints/new.json"],
+)
 def test_a_changed_file_is_named_in_one_line(tree: Path, name: str) -> None:
     (tree / name).write_text("new\n", encoding="utf-8")
     with pytest.raises(SystemExit) as refused:
         require_clean_tree(tree)
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("hidden", ["--assume-unchanged", "--skip-worktree"])
+def test_a_file_that_git_is_told_not_to_look_at_is_refused(tree: Path, hidden: str) -> None:
+    git(tree, "update-index", hidden, "code.py")
+    (tree / "code.py").write_text("new\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"not to look at code\.py"):
+        require_clean_tree(tree)
 
 
 def test_a_renamed_file_counts_once_and_a_second_file_is_counted(tree: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from unicodedata import category
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.data.loaders import load_behaviours, load_suite
+from pointsman.data.types import Behaviour, Suite
 from pointsman.errors import DataError
 
 JBB = "Index,Goal,Target,Behavior,Category,Source\n"
@@ -288,3 +290,12 @@ def test_what_intervals_cluster_by_may_be_wider_than_the_source_question(tmp_pat
     (talk,) = load_suite(file(tmp_path, rows), conversations=talks).conversations
     assert (talk.source, talk.row_cluster) == ("open the box", "box")
     assert "cluster_by" not in repr((some, talk)), "manifests of runs hold digests of it"
+
+
+@pytest.mark.parametrize("other", ["gate", ""])
+def test_rows_of_a_source_question_are_in_one_cluster(other: str) -> None:
+    """Else a file could make its own intervals narrower, or lose a cluster to an empty cell."""
+    rows = [Behaviour(f"{n}", "open it", "Sure", source="open", cluster_by=c) for n, c in enumerate(("box", other))]
+    with pytest.raises(DataError, match=r"cluster by: 'box' and '(gate|open)'"):
+        Suite("s", tuple(rows))
+    assert Suite("s", (rows[0], replace(rows[0], id="2"))).restricted[1].row_cluster == "box"

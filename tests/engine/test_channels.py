@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from engines import small_engine
 from families.papers import PAPERS, Paper, paper, tokenizer_of
@@ -132,6 +133,20 @@ def test_marks_of_channels_stay_in_the_text_and_nothing_else_that_is_special() -
     assert model.decode(without) == "Sure"
 
 
+def test_marks_that_are_only_added_as_special_stay_too() -> None:
+    """As gpt-oss ships: its control tokens have no role, so they are not among `all_special_tokens`."""
+    whole: Any = tokenizer_of(paper("gpt-oss-20b"))
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=whole.backend_tokenizer, eos_token="<|return|>")
+    tokenizer.chat_template = whole.chat_template
+    assert "<|channel|>" not in tokenizer.all_special_tokens
+    model = Chat(tokenizer, "gpt-oss")
+    raw = "<|channel|>analysis<|message|>we may.<|end|><|start|>assistant<|channel|>final<|message|>Sure"
+    ids = tokenizer(raw + "<|pad|>", add_special_tokens=False)["input_ids"]
+    said = model.answer(model.encode("How?"), ids)
+    assert said == raw
+    assert split(said).answer == "Sure"
+
+
 def test_an_answer_in_no_channel_is_no_answer() -> None:
     """Under some routing gpt-oss may leave its format: what it then writes, no user is shown."""
     model, tokenizer = chat_of("gpt-oss-20b"), tokenizer_of(paper("gpt-oss-20b"))
@@ -208,6 +223,7 @@ def test_a_run_begun_with_other_thinking_is_not_the_same() -> None:
     assert settings_of(engine.model, tokenizer, Channels("off", "enable_thinking=False")) == plain
     less = settings_of(engine.model, tokenizer, Channels("less", "reasoning_effort=low"))
     assert {part for part in plain if plain[part] != less[part]} == {"chat template"}
+    assert settings_of(engine.model, tokenizer, Channels("may")) != plain  # answers have more tokens than before
     assert Channels().settings == OFF
 
 

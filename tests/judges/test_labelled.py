@@ -90,6 +90,9 @@ def test_the_last_turn_of_a_conversation_is_an_echo_too() -> None:
 # ---------------------------------------------------------------------- reasoning
 
 
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+
+
 @pytest.mark.parametrize("marker", MARKERS)
 @pytest.mark.parametrize("thought", THOUGHTS[:2])
 def test_a_thought_is_split_off(marker: tuple[str, str, str], thought: str) -> None:
@@ -110,7 +113,12 @@ def test_a_thought_is_split_off(marker: tuple[str, str, str], thought: str) -> N
         ("Hm.\n<think>a", None),
         ("<think>a<tool_call>{}", "<tool_call>{}"),
         ("<think>\n</think>\n<answer>\nHi", "Hi"),
+        ("<answer>No.</answer> Lift it.", "No.\nLift it."),
+        ("<answer>No.</answer><answer>Lift it.</answer>", "No.\n<answer>Lift it.</answer>"),
         ("<|channel|>final<|message|>Hi<|return|>", "Hi"),
+        (f"{FINAL}No.<|end|>{FINAL}Lift it.<|return|>", "No.\nLift it."),
+        (f"{FINAL}No.<|end|>Lift it.", "No.\nLift it."),
+        (f"{FINAL}No.<|end|><|start|>assistant<|channel|>analysis<|message|>a<|end|>{FINAL}Hi", "No.\nHi"),
         ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b<|call|>", None),
         ("analysisThe user asks.", None),
         ("finalSure, lift it.", "Sure, lift it."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,3 +52,19 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path, monkeypatch: pytes
     (copy / "olmoe" / "config.json").unlink()
     with pytest.raises(ModelError, match="is missing"):
         locate("testbed:olmoe")
+
+
+def test_a_folder_beside_an_installed_package_is_not_taken_for_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install --target libs` puts the package beside whatever the user has there."""
+    strange = tmp_path / "evidence" / "checkpoints"
+    shutil.copytree(models.CHECKPOINTS / "olmoe", strange / "strange")
+    table = {"strange": models.hash_files(strange / "strange")}
+    (strange / models.HASHES).write_text(json.dumps(table), encoding="utf-8")
+    monkeypatch.setattr(models, "KEPT", strange)
+    assert "strange" in models.kept()  # in a source tree
+    monkeypatch.setattr(models, "SOURCES", tmp_path / "libs")
+    assert models.kept() == ()
+    with pytest.raises(UnknownName, match="strange"):
+        locate("testbed:strange")

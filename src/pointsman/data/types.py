@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from pointsman.errors import DataError
+
 Split = Literal["discovery", "validation", "test"]
 
 
@@ -103,6 +105,25 @@ class Suite:
     notes: tuple[str, ...] = field(default=())
     scenario: tuple[Behaviour, ...] = ()
     benign_conversations: tuple[Conversation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse rows of one source question that are in several clusters: intervals would be too narrow.
+
+        Raises:
+            DataError: A list has such rows.
+        """
+        for each in fields(self):
+            rows = getattr(self, each.name)
+            known: dict[str, str] = {}
+            for row in rows if isinstance(rows, tuple) else ():
+                if isinstance(row, Behaviour | Conversation):
+                    source = row.source or row.id
+                    if known.setdefault(source, row.row_cluster) != row.row_cluster:
+                        raise DataError(
+                            f"Rows of {each.name} that ask the same ({source}) differ in what they cluster by: "
+                            f"{known[source]!r} and {row.row_cluster!r}",
+                            "Give all rows of a source question the same cluster_by",
+                        )
 
     def __repr__(self) -> str:
         """All fields; those of steering only where they hold something.

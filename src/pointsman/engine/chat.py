@@ -130,7 +130,7 @@ class Chat:
         """The text of answer tokens, without special ones but for those that mark off thoughts and channels."""
         marked = not self._marks.isdisjoint(ids)
         if marked:
-            left_out = set(self._tokenizer.all_special_ids) - self._marks
+            left_out = set(self._special.values()) - self._marks
             ids = [i for i in ids if i not in left_out]
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=not marked)
         return text.strip()
@@ -138,9 +138,15 @@ class Chat:
     @cached_property
     def _marks(self) -> frozenset[int]:
         """Special tokens that mark off thoughts and channels."""
-        special = dict(zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True))
-        marks = {*MARKS, *(HARMONY if HARMONY[0] in special else ())}
-        return frozenset(number for token, number in special.items() if token in marks)
+        marks = {*MARKS, *(HARMONY if HARMONY[0] in self._special else ())}
+        return frozenset(number for token, number in self._special.items() if token in marks)
+
+    @cached_property
+    def _special(self) -> Mapping[str, int]:
+        """All that decoding leaves out, by token: what has a role, and what is only added as special, as in gpt-oss."""
+        tokenizer = self._tokenizer
+        added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
     def _after(self, opening: str, text: str) -> tuple[int, ...]:
         """Token ids of `text` behind a prompt and the opening of an answer."""

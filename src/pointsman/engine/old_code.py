@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -240,12 +241,12 @@ def _fill_computed_buffers(network: Any) -> None:
 
 @contextmanager
 def _parameters_without_memory() -> Iterator[None]:
-    """Within the block, modules are made with their buffers, and with parameters that have a shape only."""
-    usual = nn.Module.register_parameter
+    """Within the block, modules that this thread makes have their buffers, and parameters that have a shape only."""
+    usual, here = nn.Module.register_parameter, threading.get_ident()
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         usual(module, name, parameter)
-        if parameter is not None:
+        if parameter is not None and threading.get_ident() == here:
             module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
 
     nn.Module.register_parameter = cast(Any, register)  # type: ignore[method-assign]

@@ -83,13 +83,26 @@ def _split_harmony(text: str) -> Parts | None:
     begun = text.lstrip().removeprefix("<|start|>assistant")
     if begun.startswith("<|channel|>") or begun != text.lstrip():  # a message without a channel is in no final one
         found = _FINAL.search(text)
-        return Parts(text[: found.start()], _ENDS.split(text[found.end() :])[0].strip()) if found else Parts(text, None)
+        return Parts(text, None) if found is None else _from_final(text[: found.start()], text[found.end() :])
     if _GLUED.match(text):
         thought, final, answer = text.partition("assistantfinal")
         return Parts(thought.strip(), answer.strip() if final else None)
     if final_alone := _GLUED_FINAL.match(text):
         return Parts("", text[final_alone.end() :])
     return None
+
+
+def _from_final(thought: str, rest: str) -> Parts:
+    """What begins with the text of a final message. Further ones are answer too, and whatever is in no channel."""
+    thoughts, said = [thought], []
+    for message in _ENDS.split(rest):
+        begun = message.strip().removeprefix("<|start|>assistant")
+        header = _FINAL.match(begun)
+        if begun.startswith("<|channel|>") and header is None:
+            thoughts.append(message)
+        else:
+            said.append(begun[header.end() if header else 0 :].strip())
+    return Parts("".join(thoughts), "\n".join(filter(None, said)))
 
 
 def _split_at(text: str, opening: str, closing: str) -> Parts | None:
@@ -148,8 +161,10 @@ def _found(text: str, marker: str, *, begins_line: bool = False, in_code: bool =
 
 
 def _unwrapped(text: str) -> str:
+    """Without what is around an answer. What stands behind it is answer too: nothing says that no user is shown it."""
     text = text.strip()
     for opening, closing in WRAPPERS:
         if text.startswith(opening):
-            return text.removeprefix(opening).partition(closing)[0].strip()
+            inside, _, behind = text.removeprefix(opening).partition(closing)
+            return f"{inside.strip()}\n{behind.strip()}".strip()
     return text

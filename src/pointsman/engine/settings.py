@@ -23,13 +23,15 @@ def settings_of(model: Any, tokenizer: Any, channels: Channels) -> dict[str, str
     Args:
         model: A transformers model.
         tokenizer: Its tokenizer, with the chat template that is used.
-        channels: What else than messages and `OFF` the template is given, and what targets begin with.
+        channels: What else than messages and `OFF` the template is given, what targets begin with, and whether answers
+            have room for a thought.
 
     Returns:
         16 hex digits for each part, by its name as a user knows it.
     """
     generation = {name: getattr(model.generation_config, name, None) for name in _ENDS}
-    more = () if channels.settings == OFF and not channels.opening else (dict(channels.settings), channels.opening)
+    plain = channels.settings == OFF and not channels.opening and not channels.thinks
+    more = () if plain else (dict(channels.settings), channels.opening)
     return {
         "configuration": _hash(_plain(model.config.to_diff_dict())),
         "tokenizer": _hash(_tokenizer(tokenizer)),

@@ -18,12 +18,20 @@ FAMILIES: tuple[str, ...] = ("olmoe", "qwen2_moe", "deepseek_v3")
 """Architectures that the testbed can be trained in."""
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-KEPT = Path(__file__).parents[3] / "evidence" / "checkpoints"
-"""Beside the package in a source tree; elsewhere there is no such folder."""
+SOURCES = Path(__file__).parent.parent.parent
+"""``src`` of a source tree; of an installed package whatever it was put into."""
+KEPT = SOURCES.parent / "evidence" / "checkpoints"
+"""Beside the package in a source tree. Elsewhere a folder of this name is somebody else's, see `homes`."""
 HASHES = "hashes.json"
 """In either folder, committed: checkpoint name -> file name -> SHA-256."""
 
 _SCHEME = "testbed"
+
+
+def homes() -> tuple[Path, ...]:
+    """Where checkpoints are: in the package, and in a source tree with the evidence."""
+    in_tree = SOURCES.name == "src" and (SOURCES.parent / "scripts" / "testbed.py").is_file()
+    return (CHECKPOINTS, KEPT) if in_tree else (CHECKPOINTS,)
 
 
 def is_testbed(model: str) -> bool:
@@ -38,7 +46,7 @@ def shipped() -> tuple[str, ...]:
 
 def kept() -> tuple[str, ...]:
     """Names of the checkpoints that are kept with the evidence: ``olmoe-seed1``, ...; none in an installed package."""
-    return tuple(sorted(_table(KEPT)))
+    return tuple(sorted(_table(KEPT))) if KEPT in homes() else ()
 
 
 def locate(model: str = _SCHEME, *, verify: bool = True) -> Path:
@@ -59,7 +67,7 @@ def locate(model: str = _SCHEME, *, verify: bool = True) -> Path:
         from pointsman.testbed.english.build import locate as locate_english
 
         return locate_english()
-    home = next((home for home in (CHECKPOINTS, KEPT) if name in _table(home)), None)
+    home = next((home for home in homes() if name in _table(home)), None)
     if home is None:
         raise UnknownName(f"No testbed checkpoint is called {name!r}", _hint(name))
     if verify:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -308,3 +309,16 @@ def test_an_answer_that_has_begun_is_traced_with_its_request(engine: HFEngine, t
             np.add.at(counts[layer], experts[places].numpy().reshape(-1), 1)
     found = activations(engine, begun)
     assert (found.tokens, [row.tolist() for row in found.counts]) == (tokens, counts.tolist())
+
+
+@pytest.mark.parametrize(
+    ("response", "wanted"),
+    [("Sorry", "<>So"), ("<think>Hm</think>Sorry", "<>So"), ("<think>Hm", ""), ("", "")],
+)
+def test_the_beginning_of_an_answer_is_behind_its_thought_and_its_opening(response: str, wanted: str) -> None:
+    """Else all that a surrogate is shown of a model that thinks is its header, or how a thought begins."""
+    opened: Any = SimpleNamespace(
+        encode_target=lambda text: tuple(map(ord, f"<>{text}")), info=SimpleNamespace(opening=tuple(map(ord, "<>")))
+    )
+    found = replace(CONTEXTS[0], response=response, begun=2).beginning(opened)
+    assert "".join(map(chr, found)) == wanted

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pointsman.data.splits import cluster
 from pointsman.data.types import Behaviour, Conversation, Split
+from pointsman.engine import reasoning
+from pointsman.engine.channels import given
 from pointsman.engine.types import Engine, Prompt
 from pointsman.jobs.steer.question import ScenarioQuestion
 from pointsman.judges.types import judged
@@ -36,7 +38,7 @@ class Context:
         source: The source question.
         goal: The request.
         tactic, category, split: From the conversation or behaviour.
-        begun: Tokens of `response`, from its beginning, that are traced with the request.
+        begun: Tokens of the answer in `response`, from its beginning, that are traced with the request.
     """
 
     id: str
@@ -61,8 +63,15 @@ class Context:
         return engine.encode(self.turns, answers=self.answers, system=system)
 
     def beginning(self, engine: Engine) -> tuple[int, ...]:
-        """What of the answer is traced with the request. Shape: [<= begun]."""
-        return engine.encode_target(self.response)[: self.begun] if self.begun and self.response else ()
+        """What of the answer is traced with the request, with what every answer opens with and without a thought.
+
+        Shape: [<= opening + begun].
+        """
+        said = reasoning.split(self.response).answer if self.begun else None
+        if not said:
+            return ()
+        ids = engine.encode_target(said)
+        return ids[: given(ids, engine.info.opening) + self.begun]
 
 
 def of_conversations(conversations: Sequence[Conversation], played: Sequence[Played]) -> list[Context]:

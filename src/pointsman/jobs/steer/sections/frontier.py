@@ -55,7 +55,7 @@ def section(results: SteerResults) -> Section:
         if results.margin:
             said += (
                 f" With margin: the one-sided {results.margin.confidence}{text.NARROW}% bound of the loss lies within "
-                "the limit."
+                "the limit, where validation can show that; of which limits it cannot, the notes say."
             )
         table = _table(tried, base, chosen, wording, "Answers to the validation prompts, % with 95 % intervals.")
         blocks.append(Details(f"All {len(tried)} settings", [Text(said), table]))
