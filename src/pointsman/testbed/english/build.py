@@ -15,7 +15,7 @@ from pointsman.testbed.english.mixture import Shape, merge, upcycle
 NAME = "testbed:english"
 COMMAND = "pointsman testbed build english"
 ADAPTERS = Path(__file__).with_name("adapters.safetensors")
-ADAPTERS_SHA256 = "9e9bcae0d4104db4fb893a66a83371da6a049c247c6bce4d47207d64745be30a"
+ADAPTERS_SHA256 = "95e04d99dbd7cdb37801f193573762ae6b9a33cb76bc36f4fd7140b95f6836f9"
 CARD = "english.json"
 """Beside the checkpoint, written last: what it was made of, and the SHA-256 of each of its files."""
 
