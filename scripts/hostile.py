@@ -14,6 +14,7 @@ from audit_tables import claim, masked, meaning, meaningful
 from evidence_files import EVIDENCE, read_new
 from evidence_plan import Planned
 from shown import asked
+from steering_tables import chosen_way
 
 from pointsman.stats.rates import Rate
 
@@ -115,8 +116,7 @@ def _gains(runs: Sequence[Evidence], way: str) -> list[float]:
 
 def _arm(run: Evidence, way: str) -> Evidence | None:
     """What a way reached; of the chosen one that is `after`."""
-    refinement = run["chosen"]["refinement"]
-    chosen = "surrogate_only" if refinement == "surrogate" else refinement
+    chosen = chosen_way(run)
     found: Evidence | None = run["test"]["after" if way == chosen else way] if way in (chosen, *run["test"]) else None
     return found
 

@@ -23,8 +23,8 @@ RIVALS = {
 
 def chosen_way(e: Evidence) -> str:
     """The key of the way that was chosen, as that of a rival."""
-    refinement: str = e["chosen"]["refinement"]
-    return "surrogate_only" if refinement == "surrogate" else refinement
+    way: str = e["chosen"]["refinement"] or e["chosen"]["method"]  # pins have no refinement
+    return "surrogate_only" if way == "surrogate" else way
 
 
 def points(difference: Evidence | None) -> str:

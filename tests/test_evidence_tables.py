@@ -144,6 +144,16 @@ def test_a_limit_that_is_broken_on_test_is_marked_wherever_the_rate_stands(kept:
     ]  # fmt: skip
 
 
+def test_pinned_experts_can_be_what_was_chosen(kept: Kept) -> None:
+    old = json.loads(OLD["steering-defence-olmoe"].read_text(encoding="utf-8"))
+    chosen = {**old["chosen"], "method": "steermoe", "refinement": None, "lambda": None, "alpha": None, "start": None}
+    arms = {**old["test"], "steermoe": None, "through_model": old["test"]["after"]}
+    kept.new("steering-defence-olmoe", "steering-defence-olmoe", chosen=chosen, test=arms)
+    found = [cells[2:4] for cells in steering("steering-defence-olmoe")]
+    assert ["chosen: SteerMoE (contexts)", "98.3 % [88, 100]"] in found
+    assert "counted on contexts +42 points" in said()["g"]
+
+
 def test_the_paper_s_start_has_its_row_among_the_ways_and_not_among_the_headlines(kept: Kept) -> None:
     made_by = next(run.said() for run in PLAN if run.begun_as_published)
     kept.new("steering-paper-olmoe", "steering-defence-olmoe", made_by=made_by)
