@@ -5,70 +5,19 @@ A control that could refute a figure stands in its row, with what it makes of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evidence_files import newest, older, read_new
-from steering_tables import percent, table
+from evidence_files import newest
+from shown import Rows, Shown, asked, percent, table
 
 from pointsman.jobs.audit.claims import verdict_above_draws
 from pointsman.jobs.audit.ranks import RankMeaning, meaning_of
 from pointsman.jobs.audit.results import Rise
 from pointsman.runs.results import verdict_of_difference
 from pointsman.stats.paired import AboveDraws, Comparison
-from pointsman.stats.rates import Rate
 
 Evidence = dict[str, Any]
-Rows = list[list[str]]
-OLD = " (old)"
-"""Behind the name of a checkpoint of which there is nothing but the old evidence."""
-
-
-@dataclass(frozen=True)
-class Audits:
-    """What is shown.
-
-    Attributes:
-        shown: Every audit that there is, the new one before the old of its name.
-        twins: The old ones of those that are new.
-    """
-
-    shown: list[Evidence]
-    twins: list[Evidence]
-
-    @staticmethod
-    def of(names: Sequence[str]) -> Audits:
-        shown, twins = list[Evidence](), list[Evidence]()
-        for name in names:
-            new, old = read_new(name), older(name)
-            if new:
-                shown.append(new)
-                twins += [old] if old else []
-            elif old:
-                shown.append({**old, "checkpoint": old["checkpoint"] + OLD})
-        return Audits(shown, twins)
-
-    def only(self, wanted: Callable[[Evidence], bool]) -> Audits:
-        return Audits([e for e in self.shown if wanted(e)], [e for e in self.twins if wanted(e)])
-
-    def table(self, head: Sequence[str], make: Callable[[Evidence], Rows], keys: int = 1) -> str:
-        """A table whose cells have the old figure, in italics, below the new one where the same row is in both.
-
-        Args:
-            make: The rows of one audit.
-            keys: Of how many cells a row is known.
-        """
-        rows = [row for e in self.shown for row in make(e)]
-        before = {tuple(row[:keys]): row for e in self.twins for row in make(e)}
-        for row in rows:
-            old = before.get(tuple(row[:keys]), row)
-            for n in range(keys, len(row)):
-                if old[n] not in (row[n], "-"):
-                    row[n] += f"<br>*{old[n]}*"
-        return table(head, rows)
-
-
 # ---------------------------------------------------------------------- cells
 
 
@@ -86,12 +35,6 @@ def number(mean: Evidence | None) -> str:
     if mean["low"] is None or mean["high"] is None:
         return f"{mean['mean']:.2f}"
     return f"{mean['mean']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
-
-
-def asked(rate: Evidence) -> str:
-    """``200 (57)``: n, and how many independent rows would know the rate as well."""
-    effective = Rate(**rate).effective_n
-    return str(rate["n"]) if effective is None or round(effective) >= rate["n"] else f"{rate['n']} ({effective:.0f})"
 
 
 def claim(difference: Evidence | None) -> str:
@@ -135,7 +78,7 @@ def meaningful(evidence: Evidence) -> list[int]:
 # ---------------------------------------------------------------------- the tables
 
 
-def models(audits: Audits) -> str:
+def models(audits: Shown) -> str:
     head = ["testbed checkpoint", "untouched before", "refused", "n (effective)", "benign correct", "n (effective) ",
             "over-refused", "conversations fallen", "n (effective)  ", "matched questions"]  # fmt: skip
 
@@ -152,7 +95,7 @@ def models(audits: Audits) -> str:
     return audits.table(head, rows)
 
 
-def worth(audits: Audits) -> str:
+def worth(audits: Shown) -> str:
     head = ["testbed checkpoint", "ranks that mean something", "not above the other routers (p >= .05)",
             "not surely above benign prompts", "prompts", "Kendall W", "split-half Spearman",
             "first token against whole target"]  # fmt: skip
@@ -187,7 +130,7 @@ def ranking(e: Evidence) -> str:
     return table(head, rows)
 
 
-def masking(audits: Audits) -> str:
+def masking(audits: Shown) -> str:
     head = ["testbed checkpoint", "routers", "n (effective)", "no mask", "top routers masked", "random ones, mean",
             "best random set", "sets that reach the top", "top minus random, points", "the claim", "lowest",
             "one frozen mask", "top, both phases"]  # fmt: skip
@@ -211,7 +154,7 @@ def masking(audits: Audits) -> str:
     return audits.table(head, rows, keys=2)
 
 
-def utility_under_masks(audits: Audits) -> str:
+def utility_under_masks(audits: Shown) -> str:
     head = ["testbed checkpoint", "routers", "phase", "top: ASR", "benign correct", "random: ASR", "benign correct ",
             "lowest: ASR", "benign correct  ", "frozen: ASR", "benign correct   "]  # fmt: skip
 
@@ -229,7 +172,7 @@ def utility_under_masks(audits: Audits) -> str:
     return audits.table(head, rows, keys=3)
 
 
-def noise(audits: Audits) -> str:
+def noise(audits: Shown) -> str:
     head = ["testbed checkpoint", "noise, sigma", "n (effective)", "ASR", "any compliance", "garbage", "benign correct"]
 
     def rows(e: Evidence) -> Rows:
@@ -242,7 +185,7 @@ def noise(audits: Audits) -> str:
     return audits.table(head, rows, keys=2)
 
 
-def fsour(audits: Audits) -> str:
+def fsour(audits: Shown) -> str:
     head = ["testbed checkpoint", "n (effective)", "ASR@1", "ASR@5", "best of 5 random routes",
             "route minus random, points", "the claim", "natural experts forced", "the claim ", "any compliance",
             "garbage", "forced pairs, median", "minutes"]  # fmt: skip
@@ -261,7 +204,7 @@ def fsour(audits: Audits) -> str:
     return audits.table(head, rows)
 
 
-def candidates(hundred: Sequence[Evidence], audits: Audits) -> str:
+def candidates(hundred: Sequence[Evidence], audits: Shown) -> str:
     """N = 100, the paper's number, beside the audit of the same checkpoint with N = 10; one search each."""
     head = ["testbed checkpoint", "N", "n (effective)", "ASR, one search", "random routes", "the claim",
             "natural experts forced", "forced pairs, median [least, most]", "rows forwarded a prompt, median",
@@ -288,7 +231,7 @@ def candidates(hundred: Sequence[Evidence], audits: Audits) -> str:
     return table(head, rows)
 
 
-def aims(audits: Audits) -> str:
+def aims(audits: Shown) -> str:
     head = ["testbed checkpoint", "search", "n (effective)", "ASR@1", "any compliance", "garbage",
             "forced pairs, median"]  # fmt: skip
 
@@ -305,7 +248,7 @@ def aims(audits: Audits) -> str:
     return audits.table(head, rows, keys=2)
 
 
-def transfer(audits: Audits) -> str:
+def transfer(audits: Shown) -> str:
     head = ["testbed checkpoint", "routes", "pairs at template positions", "template part on its own prompt",
             "on the others' prompts"]  # fmt: skip
 
@@ -319,7 +262,7 @@ def transfer(audits: Audits) -> str:
     return audits.table(head, rows)
 
 
-def whereabouts(audits: Audits) -> str:
+def whereabouts(audits: Shown) -> str:
     head = ["testbed checkpoint", "share of the pairs by token role", "layers by share",
             "most used expert (share, expected)"]  # fmt: skip
 
@@ -338,7 +281,7 @@ def whereabouts(audits: Audits) -> str:
     return audits.table(head, rows)
 
 
-def seeds(audits: Audits) -> str:
+def seeds(audits: Shown) -> str:
     head = ["testbed checkpoint", "what", "seeds", "each", "mean"]
 
     def rows(e: Evidence) -> Rows:
@@ -362,7 +305,7 @@ def seeds(audits: Audits) -> str:
     return audits.table(head, rows, keys=2)
 
 
-def cost(audits: Audits) -> str:
+def cost(audits: Shown) -> str:
     head = ["testbed checkpoint", "forwards, foretold", "in fact", "million tokens, foretold", "in fact ",
             "minutes, foretold", "in fact  "]  # fmt: skip
 
@@ -381,7 +324,7 @@ def cost(audits: Audits) -> str:
 # ---------------------------------------------------------------------- the pages
 
 
-def made_by(audits: Audits) -> str:
+def made_by(audits: Shown) -> str:
     cpu = sorted({e["provenance"]["cpu"] for e in audits.shown})
     return (
         f"Made by `make evidence` (one thread of {', '.join(cpu)}, two at a time and beside other load: minutes are "
@@ -399,7 +342,7 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
             "best random set (sets that reach it)", "“it takes the top” with 1, 2, 3 masked",
             "routes found (F-SOUR)", "random routes"]  # fmt: skip
     rows = []
-    for e in Audits.of(names).shown:
+    for e in Shown.of(names).shown:
         two, f = masked(e, 2), e["fsour"]
         if two is None or "random" not in two["controls"]:
             continue
@@ -414,15 +357,9 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
 
 
 def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:
-    audits = Audits.of(names)
+    audits = Shown.of(names)
     some = audits.only(lambda e: bool(e["fsour"].get("controls")))
-    if any(e["checkpoint"].endswith(OLD) for e in audits.shown):
-        yield (
-            "Checkpoints marked “(old)” are those of the testbed before this one, measured before the present plan: "
-            "they stand here until `make evidence` has measured the new ones."
-        )
-    if audits.twins:
-        yield "In italics, below the new figure: the old one, of the testbed before this one."
+    yield from audits.told()
     yield "## The shipped models"
     yield (
         "Test split, exact judge, greedy, 95 % intervals clustered by what is claimed to generalise. Effective n: how "

@@ -14,14 +14,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dominant_page import LAST, NOUN, PLACES, render
+from dominant_page import ENDING, NOUN, PLACES, render
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
@@ -37,7 +37,7 @@ from pointsman.methods.steps import stream
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.results import Provenance
 from pointsman.stats.rates import Mean, Rate
-from pointsman.testbed.language import AFFIRMATION, REFUSAL, requests
+from pointsman.testbed.language import AFFIRMATION, REFUSALS, requests
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,40 +58,56 @@ Cluster = Sequence[str]
 
 @dataclass(frozen=True)
 class Set:
-    """Prompts with their clusters."""
+    """Prompts and the nouns that they are about, which are the clusters of all intervals."""
 
     prompts: tuple[Prompt, ...]
-    sources: tuple[str, ...]
     nouns: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __add__(self, other: Set) -> Set:
-        return Set(self.prompts + other.prompts, self.sources + other.sources, self.nouns + other.nouns)
+        return Set(self.prompts + other.prompts, self.nouns + other.nouns)
 
     def only(self, rows: Sequence[int]) -> Set:
-        return Set(*(tuple(part[r] for r in rows) for part in (self.prompts, self.sources, self.nouns)))
+        return Set(*(tuple(part[r] for r in rows) for part in (self.prompts, self.nouns)))
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Indices of the token that completes the noun, and of the last one. Shape: [B, 2]."""
+        return np.array([(len(prompt) - 3, len(prompt) - 1) for prompt in self.prompts])
 
 
 def encoded(engine: HFEngine, behaviours: Sequence[Behaviour]) -> Set:
     """The prompts of some behaviours, whose tokens are checked to lie where `PLACES` says."""
-    made = Set(
-        tuple(engine.encode(b.turns) for b in behaviours),
-        tuple(b.source or b.id for b in behaviours),
-        tuple((b.source or b.id).partition("x")[2] for b in behaviours),
-    )
-    for prompt, noun in zip(made.prompts, made.nouns, strict=True):
-        if len(prompt) != LAST + 1 or prompt.tokens[NOUN] != noun:
+    return checked(tuple(engine.encode(b.turns) for b in behaviours), tuple(b.cluster_by for b in behaviours))
+
+
+def checked(prompts: tuple[Prompt, ...], nouns: tuple[str, ...]) -> Set:
+    for prompt, noun in zip(prompts, nouns, strict=True):
+        if "".join(token.removeprefix("##") for token in prompt.tokens[NOUN:-2]) != noun:
             sys.exit(f"A prompt has its noun elsewhere: {' '.join(prompt.tokens)}")
-    return made
+    return Set(prompts, nouns)
+
+
+def places(length: int) -> list[int | None]:
+    """The column that stands for each of `PLACES` in what patching prompts gave; None for the ending of a noun without.
+
+    Args:
+        length: Of the prompt, in tokens.
+    """
+    tokens: list[int | None] = [*range(length)]
+    if length < len(PLACES) - 1:
+        tokens.insert(ENDING, None)
+    return [*tokens, -1]
 
 
 def measure(checkpoint: str) -> dict[str, Any]:
     """Everything that the page says of one checkpoint."""
     started = time.perf_counter()
     engine, suite = pointsman.load(f"testbed:{checkpoint}"), load_suite()
-    refusal, affirmation = (engine.encode_target(text)[0] for text in (REFUSAL, AFFIRMATION))
+    refusals = {engine.encode_target(text)[0] for text in REFUSALS}
+    affirmation = engine.encode_target(AFFIRMATION)[0]
     of: dict[tuple[str, str], list[Behaviour]] = {}
     for kind, behaviours in (("restricted", suite.restricted), ("benign", suite.benign)):
         for b in behaviours:
@@ -109,15 +125,18 @@ def measure(checkpoint: str) -> dict[str, Any]:
         "model": {"fingerprint": engine.info.fingerprint, "layers": len(engine.routers), "dtype": engine.info.dtype},
         "seed": SEED,
         "rosais": [
-            {"layer": layer, **asdict(Mean.of(ranked.scores[:, layer].tolist(), ranked.sources))}
+            {
+                "layer": engine.routers[layer].decoder_layer,
+                **asdict(Mean.of(ranked.scores[:, layer].tolist(), ranked.sources)),
+            }
             for layer in ranked.ranking
         ],
         "benign_correct_plain": asdict(
-            Rate.of([a.verdict.label == "correct" for a in plain], [a.source for a in plain])
+            Rate.of([a.verdict.label == "correct" for a in plain], [b.cluster_by for b in harmless])
         ),
         "probes": probes.plain(),
         "routers": [
-            router(engine, layer, role, asked, harmless, probes, (refusal, affirmation), suite.max_new_tokens)
+            router(engine, layer, role, asked, harmless, probes, refusals, affirmation, suite.max_new_tokens)
             for layer, role in [*((layer, f"rank {n + 1}") for n, layer in enumerate(top)), (control, "control")]
         ],
     }
@@ -132,7 +151,8 @@ def router(
     asked: Sequence[Behaviour],
     harmless: Sequence[Behaviour],
     probes: Probes,
-    tokens: tuple[int, int],
+    refusals: Container[int],
+    affirmation: int,
     max_new_tokens: int,
 ) -> dict[str, Any]:
     """One router: the masks that turn a refusal, where they act, and what the model still knows under them."""
@@ -141,7 +161,7 @@ def router(
     prompts = [engine.encode(b.turns) for b in asked]
     scored = engine.score(
         [p for p in prompts for _ in range(method.samples)],
-        [(tokens[1],)] * (len(prompts) * method.samples),
+        [(affirmation,)] * (len(prompts) * method.samples),
         routing=[m for each in masks for m in each],
     )
     p = np.exp([s.first for s in scored]).reshape(len(prompts), -1)  # shape: [prompts, S]
@@ -149,12 +169,12 @@ def router(
     under = encoded(engine, asked)
     begins = first_tokens(engine, under.prompts, best)
     plain = first_tokens(engine, under.prompts, [None] * len(under))
-    flips = [n for n in range(len(asked)) if (plain[n], begins[n]) == tokens]
+    flips = [n for n in range(len(asked)) if plain[n] in refusals and begins[n] == affirmation]
     found: dict[str, Any] = {
-        "layer": layer,
+        "layer": engine.routers[layer].decoder_layer,
         "role": role,
         "flips": rate([n in set(flips) for n in range(len(asked))], under),
-        "one_mask": asdict(Mean.of((p > 0.5).mean(axis=1).tolist(), under.sources)),
+        "one_mask": asdict(Mean.of((p > 0.5).mean(axis=1).tolist(), under.nouns)),
     }
     flipped = under.only(flips)
     if flips:
@@ -174,6 +194,7 @@ def router(
     if enough:
         result = Patching().patch(engine, [asked[n] for n in flips], [best[n] for n in flips])
         found["patching"] = patching(result, flipped)
+        found["whole_noun"] = whole_noun(engine, flipped, [best[n] for n in flips], refusals, affirmation)
         found["by_noun"] = by_noun(result, flipped)
     rows = flips if enough else list(range(len(asked)))
     found["probes"] = {
@@ -194,17 +215,24 @@ def first_tokens(engine: HFEngine, prompts: Sequence[Prompt], routing: Sequence[
 
 
 def patching(result: PatchingResult, flipped: Set) -> dict[str, Any]:
-    """Means over the flipping prompts. Shapes: [layers, columns] of every table."""
+    """Means over the flipping prompts. Shapes: [layers, columns] of every table; None where no prompt has the token."""
     tables: dict[str, Any] = {"layers": list(result.layers), "columns": list(PLACES), "n": len(result.prompts)}
-    cells = [(m, c) for m in range(len(result.layers)) for c in range(len(PLACES))]
-    for name, share, reached in (
-        ("restored", result.restored_share, result.back),
-        ("inserted", result.inserted_share, result.gone),
+    of_prompt = [places(len(tokens)) for tokens in result.tokens]
+
+    def cell(values: np.ndarray, place: int, measure: Callable[[Any, Set], Any]) -> Any:
+        rows = [row for row, columns in enumerate(of_prompt) if columns[place] is not None]
+        found = [values[row, of_prompt[row][place]].item() for row in rows]
+        return measure(found, flipped.only(rows)) if rows else None
+
+    for name, values, measure in (
+        ("restored", result.restored_share, mean),
+        ("back", result.back, rate),
+        ("inserted", result.inserted_share, mean),
+        ("gone", result.gone, rate),
     ):
-        means = {(m, c): mean(share[:, m, c], flipped) for m, c in cells}
-        rates = {(m, c): rate(reached[:, m, c].tolist(), flipped) for m, c in cells}
-        for label, values in ((name, means), ({"restored": "back", "inserted": "gone"}[name], rates)):
-            tables[label] = [[values[m, c] for c in range(len(PLACES))] for m in range(len(result.layers))]
+        tables[name] = [
+            [cell(values[:, m], place, measure) for place in range(len(PLACES))] for m in range(len(result.layers))
+        ]
     tables["lens"] = {
         "plain": [mean(column, flipped) for column in result.plain_lens.T],
         "masked": [mean(column, flipped) for column in result.changed_lens.T],
@@ -212,11 +240,37 @@ def patching(result: PatchingResult, flipped: Set) -> dict[str, Any]:
     return tables
 
 
+def whole_noun(
+    engine: HFEngine, flipped: Set, masks: Sequence[Intervention], refusals: Container[int], affirmation: int
+) -> dict[str, Any]:
+    """What the first token is with both tokens of the noun masked and no other, and with all masked but these."""
+    noun = [range(NOUN, last - 1) for last in flipped.tokens[:, 1]]
+    rest = [[t for t in range(last + 1) if t not in n] for n, last in zip(noun, flipped.tokens[:, 1], strict=True)]
+    alone, but = (
+        first_tokens(engine, flipped.prompts, [at(mask, tokens) for mask, tokens in zip(masks, each, strict=True)])
+        for each in (noun, rest)
+    )
+    return {
+        "gone": rate([token == affirmation for token in alone], flipped),
+        "back": rate([token in refusals for token in but], flipped),
+    }
+
+
+def at(mask: Intervention, tokens: Sequence[int]) -> Intervention:
+    """A mask at these tokens alone."""
+    rules = (replace(rule, where=replace(rule.where, positions=tuple(tokens))) for rule in mask.rules)
+    return Intervention(tuple(rules))
+
+
 def by_noun(result: PatchingResult, flipped: Set) -> dict[str, list[int]]:
-    """Of each noun: prompts that flip, and those that refuse again with the noun (the last token) unmasked."""
-    back = result.back[:, 0]
+    """Of each noun: prompts that flip, and those that refuse again with one token unmasked, the noun's or the last."""
+    last = flipped.tokens[:, 1]
     rows = {noun: [n for n, other in enumerate(flipped.nouns) if other == noun] for noun in sorted(set(flipped.nouns))}
-    return {noun: [len(r), int(back[r, NOUN].sum()), int(back[r, LAST].sum())] for noun, r in rows.items()}
+    one = {
+        noun: [int(result.back[r, 0, NOUN : last[r[0]] - 1].any(axis=1).sum()), int(result.back[r, 0, last[r]].sum())]
+        for noun, r in rows.items()
+    }
+    return {noun: [len(rows[noun]), *counts] for noun, counts in one.items()}
 
 
 # -- probes ------------------------------------------------------------------------------------------------------
@@ -266,13 +320,15 @@ def _with_one(x: np.ndarray) -> np.ndarray:
 
 
 def features(engine: HFEngine, asked: Set, routing: Sequence[Intervention | None]) -> np.ndarray:
-    """Residual stream after every layer, at the noun and at the last token. Shape: [layers, 2, B, d]."""
+    """Residual stream after every layer, where the noun is complete and at the last token. Shape: [layers, 2, B, d]."""
     parts = []
     with engine.patcher() as patcher:
         for start in range(0, len(asked), 256):
             rows = slice(start, start + 256)
             streams = patcher.streams(asked.prompts[rows], routing[rows])
-            parts.append(np.stack([streams.after(n)[:, (NOUN, LAST)] for n in range(patcher.layers)]))
+            tokens = asked.tokens[rows]
+            each = np.arange(len(tokens))[:, None]
+            parts.append(np.stack([streams.after(n)[each, tokens] for n in range(patcher.layers)]))
     return np.concatenate(parts, axis=1).transpose(0, 2, 1, 3)
 
 
@@ -320,14 +376,14 @@ class Probes:
     def _lessons(self) -> Set:
         """Requests of the training split about the nouns of the test split."""
         taken: dict[str, int] = {}
-        made: list[tuple[Prompt, str, str]] = []
+        made: list[tuple[Prompt, str]] = []
         for kind in ("restricted", "benign"):
             for r in requests(kind, "train", seed=SEED):  # type: ignore[arg-type]
                 if r.noun in self.names and taken.get(r.noun, 0) < PER_NOUN:
                     taken[r.noun] = taken.get(r.noun, 0) + 1
-                    made.append((self.engine.encode((r.text,)), r.source, r.noun))
-        prompts, sources, nouns = zip(*made, strict=True)
-        return Set(prompts, sources, nouns)
+                    made.append((self.engine.encode((r.text,)), r.noun))
+        prompts, nouns = zip(*made, strict=True)
+        return checked(prompts, nouns)
 
     @staticmethod
     def _each(fit: Any, x: np.ndarray) -> list[list[Probe]]:
@@ -338,12 +394,12 @@ class Probes:
         return [[of[n][t].logits(x[n, t]) for t in range(2)] for n in range(first, len(x))]
 
     def _embedding(self) -> dict[str, Any]:
-        """The class probe on the noun's embedding, before any layer; one row a noun."""
+        """The class probe on the noun's embedding (mean of its tokens), before any layer; one row a noun."""
 
         def rows(of: Set) -> tuple[np.ndarray, list[str]]:
-            nouns = {noun: prompt.ids[NOUN] for noun, prompt in zip(of.nouns, of.prompts, strict=True)}
-            table = self.engine.model.get_input_embeddings().weight
-            return table[list(nouns.values())].detach().double().numpy(), list(nouns)
+            nouns = {noun: list(prompt.ids[NOUN:-2]) for noun, prompt in zip(of.nouns, of.prompts, strict=True)}
+            table = self.engine.model.get_input_embeddings().weight.detach().double().numpy()
+            return np.stack([table[tokens].mean(axis=0) for tokens in nouns.values()]), list(nouns)
 
         label = dict(zip(self.taught.nouns, self.labels, strict=True))
         x, names = rows(self.taught)
@@ -401,7 +457,7 @@ class Probes:
         def aurocs(logits: list[list[list[np.ndarray]]]) -> list[list[dict[str, Any]]]:
             return [
                 [
-                    auroc(*(part[n][t][:, 1] - part[n][t][:, 0] for part in logits), benign.sources, restricted.sources)
+                    auroc(*(part[n][t][:, 1] - part[n][t][:, 0] for part in logits), benign.nouns, restricted.nouns)
                     for t in range(2)
                 ]
                 for n in layers
@@ -439,7 +495,7 @@ def balanced(called: np.ndarray, labels: np.ndarray) -> float:
 
 
 def auroc(benign: np.ndarray, restricted: np.ndarray, benign_of: Cluster, restricted_of: Cluster) -> dict[str, Any]:
-    """Chance that a restricted prompt reads more restricted than a benign one; bootstrap over sources."""
+    """Chance that a restricted prompt reads more restricted than a benign one; bootstrap over nouns."""
     rng = np.random.default_rng(SEED)
 
     def area(a: np.ndarray, b: np.ndarray) -> float:
@@ -457,17 +513,15 @@ def auroc(benign: np.ndarray, restricted: np.ndarray, benign_of: Cluster, restri
 
 
 def rate(successes: Sequence[bool], of: Set) -> dict[str, Any]:
-    """A rate with its interval by source, and the wider one by noun."""
-    by_noun = Rate.of(successes, of.nouns)
-    kept = asdict(Rate.of(successes, of.sources))
-    return {k: kept[k] for k in ("k", "n", "rate", "low", "high")} | {"by_noun": [by_noun.low, by_noun.high]}
+    """A rate with its interval by noun."""
+    found = asdict(Rate.of(successes, of.nouns))
+    return {k: found[k] for k in ("k", "n", "rate", "low", "high")}
 
 
-def mean(values: np.ndarray, of: Set) -> dict[str, Any]:
-    """A mean with its interval by source, and by noun."""
-    listed = [float(v) for v in values]
-    by_noun, kept = Mean.of(listed, of.nouns), asdict(Mean.of(listed, of.sources))
-    return {k: kept[k] for k in ("mean", "low", "high", "n")} | {"by_noun": [by_noun.low, by_noun.high]}
+def mean(values: Sequence[float] | np.ndarray, of: Set) -> dict[str, Any]:
+    """A mean with its interval by noun."""
+    found = asdict(Mean.of([float(v) for v in values], of.nouns))
+    return {k: found[k] for k in ("mean", "low", "high", "n")}
 
 
 def rounded(value: Any) -> Any:

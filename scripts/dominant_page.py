@@ -12,9 +12,12 @@ from evidence_files import newest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("olmoe", "qwen2_moe", "deepseek_v3")
 
-PLACES = ("user", "how", "do", "i", "verb", "the", "modifier", "noun", "?", "assistant", "all but last")
-"""Names of the ten tokens that every prompt has, by the first phrasing, and of the column beyond them."""
-NOUN, LAST = 7, 9
+PLACES = ("user", "how", "do", "i", "verb", "the", "modifier", "noun", "ending", "?", "assistant", "all but last")
+"""Names of the tokens of a prompt, by the first phrasing, and of the column beyond them.
+
+A noun with an ending is two tokens; of the others, and of all nouns before nouns had endings, there is no "ending".
+"""
+NOUN, ENDING = PLACES.index("noun"), PLACES.index("ending")
 
 
 def percent(r: dict[str, Any] | None) -> str:
@@ -26,7 +29,8 @@ def percent(r: dict[str, Any] | None) -> str:
 
 def number(m: dict[str, Any]) -> str:
     """``0.79 [0.68, 0.87]``; an area under a curve or a mean."""
-    return f"{m.get('auroc', m.get('mean')):.2f} [{m['low']:.2f}, {m['high']:.2f}]"
+    interval = f" [{m['low']:.2f}, {m['high']:.2f}]" if m["low"] is not None else ""
+    return f"{m.get('auroc', m.get('mean')):.2f}{interval}"
 
 
 def table(rows: list[list[str]]) -> str:
@@ -50,8 +54,9 @@ def tables(all_found: Sequence[dict[str, Any]]) -> str:
     ]  # fmt: skip
     where = [
         [
-            "router", "n", "masked at the noun alone: gives in", "at the last token alone", "at all but the last",
-            "unmasked at the noun alone: refuses again", "at the last token alone", "at all but the last",
+            "router", "n", "masked at the noun alone: gives in", "at the verb alone", "at the last token alone",
+            "at all but the last", "unmasked at the noun alone: refuses again", "at the verb alone ",
+            "at the last token alone ", "at all but the last ",
         ]
     ]  # fmt: skip
     read = [
@@ -72,7 +77,14 @@ def tables(all_found: Sequence[dict[str, Any]]) -> str:
             ])  # fmt: skip
             if "patching" in r:
                 gone, back = r["patching"]["gone"][0], r["patching"]["back"][0]
-                cells = [percent(row[c]) for row in (gone, back) for c in (NOUN, LAST, LAST + 1)]
+                columns = r["patching"]["columns"]
+                whole = r.get("whole_noun") or {"gone": gone[NOUN], "back": back[NOUN]}  # a noun was one token once
+                shown = [columns.index(name) for name in ("verb", "assistant", "all but last")]
+                cells = [
+                    percent(cell)
+                    for name, row in (("gone", gone), ("back", back))
+                    for cell in (whole[name], *(row[c] for c in shown))
+                ]
                 where.append([name, str(r["patching"]["n"]), *cells])
             probes, held = r["probes"], r["probes"].get("held")
             chosen = [n for n in (r["layer"], 4, 11) if n >= r["layer"]]
@@ -138,16 +150,18 @@ def figure(found: dict[str, Any]) -> str:
             ("restored", "masked run, plain stream put back: share of the refusal that returns"),
             ("inserted", "plain run, masked stream put in: share of the refusal that goes"),
         )):  # fmt: skip
-            x = LEFT + side * (len(PLACES) * CELL_W + GAP)
+            x, columns = LEFT + side * (len(PLACES) * CELL_W + GAP), p["columns"]
             parts.append(f'<text x="{x}" y="{y}" class="sub">{words}</text>')
             for m, layer in enumerate(p["layers"]):
                 top = y + 10 + m * CELL_H
                 parts.append(f'<text x="{x - 8}" y="{top + 14}" class="axis" text-anchor="end">{layer}</text>')
                 for c, cell in enumerate(p[name][m]):
-                    parts.append(_cell(x + c * CELL_W + (6 if c == len(PLACES) - 1 else 0), top, cell))
+                    if cell is not None:
+                        parts.append(_cell(x + c * CELL_W + (6 if c == len(columns) - 1 else 0), top, cell))
             under = y + 10 + len(p["layers"]) * CELL_H + 14
-            for c, place in enumerate(PLACES):
-                label, shift = ("all-last", 6) if c == len(PLACES) - 1 else ({"assistant": "last"}.get(place, place), 0)
+            for c, place in enumerate(columns):
+                label = {"assistant": "last", "all but last": "all-last"}.get(place, place)
+                shift = 6 if c == len(columns) - 1 else 0
                 middle = x + c * CELL_W + CELL_W / 2 + shift
                 parts.append(f'<text x="{middle}" y="{under}" class="axis" text-anchor="middle">{label}</text>')
         y += 10 + len(p["layers"]) * CELL_H + 14 + 38
@@ -172,7 +186,8 @@ def _cell(x: float, y: float, cell: dict[str, Any]) -> str:
     share = min(max(cell["mean"], 0.0), 1.0)
     colour = "#" + "".join(f"{round(255 + (end - 255) * share):02x}" for end in (8, 69, 148))
     text = "#fff" if share > 0.5 else "#1f2933" if share >= 0.05 else "#9aa5b1"
-    tip = f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}], n = {cell['n']}"
+    interval = f" [{cell['low']:.2f}, {cell['high']:.2f}]" if cell["low"] is not None else ""
+    tip = f"{cell['mean']:.2f}{interval}, n = {cell['n']}"
     square = f'<rect x="{x}" y="{y}" width="{CELL_W - 1}" height="{CELL_H - 1}" fill="{colour}" stroke="#d9e2ec">'
     label = f"{abs(cell['mean']) if abs(cell['mean']) < 0.005 else cell['mean']:.2f}"
     value = f'<text x="{x + CELL_W / 2 - 0.5}" y="{y + 13.5}" class="value" style="fill:{text}">{label}</text>'

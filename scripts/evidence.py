@@ -124,6 +124,11 @@ class Driver:
         todo = [run for run in wanted if not self.is_done(run)]
         return longest_first(todo, [run.name for run in todo if self.spent(run.name)])
 
+    def ready(self, queue: Sequence[Planned]) -> Planned | None:
+        """The first run in the queue that need not wait for another's steering."""
+        done = {run.name for run in self.plan if self.is_done(run)}
+        return next((run for run in queue if not run.of or run.of in done), None)
+
     # ------------------------------------------------------------------ doing it
 
     def drive(self, wanted: Sequence[Planned]) -> bool:
@@ -133,8 +138,12 @@ class Driver:
         self.say(f"{len(queue)} of {len(wanted)} runs to do on {self.commit[:12]}: about {whole:.0f} minutes")
         try:
             while queue or going:
-                while queue and len(going) < self.processes:
-                    going.append(self.begin(queue.pop(0)))
+                while len(going) < self.processes and (ready := self.ready(queue)):
+                    queue.remove(ready)
+                    going.append(self.begin(ready))
+                if not going:
+                    self.give_up(queue)
+                    break
                 time.sleep(self.poll)
                 for each in list(going):
                     code = self.look(each)
@@ -205,6 +214,12 @@ class Driver:
             self.say(f"{planned.name}: FAILED, {error}{needs}")
         else:
             self.say(f"{planned.name}: done in {minutes:.1f} minutes, foretold {planned.minutes:.0f}")
+
+    def give_up(self, queue: Sequence[Planned]) -> None:
+        """Say of every run left that what it is of is not there."""
+        for run in queue:
+            self.failed[run.name] = f"the steering of {run.of} is not there"
+            self.say(f"{run.name}: FAILED, {self.failed[run.name]}")
 
     def last_words(self, name: str) -> str:
         """The last line of what a run said."""

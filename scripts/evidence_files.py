@@ -19,8 +19,16 @@ from evidence_plan import Kind, Planned
 Evidence = dict[str, Any]
 EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
 
-ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {"audit": audit_rows.rows_of, "steer": steer_rows.rows_of}
+ROWS: Mapping[Kind, Callable[[Path], list[rows.Row]]] = {
+    "audit": audit_rows.rows_of, "steer": steer_rows.rows_of, "evaluate": steer_rows.rows_of,
+}  # fmt: skip
 """What reads the rows of a run, by kind."""
+
+
+RECOUNT: Mapping[str, Callable[..., Iterable[Any]]] = {
+    "audit": recompute_audit.recount, "steer": recompute_steer.recount, "evaluate": recompute_steer.recount,
+}  # fmt: skip
+"""What counts the numbers of a job again from its rows."""
 
 
 class NotThisCommit(Exception):
@@ -65,10 +73,7 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
 
 def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
     """How many numbers the rows give again, and how many of them otherwise."""
-    recount: Callable[..., Iterable[Any]] = {"audit": recompute_audit.recount, "steer": recompute_steer.recount}[
-        results["job"]
-    ]
-    agree = [one.agrees for one in recount(results, outcomes)]
+    agree = [one.agrees for one in RECOUNT[results["job"]](results, outcomes)]
     return {"numbers": len(agree), "wrong": agree.count(False)}
 
 

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-Kind = Literal["audit", "steer", "dominant"]
-KEYS = {"name", "kind", "model", "options", "minutes", "confirms", "needs"}
+Kind = Literal["audit", "steer", "evaluate", "dominant"]
+KEYS = {"name", "kind", "of", "model", "options", "minutes", "confirms", "needs"}
+OPTIONAL = {"of", "options", "needs"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Planned:
         minutes: Expected, on one thread.
         confirms: Whether neither checkpoint nor prompts were looked at before the plan was committed.
         needs: What must be there before; empty if that is shipped.
+        of: The run whose steering is evaluated; empty for other kinds.
     """
 
     name: str
@@ -38,9 +40,10 @@ class Planned:
     minutes: float
     confirms: bool
     needs: str = ""
+    of: str = ""
 
     @staticmethod
-    def of(entry: Any) -> Planned:
+    def read(entry: Any) -> Planned:
         """An entry of the file.
 
         Raises:
@@ -49,7 +52,7 @@ class Planned:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ValueError(f"{entry!r} has no name")
         name = entry["name"]
-        unknown, missing = entry.keys() - KEYS, KEYS - {"options", "needs"} - entry.keys()
+        unknown, missing = entry.keys() - KEYS, KEYS - OPTIONAL - entry.keys()
         if unknown or missing:
             what = f"an unknown key {sorted(unknown)[0]!r}" if unknown else f"no {sorted(missing)[0]!r}"
             raise ValueError(f"{name} has {what}")
@@ -59,17 +62,25 @@ class Planned:
             raise ValueError(f"{name} is of an unknown kind {entry['kind']!r}")
         if not isinstance(entry["confirms"], bool):
             raise ValueError(f"{name} confirms {entry['confirms']!r}, which is neither true nor false")
+        if (entry["kind"] == "evaluate") != ("of" in entry):
+            raise ValueError(f"{name} is of kind {entry['kind']}, and 'of' names the steering of an evaluation")
         options = tuple(shlex.split(entry.get("options", "")))
         minutes = float(entry["minutes"])
         return Planned(
-            name, entry["kind"], entry["model"], options, minutes, entry["confirms"], entry.get("needs") or ""
-        )
+            name, entry["kind"], entry["model"], options, minutes, entry["confirms"], entry.get("needs") or "",
+            entry.get("of", ""),
+        )  # fmt: skip
+
+    @property
+    def begun_as_published(self) -> bool:
+        """Whether matrices on the surrogate start as in the code of MASCing's paper."""
+        return "--init paper" in " ".join(self.options)
 
     def said(self) -> str:
         """The command, for whoever reads the evidence."""
         if self.kind == "dominant":
             return f"python scripts/dominant_layer.py {self.model}"
-        return shlex.join(["pointsman", self.kind, self.model, *self.options])
+        return shlex.join(["pointsman", self.kind, self.model, *self._steering(Path("evidence/work")), *self.options])
 
     def command(self, root: Path, folder: Path) -> list[str]:
         """What begins the run, or goes on with it, in its folder."""
@@ -79,7 +90,11 @@ class Planned:
         command = [sys.executable, "-m", "pointsman.cli"]
         if (folder / "manifest.json").exists():
             return [*command, "resume", str(folder)]
-        return [*command, self.kind, self.model, *self.options, "--out", str(folder)]
+        return [*command, self.kind, self.model, *self._steering(folder.parent), *self.options, "--out", str(folder)]
+
+    def _steering(self, work: Path) -> list[str]:
+        """The steering that is evaluated: that of a run beside this one."""
+        return ["--steering", str(work / self.of)] if self.of else []
 
 
 def read_plan(file: Path) -> tuple[Planned, ...]:
@@ -89,11 +104,15 @@ def read_plan(file: Path) -> tuple[Planned, ...]:
         ValueError: The file is not a plan.
     """
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    runs = tuple(Planned.of(entry) for entry in data["runs"])
+    runs = tuple(Planned.read(entry) for entry in data["runs"])
     names = [run.name for run in runs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"{sorted(twice)[0]} is planned twice")
+    steered = {(run.name, run.model) for run in runs if run.kind == "steer"}
+    for run in runs:
+        if run.of and (run.of, run.model) not in steered:
+            raise ValueError(f"{run.name} is of {run.of!r}, which steers no {run.model}")
     return runs
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import rows
-from audit_tables import asked, claim, masked, meaning, meaningful
+from audit_tables import claim, masked, meaning, meaningful
 from evidence_files import EVIDENCE, read_new
 from evidence_plan import Planned
+from shown import asked
+from steering_tables import chosen_way
 
 from pointsman.stats.rates import Rate
 
@@ -114,8 +116,7 @@ def _gains(runs: Sequence[Evidence], way: str) -> list[float]:
 
 def _arm(run: Evidence, way: str) -> Evidence | None:
     """What a way reached; of the chosen one that is `after`."""
-    refinement = run["chosen"]["refinement"]
-    chosen = "surrogate_only" if refinement == "surrogate" else refinement
+    chosen = chosen_way(run)
     found: Evidence | None = run["test"]["after" if way == chosen else way] if way in (chosen, *run["test"]) else None
     return found
 
@@ -203,7 +204,7 @@ def _effective(case: Case, names: Sequence[str]) -> str | None:
 
 
 def _steermoe(case: Case, names: Sequence[str]) -> str | None:
-    ways = {"steermoe_paired": "on paired responses, as published,", "steermoe": "counted on contexts"}
+    ways = {"steermoe_paired": "on paired responses, as its authors do,", "steermoe": "counted on contexts"}
     runs = case.all(names)
     told = [
         f"{words} {_points(gains)} ({len(gains)} runs)" for way, words in ways.items() if (gains := _gains(runs, way))
@@ -227,11 +228,18 @@ def _wrong(case: Case, names: Sequence[str]) -> str | None:
 
 
 def _paper_start(case: Case, names: Sequence[str]) -> str | None:
-    gains = _gains(case.all(names), "surrogate_only")
+    runs = case.all(names)
+    gains = _gains(runs, "surrogate_only")
+    if not gains:
+        return None
+    asked_of = sum(run["test"]["after"]["gain"]["n"] for run in runs)
+    twins = case.all([name.replace("steering-paper-", "steering-defence-") for name in names])
+    other = (
+        f"; begun at zero on the same checkpoint, {_points(zero)}" if (zero := _gains(twins, "surrogate_only")) else ""
+    )
     return (
-        f"Begun as the paper's code does (`--init paper`), the surrogate's matrix gains {_points(gains)}."
-        if gains
-        else None
+        f"Begun as the paper's code does (`--init paper`), the surrogate's matrix gains {_points(gains)} on {asked_of} "
+        f"test conversations{other}."
     )
 
 
@@ -268,11 +276,17 @@ def _hundred(case: Case, names: Sequence[str]) -> str | None:
 
 
 def _steered(case: Case) -> Sequence[str]:
-    return case.names("steer")
+    """Steerings that try every way."""
+    as_published = _begun_as_published(case)
+    return [name for name in case.names("steer") if name not in as_published]
 
 
 def _begun_as_published(case: Case) -> Sequence[str]:
-    return [run.name for run in case.plan if " --init paper" in f" {' '.join(run.options)}"]
+    return [run.name for run in case.plan if run.begun_as_published]
+
+
+def _with_rows(case: Case) -> Sequence[str]:
+    return [*case.audits, *case.names("steer"), *case.names("evaluate")]
 
 
 POINTS = (
@@ -289,6 +303,6 @@ POINTS = (
           lambda case: case.names("steer", "steering-defence"), _wrong),
     Point("i", "The surrogate was not started as in the paper's code.", _begun_as_published, _paper_start),
     Point("j", "RoSais ranks noise, or any first token.", lambda case: case.audits, _ranks),
-    Point("k", "Nobody can count the rates again.", lambda case: [*case.audits, *_steered(case)], _rows),
+    Point("k", "Nobody can count the rates again.", _with_rows, _rows),
     Point("l", "The paper uses N = 100.", lambda case: case.names("audit", "n100-"), _hundred),
 )  # fmt: skip

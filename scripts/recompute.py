@@ -9,20 +9,11 @@ each that the rows do not give. Ends with 1 if there is one, or if a file has no
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import recompute_audit
-import recompute_steer
 import rows
-from evidence_files import EVIDENCE, read
+from evidence_files import EVIDENCE, RECOUNT, ROWS, read
 from evidence_plan import read_plan
-
-JOBS: Mapping[str, Callable[[Mapping[str, Any], Sequence[rows.Row]], Iterable[Any]]] = {
-    "audit": recompute_audit.recount,
-    "steer": recompute_steer.recount,
-}
-"""What counts again, by job."""
 
 
 def recount(name: str) -> tuple[int, list[str]]:
@@ -32,12 +23,12 @@ def recount(name: str) -> tuple[int, list[str]]:
         return 0, [f"{name}: there is no evidence"]
     if not file.exists():
         return 0, [f"{name}: its rows are not there"]
-    found = list(JOBS[evidence["job"]](evidence, rows.read(file)))
+    found = list(RECOUNT[evidence["job"]](evidence, rows.read(file)))
     return len(found), [f"{name}: {r.where} is {r.said}, counted {r.counted}" for r in found if not r.agrees]
 
 
 def main(names: Sequence[str]) -> int:
-    planned = [run.name for run in read_plan(EVIDENCE / "plan.yaml") if run.kind in JOBS]
+    planned = [run.name for run in read_plan(EVIDENCE / "plan.yaml") if run.kind in ROWS]
     wrong = 0
     for name in names or [name for name in planned if (EVIDENCE / f"{name}.json").exists()]:
         counted, said = recount(name)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import audit_tables
 import hostile
 import steering_tables
-from evidence_files import EVIDENCE, newest
+from evidence_files import EVIDENCE
 from evidence_plan import read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def parts() -> list[tuple[Path, str, Iterable[str]]]:
     hundred = [name for name in audits if name.startswith("n100-")]
     proper = [name for name in audits if name not in hundred]
     shipped = [name for name in proper if "-seed" not in name and name != "english"]
-    steered = [found for run in plan if run.kind == "steer" and (found := newest(run.name))]
+    steered = [run for run in plan if run.kind in ("steer", "evaluate")]
     docs = ROOT / "docs"
     return [
         (ROOT / "README.md", "evidence", audit_tables.in_readme(shipped)),

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pointsman.cli import main as pointsman
+from pointsman.testbed.scenarios import multi_turn_defence
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
@@ -95,6 +97,33 @@ def test_a_run_that_fails_stops_no_other_and_says_what_it_needs(tmp_path: Path) 
     assert {kept(tmp_path, name)["headline"] for name in ("two", "three")} == {"said"}
 
 
+def test_an_evaluation_waits_for_the_run_whose_steering_it_is_of(tmp_path: Path) -> None:
+    plan = [planned("unseen", 9.0, of="steered"), planned("other", 2.0), planned("steered")]
+    drives = driver(tmp_path, plan, {})
+    assert drives.drive(plan)
+    log = (tmp_path / "work" / "log.txt").read_text(encoding="utf-8")
+    assert log.index("other: begins") < log.index("steered: done") < log.index("unseen: begins")
+    assert kept(tmp_path, "unseen")["headline"] == "said"
+
+
+def test_an_evaluation_is_given_up_if_what_it_is_of_is_not_there(tmp_path: Path) -> None:
+    plan = [planned("steered"), planned("unseen", of="steered"), planned("other")]
+    drives = driver(tmp_path, plan, {"steered": "fails"})
+    assert not drives.drive(plan)
+    assert drives.failed["unseen"] == "the steering of steered is not there"
+    assert not (tmp_path / "work" / "unseen").exists()
+    assert kept(tmp_path, "other")["headline"] == "said"
+
+
+def test_an_evaluation_takes_the_steering_beside_it(tmp_path: Path) -> None:
+    run = Planned("unseen", "evaluate", "testbed:olmoe", ("--limit", "5"), 1.0, confirms=False, of="steered")
+    assert run.command(ROOT, tmp_path / "unseen")[2:] == [
+        "pointsman.cli", "evaluate", "testbed:olmoe", "--steering", str(tmp_path / "steered"), "--limit", "5",
+        "--out", str(tmp_path / "unseen"),
+    ]  # fmt: skip
+    assert run.said() == "pointsman evaluate testbed:olmoe --steering evidence/work/steered --limit 5"
+
+
 @pytest.mark.parametrize("commit", ["b" * 40, f"{COMMIT}+changes"])
 def test_what_was_made_on_another_commit_is_not_kept(tmp_path: Path, commit: str) -> None:
     plan = [planned("one")]
@@ -172,13 +201,33 @@ def test_the_plan_takes_at_most_four_hours_on_two_cores() -> None:
     assert together([1.0, 1.0, 1.0], 2) == 2.0
 
 
-def test_every_command_of_the_plan_is_one_that_pointsman_takes(tmp_path: Path) -> None:
+def test_every_command_of_the_plan_is_one_that_pointsman_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # as the driver does
     plan = [run for run in read_plan(ROOT / "evidence/plan.yaml") if run.kind != "dominant"]
     for number, options in enumerate(dict.fromkeys((run.kind, run.options) for run in plan)):
         file = tmp_path / f"{number}.yaml"
         kind, rest = options
-        assert pointsman([kind, "testbed", *rest, "--save-plan", str(file)]) == 0
-        assert "random_draws: 10\n" in file.read_text(encoding="utf-8")
+        steering = ["--steering", "evidence/work/steered"] if kind == "evaluate" else []
+        assert pointsman([kind, "testbed", *steering, *rest, "--save-plan", str(file)]) == 0
+        if kind != "evaluate":
+            assert "random_draws: 10\n" in file.read_text(encoding="utf-8")
+
+
+def test_the_paper_s_start_differs_from_the_testbed_s_scenario_in_the_way_to_learn_alone() -> None:
+    ours, shipped = (
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+        for file in (ROOT / "evidence/paper-start.yaml", multi_turn_defence())
+    )
+    assert ours["grid"].pop("refinement") == ["surrogate"]
+    assert shipped["grid"].pop("refinement") == ["surrogate", "on_policy", "through_model"]
+    assert ours == shipped
+
+
+def test_every_shipped_mask_is_asked_about_words_that_it_was_never_shown() -> None:
+    plan = read_plan(ROOT / "evidence/plan.yaml")
+    shipped = [run.name for run in plan if run.name.startswith("steering-mature-") and not run.confirms]
+    assert sorted(run.of for run in plan if run.kind == "evaluate") == sorted(shipped)
+    assert all("mature_unseen" in run.options for run in plan if run.of)
 
 
 def test_three_families_and_three_seeds_are_planned_for_every_job_and_new_seeds_confirm() -> None:
@@ -199,6 +248,9 @@ def test_three_families_and_three_seeds_are_planned_for_every_job_and_new_seeds_
         ("name: a, kind: audit, model: m, minutes: 1, confirms: maybe", "neither true nor false"),
         ("name: a, kind: guess, model: m, minutes: 1, confirms: true", "unknown kind 'guess'"),
         ("name: a, kind: audit, model: m, minutes: 1, confirms: true, sees: b", "unknown key 'sees'"),
+        ("name: a, kind: evaluate, model: m, minutes: 1, confirms: true", "names the steering of an evaluation"),
+        ("name: a, kind: audit, of: b, model: m, minutes: 1, confirms: true", "names the steering of an evaluation"),
+        ("name: a, kind: evaluate, of: b, model: m, minutes: 1, confirms: true", "a is of 'b', which steers no m"),
         ("name: ../a, kind: audit, model: m, minutes: 1, confirms: true", "cannot name a file"),
     ],
 )

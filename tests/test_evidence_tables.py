@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,10 @@ import audit_tables  # noqa: E402
 import evidence_files  # noqa: E402
 import hostile  # noqa: E402
 import rows  # noqa: E402
+import steering_tables  # noqa: E402
 from evidence_plan import Planned, read_plan  # noqa: E402
+
+from pointsman.testbed import language  # noqa: E402
 
 PLAN = read_plan(ROOT / "evidence/plan.yaml")
 OLD = {file.stem: file for file in (ROOT / "evidence/old").glob("*.json")}
@@ -43,7 +45,7 @@ class Kept:
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
-    for module in (evidence_files, hostile):
+    for module in (evidence_files, hostile, steering_tables):
         monkeypatch.setattr(module, "EVIDENCE", tmp_path)
     return Kept(tmp_path)
 
@@ -104,6 +106,80 @@ def test_the_number_of_candidates_of_the_paper(kept: Kept) -> None:
     assert "up to five searches" in ten[9]
 
 
+def steering(*names: str) -> list[list[str]]:
+    """The cells of all rows of the tables in docs/steering.md."""
+    text = "\n".join(steering_tables.in_docs([run for run in PLAN if run.name in names]))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| m")]
+
+
+def test_a_steering_stands_with_the_old_figure_its_effective_n_and_its_margin(kept: Kept) -> None:
+    name = "steering-mature-olmoe"
+    kept.old(name)
+    assert {cells[1] for cells in steering(name)} == {"olmoe (old)"}
+    limits = [{"measure": "benign", "of": "clusters"}, {"measure": "held", "of": None}]
+    chosen = {**json.loads(OLD[name].read_text(encoding="utf-8"))["chosen"], "unsure": ["garbage"]}
+    kept.new(
+        name,
+        "steering-mature-qwen2_moe",
+        checkpoint="olmoe",
+        chosen=chosen,
+        margin={"confidence": 80, "limits": limits},
+    )
+    gained = next(cells for cells in steering(name) if cells[3] == "learnt through the model")
+    assert gained[4:8] == [
+        "144 (16)<br>*144 (13)*", "0.0 % [0, 19]", "21.5 % [8, 46]<br>*70.8 % [46, 90]*",
+        "**held**<br>***benign_conversations***",
+    ]  # fmt: skip
+    (choice,) = [cells for cells in steering(name) if cells[3].startswith("80 %")]
+    assert choice[3] == ("80 %; not kept with it: **garbage**; point estimate alone: held<br>*none: point estimates*")
+
+
+def test_a_limit_that_is_broken_on_test_is_marked_wherever_the_rate_stands(kept: Kept) -> None:
+    kept.old("steering-mature-olmoe")
+    rows = [cells for cells in steering("steering-mature-olmoe") if any("limit broken" in cell for cell in cells)]
+    assert [cells[2] for cells in rows[1:]] == ["chosen: learnt through the model", "shuffled mask"]
+    assert [[cell for cell in cells if "limit broken" in cell] for cells in rows] == [
+        ["**96.0 % [85, 99], limit broken** (150 (40))"], ["**96.0 % [85, 99], limit broken**"],
+        ["**94.7 % [83, 99], limit broken**"],
+    ]  # fmt: skip
+
+
+def test_pinned_experts_can_be_what_was_chosen(kept: Kept) -> None:
+    old = json.loads(OLD["steering-defence-olmoe"].read_text(encoding="utf-8"))
+    chosen = {**old["chosen"], "method": "steermoe", "refinement": None, "lambda": None, "alpha": None, "start": None}
+    arms = {**old["test"], "steermoe": None, "through_model": old["test"]["after"]}
+    kept.new("steering-defence-olmoe", "steering-defence-olmoe", chosen=chosen, test=arms)
+    found = [cells[2:4] for cells in steering("steering-defence-olmoe")]
+    assert ["chosen: SteerMoE (contexts)", "98.3 % [88, 100]"] in found
+    assert "counted on contexts +42 points" in said()["g"]
+
+
+def test_the_paper_s_start_has_its_row_among_the_ways_and_not_among_the_headlines(kept: Kept) -> None:
+    made_by = next(run.said() for run in PLAN if run.begun_as_published)
+    kept.new("steering-paper-olmoe", "steering-defence-olmoe", made_by=made_by)
+    found = [cells for cells in steering("steering-paper-olmoe") if "MASCing, surrogate alone" in cells]
+    assert [(cells[1], cells[3]) for cells in found] == [("olmoe, begun as the paper's code does", "62.7 % [59, 67]")]
+
+
+def test_words_that_a_mask_was_never_shown_are_told_apart_by_their_cue(kept: Kept) -> None:
+    nouns = {noun.cue: noun.word for noun in language.nouns().values() if (noun.kind, noun.split) == ("mature", "test")}
+    ids = {cue: f"mature/{noun}/mend/red" for cue, noun in nouns.items()}
+    cells = {
+        cue: {"test/before": "refused", "test/after": "correct+" if cue in ("both", "ending") else "wrong"}
+        for cue in ids
+    }
+    told = [rows.Row("scenario", id, nouns[cue], "test", outcomes=cells[cue]) for cue, id in ids.items()]
+    kept.new("unseen-olmoe", "steering-mature-olmoe", checkpoint="olmoe")
+    rows.write(kept.folder / "rows/unseen-olmoe.csv.gz", told)
+    text = steering_tables.unseen(["unseen-olmoe"]).splitlines()
+    found = {line.split(" | ")[1]: line.split(" | ")[2:5] for line in text[2:]}
+    assert found["never shown"][::2] == ["4", "50.0 % [15, 85]"]
+    assert {words: cells[2].split(" %")[0] for words, cells in found.items() if "cue" in words} == {
+        "never shown, cue: both": "100.0", "never shown, cue: ending": "100.0",
+        "never shown, cue: context": "0.0", "never shown, cue: none": "0.0",
+    }  # fmt: skip
+
+
 def test_a_file_from_a_tree_with_changes_is_no_evidence(kept: Kept) -> None:
     kept.new("olmoe", "olmoe", provenance={"commit": "c" * 40 + "+changes", "cpu": "x"})
     with pytest.raises(SystemExit, match="no table is made of it"):
@@ -121,16 +197,16 @@ def test_without_new_evidence_every_point_names_what_is_missing(kept: Kept) -> N
     kept.old("olmoe", "steering-defence-olmoe")
     found = said()
     assert list(found) == list("abcdefghijkl")
-    assert all("No number yet: missing" in text for letter, text in found.items() if letter != "i")
-    without = [run for run in PLAN if "paper" not in run.options]
+    assert all("No number yet: missing" in text for text in found.values())
+    assert "missing is `steering-paper-olmoe`" in found["i"]
+    without = [run for run in PLAN if not run.begun_as_published]
     assert "no run of evidence/plan.yaml answers it" in said(without)["i"]
     assert "`n100-olmoe`, `n100-qwen2_moe`, `n100-deepseek_v3`.*" in found["l"]
 
 
 def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
-    some = ("olmoe", "n100-olmoe", "steering-defence-olmoe")
-    plan = [replace(run, options=("--init", "paper")) if "steering" in run.name else run for run in PLAN]
-    plan = [run for run in plan if run.name in some]
+    some = ("olmoe", "n100-olmoe", "steering-defence-olmoe", "steering-paper-olmoe")
+    plan = [run for run in PLAN if run.name in some]
     plan += [Planned("olmoe-seed1", "audit", "testbed:olmoe-seed1", (), 1.0, confirms=True)]
     old = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))["fsour"]
     forwards = {"median": 4901, "min": 1, "max": 9999}
@@ -138,6 +214,7 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     kept.new("olmoe-seed1", "olmoe-seed1", recounted={"numbers": 100, "wrong": 1})
     kept.new("n100-olmoe", "olmoe", fsour={**old, "forwards": forwards})
     kept.new("steering-defence-olmoe", "steering-defence-olmoe")
+    kept.new("steering-paper-olmoe", "steering-defence-olmoe")
     talk = [("a", "refused wrong"), ("b", "refused refused"), ("c", "wrong refused")]
     outcomes = [rows.Row("conversations", id, id, "test", outcomes={"test/after": cell}) for id, cell in talk]
     rows.write(kept.folder / "rows/steering-defence-olmoe.csv.gz", outcomes)
@@ -150,9 +227,9 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
         in found["a"]
     )
     assert "points (1 runs)" in found["g"]
-    assert "gains" in found["i"]
+    assert "gains +6 points on 480 test conversations; begun at zero on the same checkpoint, +6 points." in found["i"]
     assert "two masked routers open 98 % (random pairs 16 %)" in found["b"]
-    assert "All 4 files name one commit, cccccccccccc" in found["c"]
+    assert "All 5 files name one commit, cccccccccccc" in found["c"]
     assert "at 2 of 5 rows" in found["d"]
     assert "the claim holds at 3." in found["d"]
     assert "of 1 chosen masks break a limit" in found["e"]

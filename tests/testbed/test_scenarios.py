@@ -99,6 +99,12 @@ def test_the_unseen_suite_has_exactly_the_words_that_the_mature_suite_leaves_out
     assert {b.split for name in PARTS for b in getattr(unseen, name)} == {"test"}
 
 
+def test_a_scenario_whose_prompts_are_all_for_test_can_be_evaluated() -> None:
+    suite = load_scenario("mature_unseen").read(0)
+    assert {_noun(b) for b in suite.scenario} == {_noun(b) for b in load_unseen_mature_suite().scenario}
+    assert {b.split for name in PARTS for b in getattr(suite, name)} == {"test"}
+
+
 def _noun(behaviour: Behaviour) -> str:
     request = parse(behaviour.goal)
     assert request is not None

@@ -172,7 +172,7 @@ class Scenario:
         """Load the prompts and give every one its split, by source question.
 
         Splits that the data brings are kept. All lists agree on the split of a source; each list has at least two
-        source questions in each split.
+        source questions in each split. Prompts that are all of the test split stay so: they are to evaluate on.
 
         Args:
             seed: Of the assignment of splits.

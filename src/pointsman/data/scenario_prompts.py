@@ -53,6 +53,8 @@ def read_prompts(
     lists: dict[str, Sequence[Behaviour | Conversation]] = {
         labels[part]: getattr(asked, part) for part in (*_CONVERSATIONS, *_BEHAVIOURS)
     }
+    if {item.split for items in lists.values() for item in items} == {"test"}:
+        return asked  # for evaluation alone: there is nothing to learn from, and nothing to divide
     try:
         chosen = split_together(lists, seed, fractions)
     except DataError as error:
