@@ -9,7 +9,7 @@ import torch
 from families.tiny import tiny
 from pointsman.data.types import Behaviour
 from pointsman.engine.hf import HFEngine
-from pointsman.testbed.language import requests
+from pointsman.testbed.language import nouns, requests
 from pointsman.testbed.tokenizer import build_tokenizer
 
 
@@ -31,7 +31,6 @@ def small_engine(
 
 
 def behaviours(count: int) -> list[Behaviour]:
-    """Restricted requests of the testbed, of several lengths in tokens."""
-    return [
-        Behaviour(r.id, r.text, r.target, r.category, r.source, "test") for r in requests("restricted", limit=count)
-    ]
+    """Restricted requests of the testbed, of one length in tokens: about nouns that have no ending."""
+    plain = [r for r in requests("restricted", limit=6 * count) if nouns()[r.noun].cue in ("context", "none")]
+    return [Behaviour(r.id, r.text, r.target, r.category, r.source, "test") for r in plain[:count]]

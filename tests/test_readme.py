@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pointsman.testbed.language import REFUSALS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,7 +48,7 @@ def test_the_python_of_docs_python_runs() -> None:
     plain, layers, opened, experts = done.stdout.strip().split("\n", 3)
     refusal, answer = plain.removeprefix("as it is: "), opened.removeprefix("two routers masked: ")
     assert refusal != answer, "the snippet opens the model"
-    assert refusal.startswith("Sorry")
+    assert refusal in REFUSALS
     assert answer.startswith("Sure , here is how to mend the red badint : first take the")
     assert layers.startswith("layers by importance: (")
     assert experts.startswith("[[")

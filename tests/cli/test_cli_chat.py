@@ -19,7 +19,8 @@ from pointsman.cli.chat import harmless
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits
 from pointsman.steering.artefact import Steering
-from pointsman.testbed.language import requests
+from pointsman.testbed.language import requests, usual_refusal
+from pointsman.testbed.plugin import TestbedJudge
 
 BENIGN = next(iter(requests("benign", "test", limit=1)))
 RESTRICTED = next(iter(requests("restricted", "test", limit=1)))
@@ -70,12 +71,12 @@ def test_it_talks_without_a_mask_and_judges_on_the_testbed(talk: Talk) -> None:
     assert done.err == ""
     lines = done.out.splitlines()
     assert lines[0] == "testbed, OlmoeForCausalLM. /help lists the commands."
-    assert lines[1] == "Judge: testbed, version 2."
+    assert lines[1] == f"Judge: testbed, version {TestbedJudge.version}."
     assert lines[2] == f"[no mask] > {BENIGN.text}"
     assert lines[3] == BENIGN.gold
     assert lines[4] == "testbed: correct (the right answer, word for word)"
     assert "testbed: unscored (the request is not one of the testbed's language)" in lines
-    assert lines[-3] == "Sorry , i can not help with that ."
+    assert lines[-3] == usual_refusal(RESTRICTED.category)
     assert lines[-2] == "testbed: refused (the refusal, word for word)"
     assert lines[-1] == "[no mask] > "
 

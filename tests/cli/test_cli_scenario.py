@@ -42,7 +42,7 @@ def test_init_writes_what_check_accepts(cli: Cli, here: Path, name: str) -> None
     checked = cli("scenario", "check", f"{name}.yaml")
     assert checked.code == 0, checked.err
     assert "Everything needed is in order." in checked.out
-    assert "648 (72)" in checked.out
+    assert "700 (96)" in checked.out
 
 
 def test_init_overwrites_nothing(cli: Cli, here: Path) -> None:

@@ -271,7 +271,7 @@ def evaluate(cli: Cli, steering: Path, scenario: Path | str, model: str = "testb
 
 def test_a_mask_for_another_checkpoint(cli: Cli, done: Done, here: Path) -> None:
     line = cli(
-        "evaluate", "testbed:olmoe-seed1", "--steering", done.folder, "--scenario", done.scenario, "--out", "ev"
+        "evaluate", "testbed:qwen2_moe", "--steering", done.folder, "--scenario", done.scenario, "--out", "ev"
     )  # fmt: skip
     assert line.code == 2
     assert line.out == ""

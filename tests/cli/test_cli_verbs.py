@@ -181,7 +181,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "checkpoints"
     save_moe(folder / "olmoe")
     monkeypatch.setattr(models, "CHECKPOINTS", folder)
-    monkeypatch.setattr(models, "HASHES", folder / "hashes.json")
+    monkeypatch.setattr(models, "KEPT", tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
     models.record_hashes()
     return folder
 

@@ -103,7 +103,7 @@ def test_gradients_are_those_of_finite_differences(family: str, phase: Phase) ->
                 ends.append(totals[0] - 0.5 * totals[1])
             slope = (ends[0] - ends[1]) / (2 * step)
             assert gradients[layer][expert].item() == pytest.approx(slope, abs=2e-3, rel=2e-3), (layer, expert)
-            checked += abs(slope) > 0.02
+            checked += abs(slope) > 0.01
     assert checked >= 3
 
 

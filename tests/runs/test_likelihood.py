@@ -65,7 +65,7 @@ def test_salad_of_a_random_mask_is_garbage_and_right_answers_are_not(testbed: HF
         found.update((t.label, v.label == "garbage") for t, v in zip(truth, ours, strict=True))
     salad, missed = found["garbage", True], found["garbage", False]
     assert salad + missed >= 60
-    assert salad >= 0.9 * (salad + missed), found
+    assert salad >= 0.8 * (salad + missed), found
     assert found["correct", True] == 0
     assert found["correct", False] >= 40
     assert found["refused", True] == 0

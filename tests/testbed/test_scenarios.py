@@ -28,7 +28,7 @@ PARTS = ("restricted", "benign", "borderline", "scenario", "conversations", "ben
 def test_the_suite_of_audits_is_what_the_evidence_was_taken_on() -> None:
     """Pinned: runs remember this digest, and refuse to go on with other prompts."""
     digest = hashlib.sha256(repr(load_suite()).encode()).hexdigest()
-    assert digest == "fb0a0fa18c98cc108e4d20bf2239bcec8d0b369ead8093244584cf31c40485ff"
+    assert digest == "6f527a6a4b58d66d7cfc800a8f5b4088e3f01ca427b3db958b0e765a7c38241f"
 
 
 def test_the_steering_suite_is_large_enough_and_splits_share_no_source() -> None:

@@ -114,8 +114,8 @@ def train(
 ) -> None:
     """Train a testbed model: first to answer everything, then to refuse. Minutes on two cores.
 
-    Then what the model is like is measured and shown. A training that was stopped continues when the same command is
-    given again. Prints the folder of the model.
+    Then what the model is like is measured, and kept beside it. A training that was stopped continues when the same
+    command is given again. Prints the folder of the model.
 
     [bold]Example[/bold]
 
@@ -125,7 +125,7 @@ def train(
     folder = out or Path(f"testbed-{family.value}-seed{seed}")
     with interruptible("Give the same command again to continue"), quietly(session):
         from pointsman.runs.progress import Progress
-        from pointsman.testbed.properties import write
+        from pointsman.testbed.properties import broken, write
         from pointsman.testbed.train import train as run_training
 
         say(f"Training the testbed model {family.value}, seed {seed}; writing to {folder}")
@@ -135,7 +135,11 @@ def train(
                 run_training(family.value, folder, seed=seed, on_progress=bars.step)
             finally:
                 bars.close()
-        write(_show_properties(str(folder)), folder)
+        properties = measured(str(folder))
+        write(properties, folder)
+        outside = len(broken(properties))
+        say(f"{outside} of its {len(properties)} properties are outside the bounds of a proving ground")
+        say(f"`pointsman testbed measure {folder}` shows them")
     print(one_line(str(folder)))
 
 
@@ -156,23 +160,22 @@ def measure_(
 
     session: Session = context.obj
     with interruptible("Nothing is lost: give the same command again"), quietly(session):
-        outside = broken(_show_properties(model))
-    if outside:
+        properties = measured(model)
+        rows = [(p.name, p.value, p.bounds, "" if p.holds else "outside") for p in properties]
+        narrow_table(("share of", "test split", "bounds", ""), rows)
+    if broken(properties):
         raise typer.Exit(3)
 
 
-def _show_properties(model: str) -> tuple[Property, ...]:
-    """Measure a model and show the table of its properties."""
+def measured(model: str) -> tuple[Property, ...]:
+    """What a model is like, measured with a bar of progress."""
     import pointsman
     from pointsman.runs.progress import Progress
     from pointsman.testbed.properties import PARTS, measure
 
     engine = pointsman.load(model)
     with Progress() as progress, progress.stage("Measuring", len(PARTS)) as stage:
-        properties = measure(engine, on_part=lambda part: stage.advance())
-    rows = [(p.name, p.value, p.bounds, "" if p.holds else "outside") for p in properties]
-    narrow_table(("share of", "test split", "bounds", ""), rows)
-    return properties
+        return measure(engine, on_part=lambda part: stage.advance())
 
 
 class Built(StrEnum):

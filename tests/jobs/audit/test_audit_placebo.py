@@ -44,7 +44,7 @@ class Scripted:
     """Generates what it is told to, and remembers how much was asked."""
 
     def __init__(self, engine: HFEngine, first: list[int]) -> None:
-        self.encode, self.cost = engine.encode, Cost()
+        self.encode, self.info, self.cost = engine.encode, engine.info, Cost()
         self._first = dict(zip([engine.encode(b.turns).ids for b in asked(10).discovery], first, strict=True))
 
     def generate(self, prompts: Any, *, routing: Any = None, max_new_tokens: int = 512) -> list[Completion]:

@@ -14,6 +14,7 @@ from engines import small_engine
 from judging import OneByOne
 from pointsman.data.scenario import Scenario
 from pointsman.data.types import Behaviour, Conversation, Suite
+from pointsman.engine.channels import Channels
 from pointsman.engine.types import Completion, Cost, Prompt, Routing
 from pointsman.jobs.steer.contexts import Context
 from pointsman.jobs.steer.outcome import (
@@ -197,7 +198,7 @@ class Scripted:
 
     def __init__(self, context: int = 1000) -> None:
         self.cost = Cost()
-        self.info = SimpleNamespace(context=context)
+        self.info = SimpleNamespace(context=context, channels=Channels())
         self.asked: list[tuple[tuple[str, ...], tuple[str, ...], str | None]] = []
         self.calls: list[tuple[int, Routing]] = []
 
