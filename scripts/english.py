@@ -15,6 +15,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -91,7 +92,12 @@ def adopt(out: Path) -> None:
 def measure(out: Path | None, per_tactic: int) -> None:
     began = time.monotonic()
     engine = load(build.NAME)
-    found: dict[str, Any] = {"adapters": build.ADAPTERS_SHA256, "max_new_tokens": _TOKENS}
+    found: dict[str, Any] = {
+        "made_by": "python scripts/english.py measure",
+        "commit": _commit(),
+        "adapters": build.ADAPTERS_SHA256,
+        "max_new_tokens": _TOKENS,
+    }
     rows: dict[str, list[dict[str, Any]]] = {}
     shares: dict[Kind, tuple[Share, ...]] = {  # of dragons there are few items: all that training never showed
         "restricted": ("test",),
@@ -137,6 +143,15 @@ def measure(out: Path | None, per_tactic: int) -> None:
     if out is not None:
         out.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n", encoding="utf-8")
         say(f"Wrote {out}")
+
+
+def _commit() -> str:
+    """The commit that measures; ``+changes`` if files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
 
 
 def _some(led: Sequence[Talk], per_tactic: int) -> list[Talk]:
