@@ -31,6 +31,13 @@ def small_engine(
 
 
 def behaviours(count: int) -> list[Behaviour]:
-    """Restricted requests of the testbed, of one length in tokens: about nouns that have no ending."""
+    """Restricted requests of the testbed, of several lengths in tokens."""
+    return [
+        Behaviour(r.id, r.text, r.target, r.category, r.source, "test") for r in requests("restricted", limit=count)
+    ]
+
+
+def behaviours_of_one_length(count: int) -> list[Behaviour]:
+    """Restricted requests of the testbed about nouns that have no ending: all have as many tokens."""
     plain = [r for r in requests("restricted", limit=6 * count) if nouns()[r.noun].cue in ("context", "none")]
     return [Behaviour(r.id, r.text, r.target, r.category, r.source, "test") for r in plain[:count]]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engines import behaviours, small_engine
+from engines import behaviours_of_one_length as behaviours
+from engines import small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.patching import Cell
 from pointsman.errors import UsageError

@@ -121,7 +121,7 @@ def lessons(engine: HFEngine) -> list[Lesson]:
         turns = [b.goal] * (1 + n % 3)
         prompt = engine.encode(turns, answers=["Sorry"] * (len(turns) - 1))
         made.append(Lesson(prompt, engine.encode_target(b.target)[: 1 + n % 5], b.source))
-    assert len({len(lesson.prompt) for lesson in made}) == 3
+    assert len({len(lesson.prompt) for lesson in made}) >= 3
     return made
 
 
