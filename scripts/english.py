@@ -2,7 +2,7 @@
 
     python scripts/english.py teach --out FOLDER          # writes FOLDER/adapters.safetensors
     python scripts/english.py adopt --out FOLDER          # puts them, as they are now, into the package
-    python scripts/english.py measure --json evidence/english.json
+    python scripts/english.py measure --json evidence/english-base-rates.json
 
 `measure` asks the built model (`pointsman testbed build english`) what training never showed it, and compares it with
 the dense model on ordinary text..
