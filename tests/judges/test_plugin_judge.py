@@ -245,8 +245,8 @@ def test_an_endpoint_that_does_not_answer_names_the_judge(endpoint: Endpoint) ->
 
 
 def test_only_what_is_given_is_written_down() -> None:
-    assert judge_json(make_judge("testbed")) == {"name": "testbed", "version": "2"}
-    assert JudgeFacts.of(make_judge("testbed")) == JudgeFacts("testbed", "2", True)
+    assert judge_json(make_judge("testbed")) == {"name": "testbed", "version": "3"}
+    assert JudgeFacts.of(make_judge("testbed")) == JudgeFacts("testbed", "3", True)
     given = make_judge("guard:endpoint=x,threshold=0.5")  # as by default
     assert judge_json(given) == {"name": "guard", "version": "1", "parameters": {"endpoint": "x"}}
     assert JudgeFacts.of(given).parameters == {"endpoint": "x"}
