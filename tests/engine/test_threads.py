@@ -13,6 +13,7 @@ import torch
 
 from engines import behaviours, small_engine
 from families.tiny import tiny
+from pointsman.engine.old_code import old_names
 from pointsman.errors import ControlFailed, InterventionError
 from pointsman.routing.control import control, prove
 from pointsman.routing.intervention import Intervention
@@ -118,3 +119,26 @@ def test_threads_that_come_to_a_new_model_together_share_one_proof() -> None:
     with ThreadPoolExecutor(4) as pool:
         proofs = list(pool.map(lambda _: prove(fresh), range(4)))
     assert all(proof is proofs[0] for proof in proofs)
+
+
+def test_old_names_are_given_to_one_thread_at_a_time() -> None:
+    entered, leave, second = threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with old_names():
+            entered.set()
+            leave.wait(30)
+
+    def wait() -> None:
+        with old_names():
+            second.set()
+
+    first, other = threading.Thread(target=hold), threading.Thread(target=wait)
+    first.start()
+    assert entered.wait(30)
+    other.start()
+    assert not second.wait(0.2), "the names are taken away while another thread reads code"
+    leave.set()
+    assert second.wait(30)
+    first.join()
+    other.join()

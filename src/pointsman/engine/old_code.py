@@ -28,24 +28,29 @@ _MASKS = "transformers.modeling_attn_mask_utils"
 _REMEDY = "Install a transformers that this code was written for, or use a model that transformers itself has"
 
 
+_PATCHING = threading.RLock()
+"""Held while anything that belongs to the whole process is patched: who comes second waits, and finds it as it was."""
+
+
 @contextmanager
 def old_names() -> Iterator[None]:
-    """Within the block, code that is imported finds names of older versions where they were."""
+    """Within the block, code that is imported finds names of older versions where they were; one thread at a time."""
     from transformers.utils import import_utils
 
-    no_module = find_spec(_MASKS) is None
-    no_question = not hasattr(import_utils, "is_torch_fx_available")
-    if no_module:
-        sys.modules[_MASKS] = _old_masks()
-    if no_question:
-        import_utils.is_torch_fx_available = lambda: False
-    try:
-        yield
-    finally:
+    with _PATCHING:
+        no_module = _MASKS not in sys.modules and find_spec(_MASKS) is None
+        no_question = not hasattr(import_utils, "is_torch_fx_available")
         if no_module:
-            del sys.modules[_MASKS]
+            sys.modules[_MASKS] = _old_masks()
         if no_question:
-            del import_utils.is_torch_fx_available
+            import_utils.is_torch_fx_available = lambda: False
+        try:
+            yield
+        finally:
+            if no_module:
+                del sys.modules[_MASKS]
+            if no_question:
+                del import_utils.is_torch_fx_available
 
 
 def serve_old_config(config: Any) -> None:
@@ -242,15 +247,16 @@ def _fill_computed_buffers(network: Any) -> None:
 @contextmanager
 def _parameters_without_memory() -> Iterator[None]:
     """Within the block, modules that this thread makes have their buffers, and parameters that have a shape only."""
-    usual, here = nn.Module.register_parameter, threading.get_ident()
+    with _PATCHING:
+        usual, here = nn.Module.register_parameter, threading.get_ident()
 
-    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        usual(module, name, parameter)
-        if parameter is not None and threading.get_ident() == here:
-            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            usual(module, name, parameter)
+            if parameter is not None and threading.get_ident() == here:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
 
-    nn.Module.register_parameter = cast(Any, register)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = usual  # type: ignore[method-assign]
+        nn.Module.register_parameter = cast(Any, register)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = usual  # type: ignore[method-assign]
