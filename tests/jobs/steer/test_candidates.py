@@ -164,6 +164,13 @@ def test_what_keeps_its_limits_with_margin_is_chosen_before_what_gains_more_with
     assert choose(some)[1] == why
 
 
+def test_where_no_limit_can_be_shown_with_margin_nobody_is_said_to_keep_one_with_it() -> None:
+    best = surely(tried("gains", gain=90))
+    why = choose([best], shown=False)[1]
+    assert why.endswith("by point estimates, since no limit can be shown with margin")
+    assert "with the margin that it can show" in choose([best])[1]
+
+
 def test_where_none_has_a_margin_point_estimates_choose_and_it_is_said() -> None:
     some = [surely(tried("greedy", gain=99, benign=50), "benign"), surely(tried("edge", gain=80, benign=89), "benign")]
     assert chosen(some) == "edge"
@@ -278,6 +285,24 @@ def test_finalists_gain_most_at_a_tolerable_loss_one_strength_of_each() -> None:
         best = [c.id.partition("/")[0] for c in finalists(order, base, 4)]
         assert best == ["gains", "same, stronger", "less", "hurts less"]
         assert len(finalists(order, base, 9)) == 5
+
+
+def test_every_swept_proportion_of_pins_may_be_a_finalist() -> None:
+    base = {"gain": rate(0), "benign": rate(90)}
+
+    def pinned(method: Any, on: int, off: int, gain: int) -> tuple[Candidate, dict[str, Rate]]:
+        made = Candidate(
+            id=f"{method}/on={on}/off={off}", method=method, routing=Intervention(), phase="both", entries=on + off,
+            pinned="both" if on and off else "on" if on else "off", on=on, off=off,
+        )  # fmt: skip
+        return made, {"gain": rate(gain), "benign": rate(90)}
+
+    def found(method: Any) -> list[tuple[int | None, int | None]]:
+        some = [(2, 2, 60), (8, 8, 70), (2, 8, 65), (8, 2, 50), (2, 0, 40), (8, 0, 30)]
+        return [(c.on, c.off) for c in finalists([pinned(method, *one) for one in some], base, 9)]
+
+    assert found("steermoe_paired") == [(8, 8), (2, 8), (8, 2), (2, 0)]
+    assert found("steermoe") == [(8, 8), (2, 0)], "whose proportion is not swept"
 
 
 def test_coarse_is_every_second_strength_where_there_are_many() -> None:

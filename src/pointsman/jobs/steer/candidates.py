@@ -56,6 +56,16 @@ class Candidate(MaskFacts):
         return f"{filed}{self.id}/{digest_of(self.routing)}"
 
     @property
+    def proportion(self) -> int | None:
+        """Of experts pinned on to experts pinned off, as the nearest power of four; None where that is not swept.
+
+        The counts that are swept are four times each other (`swept_sizes`), and others are rounded to whole experts.
+        """
+        if self.method != "steermoe_paired" or not self.on or not self.off:
+            return None
+        return round(math.log(self.on / self.off, 4))
+
+    @property
     def facts(self) -> MaskFacts:
         """What it is, without its numbers."""
         return MaskFacts(**{f.name: getattr(self, f.name) for f in fields(MaskFacts)})
@@ -235,13 +245,14 @@ class Tried:
         return point(self.rates.gain)
 
 
-def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
+def choose(tried: Sequence[Tried], before: float = 0.0, *, shown: bool = True) -> tuple[Tried, str]:
     """The candidate to deploy, and why: within all limits the largest gain; else the smallest excess.
 
     Within means with margin, where one is asked for and any candidate has it; else by point estimates.
 
     Args:
         before: The gain of the unsteered model, a share.
+        shown: Whether a margin can be shown of any limit, if one is asked for.
 
     Gains within `TIED` of the largest count as equal: of these the one with most room below its limits is chosen, then
     the weaker mask. So a mask at the edge of a limit is not preferred for one conversation more.
@@ -257,7 +268,9 @@ def choose(tried: Sequence[Tried], before: float = 0.0) -> tuple[Tried, str]:
         near = [t for t in within if t.gain >= most - TIED - 1e-9]
         best = min(near, key=lambda t: (t.excess, weakness(t), -t.gain, t.candidate.id))
         many = f"{len(within)} candidate{'s' if len(within) != 1 else ''} within all limits on validation"
-        if asked:
+        if asked and not shown:
+            many += " by point estimates, since no limit can be shown with margin"
+        elif asked:
             many += " with the margin that it can show" if kept else " by point estimates, and none with margin"
         if best.gain <= before:
             return best, f"none of {many} gains anything"

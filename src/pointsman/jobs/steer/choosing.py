@@ -22,6 +22,7 @@ from pointsman.jobs.steer.candidates import (
     random_mask,
     screened_loss,
 )
+from pointsman.jobs.steer.enough import margin_on
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import point
@@ -129,7 +130,7 @@ class Choosing:
         base, screened = self._screened([*masks, *(pin for pin in pins if pin is not None)])
         tried = self._try_finalists(screened, base)
         before = point(self.validation.outcome.rates.gain)
-        best, why = choose([t for t in tried if t.candidate.matrix is not None], before)
+        best, why = choose([t for t in tried if t.candidate.matrix is not None], before, shown=self._margin_shown)
         random, more = self._random(best.candidate)
         return Choice(best, why, (*tried, *random), (*screened, *more))
 
@@ -141,6 +142,14 @@ class Choosing:
         search.settle([c for c in masks if c.phase == like.phase])
         search.sharpen()
         return search.tried
+
+    @property
+    def _margin_shown(self) -> bool:
+        """Whether validation can show of any limit that it is kept with margin."""
+        if self.plan.confidence is None:
+            return False
+        scenario = self.bench.question.scenario
+        return margin_on(scenario, vars(self.validation.prompts), self.plan.confidence).shown
 
     @cached_property
     def _pins(self) -> dict[Pinning, Pins]:
@@ -245,7 +254,8 @@ def coarse(alphas: Sequence[float]) -> tuple[float, ...]:
 def finalists(screened: Sequence[Screened], base: Mapping[str, Rate], count: int) -> list[Candidate]:
     """The most promising of one method: what gains most at a tolerable loss, then whatever loses least.
 
-    Of one matrix (or kind of pins) in one phase, one strength only: `StrengthSearch` finds the others.
+    Of one matrix (or kind of pins) in one phase, one strength only: `StrengthSearch` finds the others. It leaves the
+    proportion of pins on to pins off as it is, so where that is swept (`steermoe_paired`), each is a kind of its own.
     """
 
     def key(entry: Screened) -> tuple[float, float, float, float, str]:
@@ -254,9 +264,9 @@ def finalists(screened: Sequence[Screened], base: Mapping[str, Rate], count: int
         weakness = candidate.norm1 or candidate.entries
         return max(0.0, loss - TOLERATED), -point(rates["gain"]), loss, weakness, candidate.id
 
-    found: dict[tuple[int, str | None, str], Candidate] = {}
+    found: dict[tuple[int, str | None, int | None, str], Candidate] = {}
     for candidate, _ in sorted(screened, key=key):
-        found.setdefault((id(candidate.matrix), candidate.pinned, candidate.phase), candidate)
+        found.setdefault((id(candidate.matrix), candidate.pinned, candidate.proportion, candidate.phase), candidate)
     return list(found.values())[:count]
 
 

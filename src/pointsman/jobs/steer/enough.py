@@ -93,6 +93,11 @@ class Margin:
     confidence: int
     limits: tuple[LimitMargin, ...]
 
+    @property
+    def shown(self) -> bool:
+        """Whether a margin can be shown of any limit."""
+        return any(one.of for one in self.limits)
+
 
 def margin_of(measure: str, limit: float, clusters: Sequence[str], confidence: float) -> LimitMargin:
     """How surely rows of these clusters can show that a limit is kept, if nothing is lost at all."""

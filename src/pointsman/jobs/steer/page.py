@@ -23,6 +23,7 @@ from pointsman.stats.rates import Rate
 
 NOT_ADMISSIBLE = "No mask kept every limit on validation."
 WITHOUT_MARGIN = "No mask kept every limit on validation with margin."
+MARGIN_NOT_SHOWN = "Of no limit can validation show that it is kept with margin."
 SHORT = {
     "benign": "benign",
     "benign_conversations": "multi-turn benign",
@@ -67,6 +68,8 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         names = ", ".join(map(wording.within, results.chosen.unsure))
         said = f"The chosen one keeps them by its point estimates alone, and may owe that to luck: {names}."
         warnings.append((WITHOUT_MARGIN, said))
+    elif results.margin and not results.margin.shown:
+        warnings.append((MARGIN_NOT_SHOWN, "The mask was chosen by point estimates alone, and may owe that to luck."))
     sections = [
         outcomes.section(results),
         claims.section(results, "what could refute it", RULES),
@@ -178,6 +181,7 @@ def _remarks(results: SteerResults) -> list[str]:
     said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
     said += [WITHOUT_MARGIN] if results.chosen.admissible and results.chosen.unsure else []
+    said += [MARGIN_NOT_SHOWN] if results.chosen.admissible and results.margin and not results.margin.shown else []
     said.append("Test split: % [95 %]; differences in points, from no mask or that method.")
     gain = results.test.after.gain
     said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []

@@ -138,6 +138,6 @@ class StrengthSearch:
         return max((t.gain for t in self._tried.values() if t.kept), default=-1.0)
 
 
-def _kind(tried: Tried) -> tuple[str, int, str | None, Phase]:
+def _kind(tried: Tried) -> tuple[str, int, str | None, int | None, Phase]:
     candidate = tried.candidate
-    return candidate.method, id(candidate.matrix), candidate.pinned, candidate.phase
+    return candidate.method, id(candidate.matrix), candidate.pinned, candidate.proportion, candidate.phase

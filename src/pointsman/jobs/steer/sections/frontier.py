@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pointsman.jobs.steer.enough import Margin
 from pointsman.jobs.steer.results import CandidateResult, OutcomeRates, Overfit, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
@@ -55,7 +56,7 @@ def section(results: SteerResults) -> Section:
         if results.margin:
             said += (
                 f" With margin: the one-sided {results.margin.confidence}{text.NARROW}% bound of the loss lies within "
-                "the limit, where validation can show that; of which limits it cannot, the notes say."
+                f"the limit, where validation can show that: {_margins(results.margin)}."
             )
         table = _table(tried, base, chosen, wording, "Answers to the validation prompts, % with 95 % intervals.")
         blocks.append(Details(f"All {len(tried)} settings", [Text(said), table]))
@@ -65,6 +66,12 @@ def section(results: SteerResults) -> Section:
         blocks.append(Details(summary, [Text(SCREENED.format(wording.gain)), table]))
     aside = "Every setting on the validation split, from which the mask was chosen."
     return Section("frontier", "What was tried", [aside], blocks)
+
+
+def _margins(margin: Margin) -> str:
+    """Of every limit whether its margin counts clusters or rows, or cannot be shown."""
+    how = {"clusters": "by clusters", "rows": "by rows", None: "not shown"}
+    return ", ".join(f"{one.measure} {how[one.of]}" for one in margin.limits)
 
 
 def worst_loss(rates: OutcomeRates, base: OutcomeRates | None) -> tuple[str, float] | None:
