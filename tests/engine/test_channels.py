@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from engines import small_engine
 from families.papers import PAPERS, Paper, paper, tokenizer_of
+from pointsman.data.types import Behaviour
 from pointsman.engine.channels import OFF, Channels, given
 from pointsman.engine.chat import Chat
 from pointsman.engine.learning import Lesson
@@ -18,6 +19,8 @@ from pointsman.engine.reasoning import split
 from pointsman.engine.scorer import read_scores
 from pointsman.engine.settings import settings_of
 from pointsman.engine.types import Prompt
+from pointsman.errors import ModelError
+from pointsman.judges.types import Answer, answer_or_garbage
 from pointsman.testbed.tokenizer import build_tokenizer
 
 HEADER = "<|channel|>final<|message|>"
@@ -237,8 +240,38 @@ def test_a_run_begun_with_other_thinking_is_not_the_same() -> None:
             Channels("off", "enable_thinking=False", "only what follows </think>"),
             "switched off (enable_thinking=False)",
         ),
+        (Channels(opening="\nSure, \n here:"), "targets begin behind Sure, here:"),
+        (Channels("off", opening="<answer>\n"), "is judged; targets begin behind <answer>"),
     ],
 )
 def test_one_sentence_says_what_is_judged(channels: Channels, words: str) -> None:
     assert words in channels.sentence
     assert "\n" not in channels.sentence
+
+
+def test_a_template_that_writes_much_before_an_answer_is_refused() -> None:
+    def with_opening(words: int) -> Chat:
+        said = "{% if m.role == 'assistant' %}" + "Sure " * words + "{% endif %}{{ m.content }} "
+        return chat(PLAIN.replace("{{ m.content }} ", said))
+
+    assert 0 < len(with_opening(3).opening) <= 64
+    with pytest.raises(ModelError, match="tokens between a prompt and its answer"):
+        with_opening(100).opening  # noqa: B018
+
+
+@pytest.mark.parametrize("text", ["Take the jar.</think>Sorry", "Take the jar.\n</think>\n<think>\nhm</think>Sorry"])
+def test_a_marker_that_closes_nothing_hides_no_answer_of_the_engine(text: str) -> None:
+    asked, read = Behaviour("a", "How?", "Take"), Prompt((1,), ("a",), ("user",))
+
+    def said(prompt: Prompt | None) -> str:
+        found = answer_or_garbage(asked, Answer(text, True, prompt))
+        assert isinstance(found, Answer)
+        return found.text
+
+    assert said(read).startswith("Take the jar.")
+    assert said(read).endswith("Sorry")
+    assert said(None) == "Sorry", "of somebody else's answers nobody knows what the prompt opened"
+    opened = replace(Answer(f"<think>{text}", True), prompt=read)
+    found = answer_or_garbage(asked, opened)
+    assert isinstance(found, Answer)
+    assert found.text == "Sorry", "the engine says what the prompt opened"

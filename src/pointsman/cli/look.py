@@ -175,8 +175,7 @@ def _on_thinking(engine: Engine) -> list[str]:
     channels = engine.info.channels
     if not channels.sentence:
         return []
-    begin = f"; targets begin behind {channels.opening.strip()}" if channels.opening.strip() else ""
-    return [f"{channels.sentence[0].upper()}{channels.sentence[1:]}{begin}."]
+    return [f"{channels.sentence[0].upper()}{channels.sentence[1:]}."]
 
 
 def _what_routing_cannot(engine: Engine) -> list[str]:

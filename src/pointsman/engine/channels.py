@@ -25,6 +25,8 @@ _TAGGED: tuple[tuple[tuple[str, ...], str], ...] = ((("<|startoftext|>", "<|extr
 """Control tokens of templates whose models put their answer in a tag that the template does not write: Hunyuan-A13B."""
 _SPEAKS = re.compile(r"reasoning|thinking|thought")
 _MESSAGE = "<|start|>"  # of gpt-oss
+LONGEST_OPENING = 64
+"""Tokens that may stand between a prompt and the answer itself: nothing of them is scored."""
 _ASKED, _SAID = "\ue000asked\ue001", "\ue000said\ue001"  # private-use characters: no template gives them a meaning
 
 
@@ -61,7 +63,15 @@ class Channels:
 
     @property
     def sentence(self) -> str:
-        """What is judged and whether the model thinks, in one sentence without its full stop; empty if it does not."""
+        """What is judged, whether the model thinks and what targets begin behind, in a sentence without its full stop.
+
+        Empty for a model that does not think and whose answers begin where the prompt ends.
+        """
+        behind = " ".join(self.opening.split())
+        return "; ".join(filter(None, (self._judged, f"targets begin behind {behind}" if behind else "")))
+
+    @property
+    def _judged(self) -> str:
         if self.thinking == "none":
             return ""
         how = {

@@ -8,7 +8,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from pointsman.engine.channels import Channels, channels_of
+from pointsman.engine.channels import LONGEST_OPENING, Channels, channels_of
 from pointsman.engine.reasoning import HARMONY, MARKS, Parts, split
 from pointsman.engine.types import Prompt, TokenRole
 from pointsman.errors import ModelError, UsageError
@@ -112,8 +112,19 @@ class Chat:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """Tokens that every target begins with: the header of the channel that is the answer, if there is one."""
-        return self._after("", self.channels.opening) if self.channels.opening.strip() else ()
+        """Tokens that every target begins with: the header of the channel that is the answer, if there is one.
+
+        Raises:
+            ModelError: There are more than any such header has.
+        """
+        found = self._after("", self.channels.opening) if self.channels.opening.strip() else ()
+        if len(found) > LONGEST_OPENING:
+            raise ModelError(
+                f"The chat template writes {len(found)} tokens between a prompt and its answer, and none of them would "
+                f"be scored; {LONGEST_OPENING} are the most that a header has",
+                "Give a chat template whose answers begin where the prompt ends",
+            )
+        return found
 
     def answer(self, prompt: Prompt, ids: Sequence[int]) -> str:
         """The text of an answer; with what it goes on with, where it would be taken for all answer without."""

@@ -65,15 +65,20 @@ class Parts:
     answer: str | None
 
 
-def split(text: str) -> Parts:
-    """The thought and the answer of what a model wrote. Text without markers is all answer, unchanged."""
+def split(text: str, *, begun: bool = True) -> Parts:
+    """The thought and the answer of what a model wrote. Text without markers is all answer, unchanged.
+
+    Args:
+        begun: Whether the text may begin within a thought that something before it opened. If not, what stands before
+            a closing marker that nothing opened is answer: a model could hide in front of it what it says.
+    """
     harmony = _split_harmony(text)
     if harmony is not None:
         return harmony
     if granite := _GRANITE.fullmatch(text):
         return Parts(granite[1].strip(), None if granite[2] is None else granite[2].strip())
     for opening, closing in MARKERS:
-        if parts := _split_at(text, opening, closing):
+        if parts := _split_at(text, opening, closing, begun):
             return parts
     return Parts("", _unwrapped(text) if text.lstrip().startswith(tuple(w for w, _ in WRAPPERS)) else text)
 
@@ -105,7 +110,7 @@ def _from_final(thought: str, rest: str) -> Parts:
     return Parts("".join(thoughts), "\n".join(filter(None, said)))
 
 
-def _split_at(text: str, opening: str, closing: str) -> Parts | None:
+def _split_at(text: str, opening: str, closing: str, begun: bool) -> Parts | None:
     """Take out every thought between two markers; None if there is none."""
     thoughts: list[str] = []
     answers: list[str] = []
@@ -118,11 +123,11 @@ def _split_at(text: str, opening: str, closing: str) -> Parts | None:
         if start is None:  # it was opened in the prompt, or a stray marker follows
             assert end is not None
             before, rest = rest[:end], rest[end + len(closing) :]
-            (thoughts if first else answers).append(before)
+            (thoughts if first and begun else answers).append(before)
         else:
             stray = _found(rest[:start], closing) if first else None
             if stray is not None:
-                thoughts.append(rest[:stray])
+                (thoughts if begun else answers).append(rest[:stray])
                 rest, first = rest[stray + len(closing) :], False
                 continue
             answers.append(rest[:start])

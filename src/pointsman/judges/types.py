@@ -185,8 +185,12 @@ def tells_garbage(judge: Judge) -> bool:
 
 
 def answer_or_garbage(asked: Behaviour | Conversation, answer: Answer) -> Answer | Verdict:
-    """What the model said to the user, without what it thought or repeated of the request; or why that is nothing."""
-    said = split(answer.text).answer
+    """What the model said to the user, without what it thought or repeated of the request; or why that is nothing.
+
+    Where it is known what the model had read, the engine wrote the answer: with the marker of a thought that the prompt
+    opens in front of it (`Chat.answer`), so that a closing marker alone closes nothing.
+    """
+    said = split(answer.text, begun=answer.prompt is None).answer
     if said is None:
         return Verdict("garbage", 0.0, "ends within its reasoning")
     said = without_echo(said, asked.turns)
