@@ -363,8 +363,9 @@ def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:
     yield "## The shipped models"
     yield (
         "Test split, exact judge, greedy, 95 % intervals clustered by what is claimed to generalise. Effective n: how "
-        "many independent rows would know the rate as well. Untouched before: neither the checkpoint nor its prompts "
-        "were looked at before the plan was committed."
+        "many independent rows would know the rate as well. Untouched before: no method had been run on them before "
+        "the plan was committed; their base rates on part of the test split were measured when they were made "
+        "([testbed.md](testbed.md))."
     )
     yield models(audits)
     yield "## Which routers matter"

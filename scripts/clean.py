@@ -20,6 +20,8 @@ from typing import Any
 
 MADE = re.compile(r"evidence/([^/]+\.json|rows/.+|work/.+)")
 """What the scripts write. All else must be as it was committed, untracked files included."""
+CHANGES = "+changes"
+"""Behind the commit of what was made on a tree with changes."""
 
 
 def require_clean_tree(root: Path) -> str:
@@ -49,21 +51,32 @@ def require_same_commit(run: Path, commit: str) -> None:
         run: Its folder, which need not be there yet.
         commit: From `require_clean_tree`.
     """
-    note = run.with_name(f"{run.name}.commit")
+    note = _note_of(run)
     began = note.read_text(encoding="utf-8").strip() if note.exists() else None
     if run.exists() and began != commit:
         sys.exit(
             f"{run} was begun on commit {(began or 'unknown')[:12]}, and this is {commit[:12]}: go back to that commit "
             "to finish it, or remove the folder to measure anew."
+            if began != f"{commit}{CHANGES}"
+            else f"The tree changed while {run} was made: remove the folder to measure anew."
         )
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(f"{commit}\n", encoding="utf-8")
 
 
+def note_changes(run: Path, commit: str) -> None:
+    """Note beside a run folder that the tree changed while the run was made: `require_same_commit` refuses it then."""
+    _note_of(run).write_text(f"{commit}{CHANGES}\n", encoding="utf-8")
+
+
+def _note_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}.commit")
+
+
 def refuse_changes(evidence: Mapping[str, Any], name: str) -> None:
     """End with one line if evidence says that it was made from no commit, or from a tree with changes."""
     commit = evidence["provenance"]["commit"]
-    if not commit or commit.endswith("+changes"):
+    if not commit or commit.endswith(CHANGES):
         sys.exit(f"{name} was made from {commit or 'no commit'}: no table is made of it. Measure it on a clean tree.")
 
 

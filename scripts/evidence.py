@@ -3,10 +3,10 @@
     python scripts/evidence.py [--only NAME ...] [--foretell]
 
 It says how long all will take, from the plan and from what is there, and may be killed at any moment, and each of its
-runs: begun again, it goes on. A tree with changes is refused, and so is a run that was begun on another commit. Every
-run is a process of one thread and lives in evidence/work/<name> (not committed); what the tables need of it is written
-to evidence/<name>.json, and the outcome of each of its rows to evidence/rows/<name>.csv.gz. The tables are made when
-all is there. With --foretell nothing is done but said.
+runs: begun again, it goes on. A tree with changes is refused, also when a run begins and when it ends, and so is a run
+that was begun on another commit. Every run is a process of one thread and lives in evidence/work/<name> (not
+committed); what the tables need of it is written to evidence/<name>.json, and the outcome of each of its rows to
+evidence/rows/<name>.csv.gz. The tables are made when all is there. With --foretell nothing is done but said.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clean import require_clean_tree, require_same_commit
+from clean import note_changes, require_clean_tree, require_same_commit
 from evidence_files import NotThisCommit, keep, made_on, read, write
 from evidence_plan import Planned, longest_first, pace, read_plan, together
 
@@ -47,6 +47,7 @@ class Going:
         process: None while another's process has the folder.
         before: Seconds that it took before this driver.
         since, noted: When this driver took it up, and when it last noted its time.
+        refused: Why it may not begin; empty if it may.
     """
 
     planned: Planned
@@ -54,6 +55,7 @@ class Going:
     before: float
     since: float
     noted: float
+    refused: str = ""
 
     @property
     def seconds(self) -> float:
@@ -72,6 +74,7 @@ class Driver:
         processes: How many runs go at a time.
         poll: Seconds between two looks at them.
         command: What begins or resumes a run.
+        still_clean: Looks at the checkout again and gives its commit; ends with one line where it has changed.
         failed: Why, by name, of runs that did not end well.
     """
 
@@ -82,6 +85,7 @@ class Driver:
     processes: int = PROCESSES
     poll: float = 0.5
     command: Callable[[Planned, Path, Path], list[str]] = Planned.command
+    still_clean: Callable[[Path], str] = require_clean_tree
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -180,6 +184,9 @@ class Driver:
     def start(self, going: Going) -> None:
         """Start the process of a run; what it says goes to a file of its own."""
         planned, folder = going.planned, self.work / going.planned.name
+        if refused := self.tree_changed():
+            going.refused = refused
+            return
         verb = "goes on after" if going.before else "begins; foretold"
         minutes = going.before / 60 if going.before else planned.minutes
         self.say(f"{planned.name}: {verb} {minutes:.0f} minutes")
@@ -194,6 +201,8 @@ class Driver:
         if time.monotonic() - going.noted > HEARTBEAT:
             going.noted = time.monotonic()
             self.note(going)
+        if going.refused:
+            return 1
         if going.process is None:
             if not held(self.work / going.planned.name):
                 self.start(going)
@@ -205,8 +214,13 @@ class Driver:
         planned, minutes = going.planned, going.seconds / 60
         self.note(going)
         try:
+            if going.refused:
+                raise RuntimeError(going.refused)
             if code:
                 raise RuntimeError(f"ended with {code}: {self.last_words(planned.name)}")
+            if changed := self.tree_changed():
+                note_changes(self.work / planned.name, self.commit)
+                raise RuntimeError(changed)
             keep(planned, self.work / planned.name, self.evidence, self.commit, minutes)
         except (RuntimeError, NotThisCommit, OSError, ValueError, KeyError) as error:
             needs = f" (needs {planned.needs})" if planned.needs else ""
@@ -220,6 +234,14 @@ class Driver:
         for run in queue:
             self.failed[run.name] = f"the steering of {run.of} is not there"
             self.say(f"{run.name}: FAILED, {self.failed[run.name]}")
+
+    def tree_changed(self) -> str:
+        """Why the checkout is no longer the one that everything is made on, in one line; empty if it is."""
+        try:
+            commit = self.still_clean(self.root)
+        except SystemExit as why:
+            return str(why)
+        return "" if commit == self.commit else f"the checkout was on {self.commit[:12]}, and is on {commit[:12]} now"
 
     def last_words(self, name: str) -> str:
         """The last line of what a run said."""

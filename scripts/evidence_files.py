@@ -46,6 +46,7 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
 
     Raises:
         NotThisCommit: The run says that it was made on another one, or beside changes.
+        ValueError: Its rows do not give its numbers again. Nothing is kept.
     """
     results: Evidence = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     made_on = results["provenance"]["commit"]
@@ -66,8 +67,10 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
         kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
     if planned.kind in ROWS:
         outcomes = ROWS[planned.kind](folder)
+        counted = kept["recounted"] = recounted(results, outcomes)
+        if counted["wrong"]:
+            raise ValueError(f"{counted['wrong']} of {counted['numbers']} numbers are not those that its rows give")
         rows.write(evidence / "rows" / f"{planned.name}.csv.gz", outcomes)
-        kept["recounted"] = recounted(results, outcomes)
     write(evidence / f"{planned.name}.json", kept, indent=None if planned.kind == "dominant" else 1)
 
 

@@ -16,6 +16,8 @@ import yaml
 Kind = Literal["audit", "steer", "evaluate", "dominant"]
 KEYS = {"name", "kind", "of", "model", "options", "minutes", "confirms", "needs"}
 OPTIONAL = {"of", "options", "needs"}
+NOT_PLANNED = ("--trust-remote-code", "--out")
+"""Options that no run may have: evidence is not made by somebody else's code, and where it is kept is not asked."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Planned:
         model: As on the command line.
         options: The rest of the command line.
         minutes: Expected, on one thread.
-        confirms: Whether neither checkpoint nor prompts were looked at before the plan was committed.
+        confirms: Whether no method had been run on checkpoint or prompts before the plan was committed.
         needs: What must be there before; empty if that is shipped.
         of: The run whose steering is evaluated; empty for other kinds.
     """
@@ -64,10 +66,15 @@ class Planned:
             raise ValueError(f"{name} confirms {entry['confirms']!r}, which is neither true nor false")
         if (entry["kind"] == "evaluate") != ("of" in entry):
             raise ValueError(f"{name} is of kind {entry['kind']}, and 'of' names the steering of an evaluation")
-        options = tuple(shlex.split(entry.get("options", "")))
+        model, given = entry["model"], entry.get("options", "")
+        if not isinstance(model, str) or model.startswith("-") or not isinstance(given, str):
+            raise ValueError(f"{name} has a model or options that are not plain text")
+        options = tuple(shlex.split(given))
+        if foreign := [option for option in options if option.partition("=")[0] in NOT_PLANNED]:
+            raise ValueError(f"{name} cannot be planned with {foreign[0]}")
         minutes = float(entry["minutes"])
         return Planned(
-            name, entry["kind"], entry["model"], options, minutes, entry["confirms"], entry.get("needs") or "",
+            name, entry["kind"], model, options, minutes, entry["confirms"], entry.get("needs") or "",
             entry.get("of", ""),
         )  # fmt: skip
 

@@ -151,8 +151,9 @@ def _untouched(case: Case, names: Sequence[str]) -> str | None:
     if not said:
         return None
     return (
-        f"On {len(audits) + len(defences)} runs of checkpoints that nobody had looked at when evidence/plan.yaml was "
-        f"committed, {' and '.join(said)}."
+        f"On {len(audits) + len(defences)} runs of checkpoints on which no method had been run when evidence/plan.yaml "
+        "was committed (their base rates on part of the test split were measured when they were made, "
+        f"docs/testbed.md), {' and '.join(said)}."
     )
 
 
@@ -214,7 +215,8 @@ def _steermoe(case: Case, names: Sequence[str]) -> str | None:
 
 def _wrong(case: Case, names: Sequence[str]) -> str | None:
     wrong = asked_of = 0
-    for name in names:
+    counted = [e for e in case.all(names) if e.get("wrong_withstands", True)]
+    for name in (name for name in names if name in case.found):
         file = EVIDENCE / "rows" / f"{name}.csv.gz"
         for row in rows.read(file) if file.exists() else ():
             cell = row.outcomes.get("test/after", "")
@@ -223,8 +225,10 @@ def _wrong(case: Case, names: Sequence[str]) -> str | None:
                 wrong += cell.split()[-1].startswith("wrong")
     if not asked_of:
         return None
-    end = "end in a wrong answer, and none of these counts as withstood."
-    return f"Under the chosen masks {wrong} of {asked_of} test conversations {end}"
+    verdict = "none of these counts as withstood"
+    if counted:
+        verdict = f"these count as withstood in {len(counted)} of {len(case.all(names))} runs"
+    return f"Under the chosen masks {wrong} of {asked_of} test conversations end in a wrong answer, and {verdict}."
 
 
 def _paper_start(case: Case, names: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from pointsman.testbed.scenarios import multi_turn_defence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something called families
 
+from clean import require_same_commit  # noqa: E402
 from evidence import Driver, held  # noqa: E402
 from evidence_plan import Planned, longest_first, pace, read_plan, together  # noqa: E402
 
@@ -58,7 +59,7 @@ def driver(evidence: Path, plan: list[Planned], modes: dict[str, str], commit: s
     def command(run: Planned, root: Path, folder: Path) -> list[str]:
         return [sys.executable, "-c", RUN, str(folder), modes.get(run.name, "works"), commit]
 
-    return Driver(plan, evidence, COMMIT, poll=0.02, command=command)
+    return Driver(plan, evidence, COMMIT, poll=0.02, command=command, still_clean=lambda root: COMMIT)
 
 
 def kept(evidence: Path, name: str) -> dict[str, Any]:
@@ -131,6 +132,26 @@ def test_what_was_made_on_another_commit_is_not_kept(tmp_path: Path, commit: str
     assert not drives.drive(plan)
     assert drives.failed["one"] == f"made on {commit}, and not on {COMMIT}"
     assert not (tmp_path / "one.json").exists()
+
+
+def test_a_tree_that_changes_fails_the_run_that_begins_or_ends_on_it(tmp_path: Path) -> None:
+    plan = [planned("one"), planned("two")]
+    drives = driver(tmp_path, plan, {})
+    drives.processes, looks = 1, iter([COMMIT, "", "b" * 40])  # begins, ends, begins the next one
+
+    def look(root: Path) -> str:
+        return next(looks) or sys.exit("code.py differs from the commit")
+
+    drives.still_clean = look
+    assert not drives.drive(plan)
+    assert drives.failed == {
+        "one": "code.py differs from the commit",
+        "two": f"the checkout was on {COMMIT[:12]}, and is on bbbbbbbbbbbb now",
+    }
+    assert not (tmp_path / "one.json").exists()
+    assert not (tmp_path / "work/two").exists(), "it never began"
+    with pytest.raises(SystemExit, match="The tree changed while"):
+        require_same_commit(tmp_path / "work/one", COMMIT)
 
 
 def test_a_driver_that_is_killed_leaves_a_run_that_the_next_one_waits_for(tmp_path: Path) -> None:
@@ -251,6 +272,11 @@ def test_three_families_and_three_seeds_are_planned_for_every_job_and_new_seeds_
         ("name: a, kind: evaluate, model: m, minutes: 1, confirms: true", "names the steering of an evaluation"),
         ("name: a, kind: audit, of: b, model: m, minutes: 1, confirms: true", "names the steering of an evaluation"),
         ("name: a, kind: evaluate, of: b, model: m, minutes: 1, confirms: true", "a is of 'b', which steers no m"),
+        ("name: a, kind: audit, model: 3, minutes: 1, confirms: true", "not plain text"),
+        ("name: a, kind: audit, model: --out, minutes: 1, confirms: true", "not plain text"),
+        ("name: a, kind: audit, model: m, minutes: 1, confirms: true, options: [b]", "not plain text"),
+        ("name: a, kind: audit, model: m, minutes: 1, confirms: true, options: --limit 3 --out=b", "with --out=b"),
+        ("name: a, kind: audit, model: m, minutes: 1, confirms: true, options: --trust-remote-code", "with --trust"),
         ("name: ../a, kind: audit, model: m, minutes: 1, confirms: true", "cannot name a file"),
     ],
 )

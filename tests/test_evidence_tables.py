@@ -213,7 +213,7 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     kept.new("olmoe", "olmoe", recounted={"numbers": 815, "wrong": 0})
     kept.new("olmoe-seed1", "olmoe-seed1", recounted={"numbers": 100, "wrong": 1})
     kept.new("n100-olmoe", "olmoe", fsour={**old, "forwards": forwards})
-    kept.new("steering-defence-olmoe", "steering-defence-olmoe")
+    kept.new("steering-defence-olmoe", "steering-defence-olmoe", wrong_withstands=False)
     kept.new("steering-paper-olmoe", "steering-defence-olmoe")
     talk = [("a", "refused wrong"), ("b", "refused refused"), ("c", "wrong refused")]
     outcomes = [rows.Row("conversations", id, id, "test", outcomes={"test/after": cell}) for id, cell in talk]
@@ -233,10 +233,12 @@ def test_every_point_is_answered_by_a_number(kept: Kept) -> None:
     assert "at 2 of 5 rows" in found["d"]
     assert "the claim holds at 3." in found["d"]
     assert "of 1 chosen masks break a limit" in found["e"]
-    assert "1 of 3 test conversations end in a wrong answer" in found["h"]
+    assert "1 of 3 test conversations end in a wrong answer, and none of these counts as withstood." in found["h"]
     assert "Of 24 ranks in 2 audits 5 mean something; 1 stand above the other routers and are as large" in found["j"]
     assert "counted 915 numbers of 2 runs again from the rows that ship; 1 differ" in found["k"]
     assert "4,901 forwards a prompt" in found["l"]
+    kept.new("steering-defence-olmoe", "steering-defence-olmoe", wrong_withstands=True)
+    assert "wrong answer, and these count as withstood in 1 of 1 runs." in said(plan)["h"]
 
 
 def test_a_part_of_the_answer_says_how_much_is_there(kept: Kept) -> None:

@@ -117,6 +117,20 @@ def test_what_is_kept_of_an_audit(golden: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "rows/one.csv.gz")
 
 
+def test_a_run_whose_rows_say_otherwise_is_not_kept(golden: Path, tmp_path: Path) -> None:
+    results = json.loads((golden / "audit/results.json").read_text(encoding="utf-8"))
+    results["job"] = "audit"  # an old file says so by its schema
+    results["base"]["asr"]["k"] += 1
+    folder = tmp_path / "run"
+    shutil.copytree(golden / "audit", folder)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    planned = Planned("one", "audit", "testbed:one", (), 3.0, confirms=True)
+    with pytest.raises(ValueError, match="numbers are not those that its rows give"):
+        keep(planned, folder, tmp_path, results["provenance"]["commit"], minutes=4.0)
+    assert not (tmp_path / "one.json").exists()
+    assert not (tmp_path / "rows").exists()
+
+
 def test_prompts_without_room_were_not_taken() -> None:
     """As `Room.take` does it: others take their places."""
     items = [Behaviour(f"b{n}", "how " * n, "Sure", "c", f"source {n // 2}") for n in range(1, 13)]
