@@ -16,7 +16,8 @@ from sizes import TARGET_TOKENS, Shape, random_prompts, untrained
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.hf import HFEngine
-from pointsman.methods.fsour import FSour, Step
+from pointsman.methods.fsour import FSour
+from pointsman.methods.routes import Step
 from pointsman.methods.rosais import RoSais
 
 Say = Callable[[str], None]

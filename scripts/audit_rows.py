@@ -107,7 +107,7 @@ def _take_answers(tables: Mapping[str, _Table], name: str, value: Found) -> None
 
 
 def _take_searches(table: _Table, done: Mapping[str, Found]) -> None:
-    """Every restart of every behaviour, and the best of them as `FSourResult.best` has it."""
+    """Every restart of every behaviour, and the best of them as `RouteResult.best` has it."""
     found: dict[tuple[str, str], list[Found]] = {}
     for key, value in done.items():
         for search in value.get("searches", ()):

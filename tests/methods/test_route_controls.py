@@ -13,8 +13,9 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Prompt
 from pointsman.judges.types import Answer, Verdict
-from pointsman.methods.fsour import FSour, FSourResult, Step
+from pointsman.methods.fsour import FSour
 from pointsman.methods.route_controls import NaturalRoutes, RandomRoutes, Transfer, moved, template_places
+from pointsman.methods.routes import RouteResult, Step
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention
 
@@ -46,7 +47,7 @@ def asked() -> list[Behaviour]:
 
 
 @pytest.fixture(scope="module")
-def found(engine: HFEngine, asked: list[Behaviour]) -> list[FSourResult]:
+def found(engine: HFEngine, asked: list[Behaviour]) -> list[RouteResult]:
     """The second behaviour succeeds at once, the others never."""
     method = FSour(candidates=2, restarts=2, max_new_tokens=ANSWER, together=3)
     return method.search(engine, asked, Judge(asked[1].id))
@@ -57,7 +58,7 @@ def said(engine: HFEngine, behaviour: Behaviour, routing: Intervention) -> str:
 
 
 def test_random_routes_force_other_sets_at_the_same_pairs_as_often_as_a_search_may(
-    engine: HFEngine, asked: list[Behaviour], found: list[FSourResult]
+    engine: HFEngine, asked: list[Behaviour], found: list[RouteResult]
 ) -> None:
     judge, method = Judge(), RandomRoutes(restarts=2, max_new_tokens=ANSWER, seed=5)
     drawn = method.ask(engine, asked, judge, found)
@@ -79,7 +80,7 @@ def test_random_routes_force_other_sets_at_the_same_pairs_as_often_as_a_search_m
 
 
 def test_natural_routes_force_what_the_model_does_anyway(
-    engine: HFEngine, asked: list[Behaviour], found: list[FSourResult]
+    engine: HFEngine, asked: list[Behaviour], found: list[RouteResult]
 ) -> None:
     method = NaturalRoutes(max_new_tokens=ANSWER)
     pairs = [f.best.steps for f in found]
@@ -113,7 +114,7 @@ def test_natural_experts_of_normalised_weights_change_nothing(asked: list[Behavi
     assert forced.total == pytest.approx(plain.total, abs=1e-5)  # the router softmax is in float32
 
 
-def test_every_control_is_remembered(engine: HFEngine, asked: list[Behaviour], found: list[FSourResult]) -> None:
+def test_every_control_is_remembered(engine: HFEngine, asked: list[Behaviour], found: list[RouteResult]) -> None:
     memory: dict[str, Any] = {}
 
     def remember(key: str, compute: Any) -> Any:
@@ -135,7 +136,7 @@ def test_every_control_is_remembered(engine: HFEngine, asked: list[Behaviour], f
     assert again.asked == []
 
 
-def test_transfer_replays_the_template_part(engine: HFEngine, asked: list[Behaviour], found: list[FSourResult]) -> None:
+def test_transfer_replays_the_template_part(engine: HFEngine, asked: list[Behaviour], found: list[RouteResult]) -> None:
     routes = [f.best.steps for f in found]
     matrix = Transfer(max_new_tokens=ANSWER).replay(engine, asked, Judge(), routes)
     prompts = [engine.encode(b.turns) for b in asked]

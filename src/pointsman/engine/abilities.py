@@ -5,15 +5,17 @@ A verb that needs one of them takes any `Engine` and refuses, in one line and be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, Prompt, Routing
 from pointsman.errors import UsageError
 
 if TYPE_CHECKING:
     from pointsman.engine.learning import Learner
     from pointsman.engine.patching import Patcher
+    from pointsman.engine.route_gradients import RouteGradient
 
 _REMEDY = "Load the model with transformers, as pointsman.load does"
 
@@ -23,6 +25,24 @@ class Learns(Engine, Protocol):
 
     def learner(self) -> AbstractContextManager[Learner]:
         """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
+        ...
+
+
+class Guides(Engine, Protocol):
+    """An engine that says by one backward pass how much every expert would raise log p(target)."""
+
+    def route_gradients(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Routing = None
+    ) -> list[RouteGradient]:
+        """What forcing any set of experts at any token would change, to first order (METHODS section 9).
+
+        Args:
+            prompts, targets: As for `Engine.score`.
+            routing: At which it is taken. Sets that it forces are free again where others are tried.
+
+        Raises:
+            ModelError: The model passes no gradient to its experts, or weighs them by a rule that is not known.
+        """
         ...
 
 
@@ -64,6 +84,20 @@ def that_learns(engine: Engine) -> Learns:
     return engine
 
 
+def that_guides(engine: Engine) -> Guides:
+    """The engine, if it says where routes to a target lie.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not _guides(engine):
+        raise UsageError(
+            f"{engine.info.name} cannot be searched by its gradient: its engine ({type(engine).__name__}) has none",
+            f"Search its routes with F-SOUR (--attacks fsour). Or: {_REMEDY}",
+        )
+    return engine
+
+
 def that_patches(engine: Engine) -> Patches:
     """The engine, if residual streams can be exchanged in it.
 
@@ -90,6 +124,10 @@ def that_holds_module(engine: Engine) -> HoldsModule:
             _REMEDY,
         )
     return engine
+
+
+def _guides(engine: Engine) -> TypeGuard[Guides]:
+    return callable(getattr(engine, "route_gradients", None))
 
 
 def _patches(engine: Engine) -> TypeGuard[Patches]:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from pointsman.engine.abilities import HoldsModule, Learns, Patches
+from pointsman.engine.abilities import Guides, HoldsModule, Learns, Patches
 from pointsman.engine.batching import in_batches, rows_that_fit
 from pointsman.engine.chat import Chat
-from pointsman.engine.learning import Learner, weights_held
+from pointsman.engine.learning import BACKWARD, Learner, weights_held
 from pointsman.engine.patching import Patcher
 from pointsman.engine.resume import Resume
+from pointsman.engine.route_gradients import Guide, RouteGradient
 from pointsman.engine.rows import first_layer, per_row, shared_rows
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
 from pointsman.engine.settings import settings_of
@@ -105,6 +106,7 @@ class HFEngine:
         self.resumes_fully = self._resume is not None and self._resume.tokens
         self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
+        self._guide: Guide | None = None
         self._open = False  # within the block of a scorer, patcher or learner
         self._turn = threading.RLock()  # one thread at a time
         self._device = model.get_input_embeddings().weight.device
@@ -277,6 +279,25 @@ class HFEngine:
                 self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name,
                 self.info.opening,
             )  # fmt: skip
+
+    @_in_turn
+    def route_gradients(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Routing = None
+    ) -> list[RouteGradient]:
+        """See `Guides.route_gradients`."""
+        self._check_targets(prompts, targets)
+        each = self._per_row(routing, len(prompts))
+        if self._guide is None:
+            self._guide = Guide(
+                self.model, self._controller, self._forward, self._pad_left, cost=self.cost, layers=self._layers,
+                name=self.info.name, opening=self.info.opening,
+            )  # fmt: skip
+        guide, lengths = self._guide, [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
+
+        def batch(rows: Sequence[int]) -> list[RouteGradient]:
+            return guide.gradients([prompts[i] for i in rows], [targets[i] for i in rows], [each[i] for i in rows])
+
+        return self._by_length(lengths, BACKWARD * max(lengths, default=0), batch)
 
     @_in_turn
     def trace(self, prompts: Sequence[Prompt], *, routing: Routing = None) -> RouteTrace:
@@ -565,6 +586,6 @@ def _ordered(layer: LayerTrace) -> LayerTrace:
 
 if TYPE_CHECKING:
 
-    def _meets(engine: HFEngine) -> tuple[Learns, Patches, HoldsModule]:
+    def _meets(engine: HFEngine) -> tuple[Learns, Guides, Patches, HoldsModule]:
         """What it can do, held to the protocols by the type checker."""
-        return engine, engine, engine
+        return engine, engine, engine, engine

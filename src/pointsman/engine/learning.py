@@ -23,7 +23,8 @@ from pointsman.routing.control import Controller
 from pointsman.routing.intervention import Phase
 from pointsman.routing.plan import TrainableBias
 
-_BACKWARD = 8  # a row of a forward with its backward needs about so many times the memory of one without
+BACKWARD = 8
+"""A row of a forward with its backward needs about so many times the memory of one without."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Learner:
             values: list[float] = each.detach().tolist()
             return values
 
-        rows = max(1, self._fit(lessons) // _BACKWARD)
+        rows = max(1, self._fit(lessons) // BACKWARD)
         ordered = sorted(lessons, key=lambda lesson: -len(lesson.prompt) - len(lesson.answer))
         return sum(in_batches(ordered, rows, part)) / len(lessons), summed
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,76 +17,9 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, best_candidate
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
-from pointsman.methods.attempts import Attempt, ask
+from pointsman.methods.routes import Course, Found, RouteResult, Step
 from pointsman.methods.steps import Steps, stream
-from pointsman.routing.intervention import Intervention, Phase
-
-
-@dataclass(frozen=True)
-class Step:
-    """One accepted pair of a route.
-
-    Attributes:
-        layer: MoE layer.
-        position: Prompt token.
-        experts: The forced set.
-        log_prob: log p(target) with the route up to and including this pair, in nats.
-    """
-
-    layer: int
-    position: int
-    experts: tuple[int, ...]
-    log_prob: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """One restart of the search for one behaviour, and what the model said under the route found.
-
-    Attributes:
-        restart: 0 .. R - 1.
-        before: log p(target) without a route.
-        steps: Accepted pairs in the order of acceptance.
-        after: log p(target) with the whole route.
-        attempt: The answer under the route, judged.
-        cost: Rows scored, their tokens, and this behaviour's share of the seconds.
-    """
-
-    restart: int
-    before: float
-    steps: tuple[Step, ...]
-    after: float
-    attempt: Attempt
-    cost: dict[str, float]
-
-    def route(self, phase: Phase = "prefill") -> Intervention:
-        """The route as an intervention; empty if no pair was accepted."""
-        return _route(self.steps, phase)
-
-
-@dataclass(frozen=True)
-class FSourResult:
-    """All restarts of one behaviour.
-
-    Attributes:
-        id, category, source: From the behaviour.
-        base: The answer without any route. A success there counts as base success, apart from the route's.
-        searches: The restarts that were run, until the first success.
-    """
-
-    id: str
-    category: str
-    source: str
-    base: Attempt
-    searches: tuple[Search, ...]
-
-    @property
-    def best(self) -> Search:
-        """The first success, else the restart of the highest judge score, then any compliance, then log p."""
-        return max(
-            self.searches,
-            key=lambda s: (s.attempt.verdict.score or 0.0, s.attempt.verdict.any_compliance, s.after),
-        )
+from pointsman.routing.intervention import Phase
 
 
 @dataclass(frozen=True)
@@ -135,15 +67,13 @@ class FSour:
 
     def search(
         self, engine: Engine, behaviours: Sequence[Behaviour], judge: Judge, *, steps: Steps | None = None
-    ) -> list[FSourResult]:
+    ) -> list[RouteResult]:
         """Search an unsafe route for every behaviour; every restart of a group is a unit that is remembered."""
-        steps = steps or Steps()
-        results: list[FSourResult] = []
-        size = group_size(self.together, self.candidates)
-        for start in range(0, len(behaviours), size):
-            group = behaviours[start : start + size]
-            results += self._group(engine, group, judge, f"fsour/{start}", steps)
-        return results
+        course = Course(
+            "fsour", self.find_routes, self.aimed, self.restarts, group_size(self.together, self.candidates),
+            self.phase, self.max_new_tokens,
+        )  # fmt: skip
+        return course.run(engine, behaviours, judge, steps or Steps())
 
     def candidate_sets(self, engine: Engine, behaviour: Behaviour, restart: int, layer: int, token: int) -> np.ndarray:
         """The candidate stream at one (layer, token). Shape: [N, top_k]."""
@@ -155,13 +85,11 @@ class FSour:
         targets = (behaviour.target, *behaviour.targets) if self.cycle_targets else (behaviour.target,)
         return targets[restart % len(targets)]
 
-    def find_routes(
-        self, engine: Engine, behaviours: Sequence[Behaviour], restart: int
-    ) -> list[tuple[float, list[Step], int]]:
+    def find_routes(self, engine: Engine, behaviours: Sequence[Behaviour], restart: int) -> list[Found]:
         """One pass over all tokens and layers for every behaviour, their candidates side by side in each forward.
 
         Returns:
-            For each behaviour log p(target) without a route, the accepted pairs, and how many routings were scored.
+            For each behaviour what was found; its rows are the routings that were scored.
         """
         prompts = [engine.encode(b.turns) for b in behaviours]
         targets = [engine.encode_target(self.aimed(b, restart)) for b in behaviours]
@@ -186,75 +114,9 @@ class FSour:
                             experts = tuple(sets[n][winner].tolist())
                             accepted[n].append(Step(layer, token, experts, float(totals[winner])))
                     scorer.accept(winners)
-        return list(zip(before, accepted, scored, strict=True))
-
-    def _group(
-        self, engine: Engine, group: Sequence[Behaviour], judge: Judge, key: str, steps: Steps
-    ) -> list[FSourResult]:
-        """All restarts of a few behaviours; those that the judge calls a success drop out."""
-
-        def plain() -> dict[str, Any]:
-            attempts = ask(engine, group, judge, max_new_tokens=self.max_new_tokens)
-            return {"attempts": [a.to_json() for a in attempts]}
-
-        base = steps.unit(f"{key}/base", engine, plain, 0)["attempts"]
-        searches: dict[str, list[Search]] = {b.id: [] for b in group}
-        pending = list(group)
-        for restart in range(self.restarts):
-
-            def one(asked: Sequence[Behaviour] = tuple(pending), r: int = restart) -> dict[str, Any]:
-                return self._restart(engine, asked, judge, r)
-
-            unit = steps.unit(f"{key}/{restart}", engine, one, 0)
-            for data in unit["searches"]:
-                searches[data["attempt"]["id"]].append(_search_from_json(data))
-            failed = [b for b in pending if not searches[b.id][-1].attempt.verdict.success]
-            steps.advance(len(pending) - (len(failed) if restart + 1 < self.restarts else 0))
-            pending = failed
-            if not pending:
-                break
-        return [
-            FSourResult(b.id, b.category, b.row_cluster, Attempt.from_json(plain_), tuple(searches[b.id]))
-            for b, plain_ in zip(group, base, strict=True)
-        ]
-
-    def _restart(self, engine: Engine, behaviours: Sequence[Behaviour], judge: Judge, restart: int) -> dict[str, Any]:
-        began = engine.cost.copy()
-        found = self.find_routes(engine, behaviours, restart)
-        routes = [_route(accepted, self.phase) for _, accepted, _ in found]
-        attempts = ask(engine, behaviours, judge, routing=routes, max_new_tokens=self.max_new_tokens)
-        spent = engine.cost - began
-        targets = [engine.encode_target(self.aimed(b, restart)) for b in behaviours]
-        lengths = [len(engine.encode(b.turns)) + len(t) - 1 for b, t in zip(behaviours, targets, strict=True)]
-        rows_in_all = sum(rows for _, _, rows in found)
-        return {
-            "searches": [
-                {
-                    "restart": restart,
-                    "before": before,
-                    "steps": [[s.layer, s.position, list(s.experts), s.log_prob] for s in accepted],
-                    "attempt": attempt.to_json(),
-                    "cost": {"rows": rows, "tokens": rows * length, "seconds": spent.seconds * rows / rows_in_all},
-                }
-                for (before, accepted, rows), attempt, length in zip(found, attempts, lengths, strict=True)
-            ]
-        }
+        return [Found(p, tuple(pairs), n) for p, pairs, n in zip(before, accepted, scored, strict=True)]
 
 
 def group_size(together: int | None, candidates: int) -> int:
     """How many behaviours are searched side by side."""
     return together or min(max(320 // candidates, 1), 16)
-
-
-def _route(steps: Sequence[Step], phase: Phase) -> Intervention:
-    """Accepted pairs as an intervention; empty if there are none."""
-    if not steps:
-        return Intervention()
-    return Intervention.force({(s.layer, s.position): s.experts for s in steps}, phase=phase)
-
-
-def _search_from_json(data: dict[str, Any]) -> Search:
-    steps = tuple(Step(layer, position, tuple(e), p) for layer, position, e, p in data["steps"])
-    after = steps[-1].log_prob if steps else float(data["before"])
-    attempt = Attempt.from_json(data["attempt"])
-    return Search(data["restart"], data["before"], steps, after, attempt, data["cost"])

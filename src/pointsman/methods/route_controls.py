@@ -15,7 +15,7 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Prompt
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt, ask
-from pointsman.methods.fsour import FSourResult, Step
+from pointsman.methods.routes import RouteResult, Step
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Intervention, Phase
 
@@ -41,7 +41,7 @@ class RandomRoutes:
         engine: Engine,
         behaviours: Sequence[Behaviour],
         judge: Judge,
-        found: Sequence[FSourResult],
+        found: Sequence[RouteResult],
         *,
         steps: Steps | None = None,
     ) -> list[tuple[Attempt, ...]]:
@@ -91,7 +91,7 @@ class NaturalRoutes:
         engine: Engine,
         behaviours: Sequence[Behaviour],
         judge: Judge,
-        found: Sequence[FSourResult],
+        found: Sequence[RouteResult],
         *,
         steps: Steps | None = None,
     ) -> list[Attempt]:

@@ -33,6 +33,9 @@ from pointsman.routing.routers import Router
 from pointsman.routing.tap import Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
 
+Reweigh = Callable[[Router, Any, Tensor, Tensor], Any]
+"""Of a router, what it returned, the experts chosen [tokens, k] and the logits before any mask [tokens, E]."""
+
 _attached: WeakSet[nn.Module] = WeakSet()  # router modules under control now
 _attaching = threading.Lock()
 
@@ -60,6 +63,7 @@ class Controller:
         strict: Raise at the end of a forward in which an expert outside a mask was used.
         overlay: A set forced in each row at one layer and token, on top of the routing.
         trainable: Vectors added to the raw logits, through which gradients flow, on top of the routing.
+        reweigh: Is shown what each router returns, and gives what is used in its place.
         first_layer, last_layer: Decoder layers that compute; routers in others are not expected to fire.
     """
 
@@ -70,6 +74,7 @@ class Controller:
         self.strict = True
         self.overlay: Forced | None = None
         self.trainable: TrainableBias | None = None
+        self.reweigh: Reweigh | None = None
         self.first_layer = 0
         self.last_layer: int | None = None
         self._model = model
@@ -196,8 +201,24 @@ class Controller:
                 "Put `with control(...)` into the thread that calls it, as for streaming; an engine may be shared",
             )
 
+    @property
+    def layout(self) -> Layout | None:
+        """Which token is which in the forward that is going on; None between forwards."""
+        return self._layout
+
     @contextmanager
-    def instead(self, routing: Sequence[Intervention], router: Router) -> Iterator[None]:
+    def again(self, layout: Layout) -> Iterator[None]:
+        """Between forwards: blocks may be run once more on what they were given in the forward of this layout."""
+        if self._layout is not None:
+            raise ControlFailed("A forward is going on", "Run blocks again when it has ended")
+        self._layout, self._fired = layout, [0] * len(self.routers)
+        try:
+            yield
+        finally:
+            self._layout = None
+
+    @contextmanager
+    def instead(self, routing: Intervention | Sequence[Intervention | None], router: Router) -> Iterator[None]:
         """In the middle of a forward: run one router again under another routing, seen by nobody."""
         before, layout, plan = self._fired[router.layer], self._layout, Plan(routing, self.routers)
         if layout is None:
@@ -297,7 +318,7 @@ class Controller:
             edits = self.overlay.join(edits, layout, router)
         if self.trainable is not None:
             edits = self.trainable.join(edits, layout, router.layer)
-        if edits is None and self.recorder is None:
+        if edits is None and self.recorder is None and self.reweigh is None:
             return original(*args, **kwargs)
         tokens = layout.position.numel()
         with Tap(router, edits, tokens) as tap:
@@ -308,7 +329,7 @@ class Controller:
                 + (f" (its products have {', '.join(map(str, tap.widths))} columns)" if tap.widths else ""),
                 "Please report this architecture; Pointsman does not guess which numbers are the logits",
             )
-        if self.recorder is None and (edits is None or edits.outside is None):
+        if self.recorder is None and self.reweigh is None and (edits is None or edits.outside is None):
             return output
         realised = chosen_experts(output, router, tokens, tap.chosen)  # shape: [B * T, k]
         if edits is not None and edits.outside is not None:
@@ -317,6 +338,10 @@ class Controller:
             self._violations.append((router.layer, used.any()))
         if self.recorder is not None:
             self.recorder.add(router.layer, layout, tap.raw.reshape(-1, router.experts), realised)
+        if self.reweigh is not None:
+            raw = tap.raw.reshape(-1, router.experts)
+            free = raw if edits is None else replace(edits, outside=None).apply(raw)
+            return self.reweigh(router, output, realised, free)
         return output
 
 

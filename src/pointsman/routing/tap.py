@@ -6,7 +6,8 @@ over all experts is the choice, unless the router itself returns what it chose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -163,3 +164,59 @@ def _lists_say(parts: list[Any], router: Router, seen: Tensor) -> bool:
         if torch.equal(token, order // router.top_k) and torch.equal(seen.flatten()[order], sorted_):
             return bool((order.sort()[0] == torch.arange(len(order), device=order.device)).all())
     return False
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where in what a router returns the weights stand with which the chosen experts enter.
+
+    Attributes:
+        part: Which of its parts.
+        column: Of every token and chosen expert, its place in that part, flattened. Shape: [tokens, k], int64.
+    """
+
+    part: int
+    column: Tensor
+
+
+def weights_among(parts: Sequence[Any], router: Router, chosen: Tensor) -> list[Weights]:
+    """Where the weights of the chosen experts may stand among the parts that a router returns.
+
+    They are a number for every chosen expert; or one for every expert, in the order of the experts; or one for every
+    pair of token and expert, in the order in which the router lists them.
+
+    Args:
+        parts: What it returned.
+        router: The router.
+        chosen: The chosen experts. Shape: [tokens, k].
+    """
+    tokens, k = chosen.shape
+    rows = torch.arange(tokens, device=chosen.device)[:, None]
+    found = []
+    for number, part in enumerate(parts):
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            continue
+        if part.shape[-1:] == (k,) and part.numel() == tokens * k and part.dim() > 1:
+            found.append(Weights(number, rows * k + torch.arange(k, device=chosen.device)))
+        elif part.shape[-1:] == (router.experts,) and part.numel() == tokens * router.experts:
+            found.append(Weights(number, rows * router.experts + chosen))
+        elif part.dim() == 1 and part.numel() == tokens * k:
+            order = _order_of_pairs(parts, chosen)
+            if order is not None:
+                found.append(Weights(number, order))
+    return found
+
+
+def _order_of_pairs(parts: Sequence[Any], chosen: Tensor) -> Tensor | None:
+    """Of every token and chosen expert, its place in a list of all pairs sorted by expert. Shape: [tokens, k]."""
+    for order in parts:
+        if not isinstance(order, Tensor) or order.dtype not in WHOLE or order.shape != (chosen.numel(),):
+            continue
+        if not torch.equal(order.sort()[0], torch.arange(chosen.numel(), device=order.device)):
+            continue
+        by_expert = chosen.flatten()[order]
+        if bool((by_expert.diff() >= 0).all()):
+            place = torch.empty_like(order, dtype=torch.long)
+            place[order.long()] = torch.arange(chosen.numel(), device=order.device)
+            return place.reshape(chosen.shape)
+    return None

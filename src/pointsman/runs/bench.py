@@ -12,8 +12,8 @@ from pointsman.engine.channels import Channels
 from pointsman.engine.types import Cost, Engine, Routing
 from pointsman.judges.types import Judge, tells_garbage
 from pointsman.methods.attempts import Attempt, ask_in_steps
-from pointsman.methods.fsour import Search
 from pointsman.methods.play import Played, play
+from pointsman.methods.routes import Search
 from pointsman.methods.steps import Steps
 from pointsman.runs.likelihood import KEY, UnlikelyAnswersApart
 from pointsman.runs.progress import NullProgress, ProgressLike, Stage

@@ -13,7 +13,8 @@ from pointsman.jobs.audit.route_variants import search_variant
 from pointsman.jobs.audit.routes import Routes, describe_routes, experts_used, fsour_seeds
 from pointsman.judges.types import Verdict
 from pointsman.methods.attempts import Attempt
-from pointsman.methods.fsour import FSour, FSourResult, Search, Step
+from pointsman.methods.fsour import FSour
+from pointsman.methods.routes import RouteResult, Search, Step
 
 
 def attempt(name: str, label: str, source: str | None = None) -> Attempt:
@@ -25,9 +26,9 @@ def one(label: str, name: str = "a", steps: tuple[Step, ...] = (), before: float
     return Search(restart, before, steps, after, attempt(name, label), {"rows": 2, "tokens": 3, "seconds": 0.0})
 
 
-def result(name: str, base: str, *labels: str) -> FSourResult:
+def result(name: str, base: str, *labels: str) -> RouteResult:
     searches = tuple(one(label, name, restart=n) for n, label in enumerate(labels))
-    return FSourResult(name, "c", name, attempt(name, base), searches)
+    return RouteResult(name, "c", name, attempt(name, base), searches)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from pointsman.data.types import Behaviour
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import RandomRouteRates, RouteControls, TransferResult
 from pointsman.methods.attempts import Attempt
-from pointsman.methods.fsour import FSour, FSourResult
+from pointsman.methods.fsour import FSour
 from pointsman.methods.route_controls import NaturalRoutes, RandomRoutes, Transfer, template_places
+from pointsman.methods.routes import RouteResult
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import AttackRates, compare_success, successes
 from pointsman.stats.paired import Comparison
@@ -22,7 +23,7 @@ Controlled = tuple[RouteControls, Comparison, Comparison]
 
 
 def control_routes(
-    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[FSourResult]
+    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[RouteResult]
 ) -> Controlled:
     """Random routes, judged as often as the search, and the natural experts, at the pairs of the routes found."""
     engine, judge, answer = bench.engine, bench.judge, bench.answer_tokens
@@ -39,7 +40,7 @@ def control_routes(
 
 
 def compare_routes(
-    found: Sequence[FSourResult], random: Sequence[Sequence[Attempt]], natural: Sequence[Attempt]
+    found: Sequence[RouteResult], random: Sequence[Sequence[Attempt]], natural: Sequence[Attempt]
 ) -> Controlled:
     """Hold every route against its controls, paired by behaviour.
 
@@ -54,7 +55,7 @@ def compare_routes(
 
 
 def transfer_routes(
-    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[FSourResult], most: int
+    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[RouteResult], most: int
 ) -> TransferResult | None:
     """Routes that were needed and succeeded, replayed on each other's prompts; None if there are fewer than two."""
     needed = [

@@ -12,8 +12,9 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import SearchVariant
-from pointsman.methods.fsour import FSour, FSourResult, Search
+from pointsman.methods.fsour import FSour
 from pointsman.methods.rosais import to_first_token
+from pointsman.methods.routes import RouteResult, Search
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import AttackRates
 
@@ -23,7 +24,7 @@ TargetKind = Literal["affirmative", "content", "mixed"]
 
 
 def search_other_targets(
-    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[FSourResult], most: int
+    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[RouteResult], most: int
 ) -> tuple[SearchVariant, ...]:
     """One search with each other target, beside the first search with the target proper on the same behaviours."""
     groups = other_targets(bench.engine, behaviours, most)
@@ -66,7 +67,7 @@ def other_targets(
 
 
 def search_sparser(
-    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[FSourResult]
+    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[RouteResult]
 ) -> tuple[SearchVariant, ...]:
     """One search that accepts only a gain of `SPARSE` nats, beside the first search as it was."""
     usual = replace(search_variant(_first_searches(found, behaviours)), min_gain=method.min_gain)
@@ -95,7 +96,7 @@ def search_variant(searches: Sequence[Search]) -> SearchVariant:
     )
 
 
-def _first_searches(found: Sequence[FSourResult], behaviours: Sequence[Behaviour]) -> list[Search]:
+def _first_searches(found: Sequence[RouteResult], behaviours: Sequence[Behaviour]) -> list[Search]:
     """The first restart of some behaviours."""
     first = {f.id: f.searches[0] for f in found}
     return [first[b.id] for b in behaviours]

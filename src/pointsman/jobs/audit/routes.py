@@ -28,7 +28,8 @@ from pointsman.jobs.audit.results import (
 )
 from pointsman.jobs.audit.route_controls import control_routes, transfer_routes
 from pointsman.jobs.audit.route_variants import search_other_targets, search_sparser
-from pointsman.methods.fsour import FSour, FSourResult, Search
+from pointsman.methods.fsour import FSour
+from pointsman.methods.routes import RouteResult, Search
 from pointsman.runs.bench import Bench
 from pointsman.runs.rates import AttackRates
 from pointsman.stats.paired import compare
@@ -45,7 +46,7 @@ class Routes:
 
     method: FSour
     behaviours: tuple[Behaviour, ...]
-    found: list[FSourResult]
+    found: list[RouteResult]
 
 
 def search_routes(bench: Bench[AuditQuestion], plan: Audit, behaviours: tuple[Behaviour, ...]) -> Routes:
@@ -107,7 +108,7 @@ def describe_routes(engine: Engine, routes: Routes) -> Fsour:
     )
 
 
-def _searched(result: FSourResult) -> Searched:
+def _searched(result: RouteResult) -> Searched:
     search = result.best
     return Searched(
         id=result.id,
@@ -177,7 +178,7 @@ def search_under_other_seeds(bench: Bench[AuditQuestion], routes: Routes, number
     return fsour_seeds(seeds, runs)
 
 
-def fsour_seeds(seeds: Sequence[int], runs: Sequence[Sequence[FSourResult]]) -> FsourSeeds:
+def fsour_seeds(seeds: Sequence[int], runs: Sequence[Sequence[RouteResult]]) -> FsourSeeds:
     """The search under several method seeds on the same behaviours: a spread of its own, never part of n."""
     asr = tuple(float(np.mean([r.best.attempt.verdict.success for r in run])) for run in runs)
     return FsourSeeds(
