@@ -20,7 +20,12 @@ _CPU_ALLOCATION_FAILED = "can't allocate memory"
 
 
 def rows_that_fit(model: nn.Module, tokens_per_row: int) -> int:
-    """Rows of `tokens_per_row` tokens that one forward may hold, at least 1.
+    """Rows of `tokens_per_row` tokens that one forward may hold, at least 1."""
+    return max(1, int(tokens_that_fit(model) // max(tokens_per_row, 1)))
+
+
+def tokens_that_fit(model: nn.Module) -> float:
+    """Tokens that one forward may hold, over all its rows.
 
     An estimate from the *total* memory of the device, not from what happens to be free, so that the same machine
     always forms the same batches and a resumed run repeats them.
@@ -37,8 +42,7 @@ def rows_that_fit(model: nn.Module, tokens_per_row: int) -> int:
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     per_token = width * hidden * (2 * layers + 32) + 8 * int(config.vocab_size)
     budget = max(total - weights, total // 10) * _SHARE_OF_MEMORY
-    tokens = min(budget / per_token, _MOST_TOKENS[kind])
-    return max(1, int(tokens // max(tokens_per_row, 1)))
+    return float(min(budget / per_token, _MOST_TOKENS[kind]))
 
 
 def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Item]], list[Result]]) -> Iterator[Result]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pointsman.engine.abilities import Guides, HoldsModule, Learns, Patches
-from pointsman.engine.batching import in_batches, rows_that_fit
+from pointsman.engine.batching import in_batches, tokens_that_fit
 from pointsman.engine.chat import Chat
 from pointsman.engine.learning import BACKWARD, Learner, weights_held
 from pointsman.engine.patching import Patcher
@@ -107,6 +107,7 @@ class HFEngine:
         self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
         self._guide: Guide | None = None
+        self._tokens_that_fit: float | None = None
         self._open = False  # within the block of a scorer, patcher or learner
         self._turn = threading.RLock()  # one thread at a time
         self._device = model.get_input_embeddings().weight.device
@@ -289,8 +290,8 @@ class HFEngine:
         each = self._per_row(routing, len(prompts))
         if self._guide is None:
             self._guide = Guide(
-                self.model, self._controller, self._forward, self._pad_left, cost=self.cost, layers=self._layers,
-                name=self.info.name, opening=self.info.opening,
+                self.model, self._controller, self._forward, self._pad_left, rows_that_fit=self._rows, cost=self.cost,
+                info=self.info,
             )  # fmt: skip
         guide, lengths = self._guide, [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
 
@@ -469,7 +470,9 @@ class HFEngine:
         return each
 
     def _rows(self, tokens: int) -> int:
-        return self._batch_size or rows_that_fit(self.model, max(tokens, 1))
+        if self._tokens_that_fit is None:
+            self._tokens_that_fit = tokens_that_fit(self.model)
+        return self._batch_size or max(1, int(self._tokens_that_fit // max(tokens, 1)))
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions. Shape: [B, keep, V]."""

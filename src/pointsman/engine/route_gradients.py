@@ -26,11 +26,12 @@ from torch.utils.hooks import RemovableHandle
 
 from pointsman.engine.channels import given
 from pointsman.engine.learning import weights_held
-from pointsman.engine.types import Cost, Prompt
-from pointsman.errors import BadLogits, ModelError
-from pointsman.routing.controller import Controller
+from pointsman.engine.types import Cost, EngineInfo, Prompt
+from pointsman.errors import BadLogits, ControlFailed, ModelError
+from pointsman.routing.controller import Controller, Reweigh
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.layout import Layout
+from pointsman.routing.plan import Forced
 from pointsman.routing.routers import Router
 from pointsman.routing.tap import weights_among
 
@@ -113,10 +114,13 @@ class RouteGradient:
     Attributes:
         log_prob: log p(target) under the routing at which it was taken, in nats.
         layers: Of every MoE layer.
+        forwards: What it cost, in forwards of its row: one, a backward that counts two, and the pass through all
+            experts by its arithmetic.
     """
 
     log_prob: float
     layers: tuple[LayerGradient, ...]
+    forwards: float
 
 
 @dataclass
@@ -143,14 +147,16 @@ class Guide:
     """Route gradients of one model. Attach its controller around every use.
 
     Args:
-        model: With weights that hold no gradients (`weights_held`).
+        model: Of the controller.
         controller: Of its routers.
         forward: Logits at the last positions of padded rows. Shape: [B, keep, V].
         pad: Ids and mask of rows, padded on the left. Shapes: [B, T].
+        rows_that_fit: Rows of a number of tokens that one forward without gradients may hold.
         cost: Where forwards are counted.
-        layers: Decoder layers.
-        name: Of the model, for errors.
-        opening: Of answers: not scored.
+        info: Of the engine.
+
+    Attributes:
+        forwards: What the route gradient of a row costs, in forwards of it.
     """
 
     def __init__(
@@ -160,14 +166,15 @@ class Guide:
         forward: Callable[[Tensor, Tensor, int], Tensor],
         pad: Callable[[Sequence[tuple[int, ...]]], tuple[Tensor, Tensor]],
         *,
+        rows_that_fit: Callable[[int], int],
         cost: Cost,
-        layers: int,
-        name: str,
-        opening: Sequence[int] = (),
+        info: EngineInfo,
     ) -> None:
         self._model, self._controller = model, controller
-        self._forward, self._pad = forward, pad
-        self._cost, self._layers, self._name, self._opening = cost, layers, name, opening
+        self._forward, self._pad, self._rows_that_fit = forward, pad, rows_that_fit
+        self._cost, self._name, self._opening = cost, info.name, info.opening
+        self._layers = int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+        self.forwards = 3 + forwards_of_all_experts(model, controller.routers)
         self._covers = [cover(router) for router in controller.routers]
         self._parts: dict[int, int] = {}  # of a layer, which part of what its router returns are the weights
         self._rules: dict[int, tuple[Rule, np.ndarray]] = {}  # of a layer, with the scale of each expert
@@ -192,14 +199,16 @@ class Guide:
             places = [
                 slice(tokens - len(p) - len(t) + 1, tokens - len(t) + 1) for p, t in zip(prompts, targets, strict=True)
             ]
-            layers = [self._layer(router, block, free, len(prompts), places) for router, block in blocks]
+            layers = [self._layer(router, block, free, places) for router, block in blocks]
         rows = len(prompts) * tokens
-        passes = gradient_forwards(self._controller.routers)
         self._cost.forwards += 1
         self._cost.tokens += rows
-        self._cost.token_layers += round(passes * rows * self._layers)
+        self._cost.token_layers += round(self.forwards * rows * self._layers)
         self._cost.seconds += time.perf_counter() - started
-        return [RouteGradient(total, tuple(layer[row] for layer in layers)) for row, total in enumerate(totals)]
+        return [
+            RouteGradient(total, tuple(layer[row] for layer in layers), self.forwards)
+            for row, total in enumerate(totals)
+        ]
 
     # -- the pass backwards ------------------------------------------------------------------------------------
 
@@ -280,49 +289,64 @@ class Guide:
     # -- one layer ---------------------------------------------------------------------------------------------
 
     def _layer(
-        self, router: Router, block: _Block, free: Sequence[Intervention], rows: int, places: Sequence[slice]
+        self, router: Router, block: _Block, free: Sequence[Intervention], places: Sequence[slice]
     ) -> list[LayerGradient]:
         """All experts of one layer at all tokens."""
-        gradient, layout, chosen = block.delta, block.layout, block.chosen
-        if gradient is None or layout is None or chosen is None:
+        gradient, chosen = block.delta, block.chosen
+        if gradient is None or chosen is None:
             raise _no_gradient(self._name)
-        scores = torch.zeros(len(chosen), router.experts, dtype=torch.float64)
-        entered = torch.zeros_like(scores)
-        logits = torch.zeros_like(scores)
-        with self._controller.again(layout):
-            for experts in self._covers[router.layer]:
-                found, weights, logits = self._derivatives(router, block, free, experts, gradient)
-                scores[:, experts], entered[:, experts] = found, weights
-            weighing = self._weighing(router, block, free, entered.numpy(), logits.numpy())
-        shape = (rows, -1)
-        each = scores.numpy().reshape(*shape, router.experts)
-        taken = chosen.cpu().numpy().reshape(*shape, router.top_k)
-        weighed = self._entered(block, router).reshape(*shape, router.top_k)
+        scores = np.zeros((len(chosen), router.experts))
+        entered, logits = np.zeros_like(scores), np.zeros_like(scores)
+        covers = self._covers[router.layer]
+        together = self._sets_together(block, len(free))
+        for start in range(0, len(covers), together):
+            sets = covers[start : start + together]
+            found, weights, seen = self._derivatives(router, block, free, sets, gradient)
+            for n, experts in enumerate(sets):
+                scores[:, experts], entered[:, experts] = found[n], weights[n]
+            logits = seen[0]
+        weighing = self._weighing(router, block, free, entered, logits)
+        weighed = block.weights[self._parts[router.layer]].double().cpu().numpy()
+        rows = len(free)
         return [
-            LayerGradient(each[row][at], taken[row][at], weighed[row][at], _at(weighing, rows, row, at))
+            LayerGradient(
+                scores.reshape(rows, -1, router.experts)[row][at],
+                chosen.cpu().numpy().reshape(rows, -1, router.top_k)[row][at],
+                weighed.reshape(rows, -1, router.top_k)[row][at],
+                _at(weighing, rows, row, at),
+            )
             for row, at in enumerate(places)
         ]
 
-    def _entered(self, block: _Block, router: Router) -> np.ndarray:
-        """The weights with which the chosen experts entered. Shape: [B * T, k]."""
-        return np.asarray(block.weights[self._parts[router.layer]].double().cpu().numpy())
+    def _sets_together(self, block: _Block, rows: int) -> int:
+        """How many sets may be tried side by side: one where a block is given more than what it computes on."""
+        given_ = [value for value in (*block.args, *block.kwargs.values()) if value is not None]
+        tensors = [value for value in given_ if isinstance(value, Tensor)]
+        others = [value for value in given_ if not isinstance(value, Tensor | bool | int | float | str)]
+        if len(tensors) != 1 or others or block.layout is None:
+            return 1
+        return max(1, self._rows_that_fit(block.layout.position.shape[1]) // rows)
 
     def _derivatives(
-        self, router: Router, block: _Block, free: Sequence[Intervention], experts: list[int], gradient: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a block again with one set forced at every token.
+        self,
+        router: Router,
+        block: _Block,
+        free: Sequence[Intervention],
+        sets: Sequence[Sequence[int]],
+        gradient: Tensor,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run a block again with sets forced at every token, side by side.
 
         Returns:
-            Derivatives with respect to the weights of these experts, the weights, and the logits of all experts.
-            Shapes: [B * T, k], [B * T, k], [B * T, E]; float64 on the host.
+            Derivatives with respect to the weights of the experts of each set, ascending, the weights, and the logits
+            of all experts. Shapes: [sets, B * T, k], [sets, B * T, k], [sets, B * T, E].
         """
         leaves: list[Tensor] = []
         seen: dict[str, Any] = {}
 
         def lift(router: Router, output: Any, chosen: Tensor, logits: Tensor) -> Any:
             parts = list(output) if isinstance(output, tuple | list) else [output]
-            seen["places"] = weights_among(parts, router, chosen)
-            seen["chosen"], seen["logits"] = chosen, logits.detach().double().cpu()
+            seen["places"], seen["chosen"], seen["logits"] = weights_among(parts, router, chosen), chosen, logits
             for places in seen["places"]:
                 leaf = parts[places.part].detach().clone().requires_grad_(True)
                 leaves.append(leaf)
@@ -331,39 +355,55 @@ class Guide:
                 return tuple(parts)
             return parts if isinstance(output, list) else parts[0]
 
-        self._controller.reweigh = lift
-        try:
-            with self._forcing(router, free, experts), torch.enable_grad():
-                output = block.module.forward(*block.args, **block.kwargs)
-            first = output[0] if isinstance(output, tuple | list) else output
-            if not leaves or not first.requires_grad:
-                raise _no_weights(self._name, router)
-            found = torch.autograd.grad(first, leaves, gradient.to(first), allow_unused=True)
-        except (RuntimeError, NotImplementedError) as error:
-            raise _no_gradient(self._name, error) from error
-        finally:
-            self._controller.reweigh = None
+        with self._again(router, block, free, sets, lift) as (args, kwargs), torch.enable_grad():
+            try:
+                output = block.module.forward(*args, **kwargs)
+                first = output[0] if isinstance(output, tuple | list) else output
+                if not leaves or not first.requires_grad:
+                    raise _no_weights(self._name, router)
+                wanted = torch.cat([gradient.to(first)] * len(sets))
+                found = torch.autograd.grad(first, leaves, wanted, allow_unused=True)
+            except (RuntimeError, NotImplementedError) as error:
+                raise _no_gradient(self._name, error) from error
         used = [n for n, each in enumerate(found) if each is not None]
         if len(used) != 1:
             raise _no_weights(self._name, router)
         (n,) = used
-        places, derivative = seen["places"][n], found[n]
+        places, order = seen["places"][n], _ascending(router, seen["chosen"], sets)
         self._parts[router.layer] = places.part
-        order = seen["chosen"].argsort(-1)  # ascending experts, as in `experts`
 
-        def read(table: Tensor) -> Tensor:
-            picked = table.detach().reshape(-1)[places.column.to(table.device)]
-            return picked.gather(1, order.to(picked.device)).double().cpu()
+        def read(table: Tensor) -> np.ndarray:
+            picked = table.detach().reshape(-1)[places.column].gather(1, order)
+            return np.asarray(picked.double().cpu().numpy().reshape(len(sets), -1, router.top_k))
 
-        return read(derivative), read(leaves[n]), seen["logits"]
+        logits = seen["logits"].detach().double().cpu().numpy().reshape(len(sets), -1, router.experts)
+        return read(found[n]), read(leaves[n]), logits
 
     @contextmanager
-    def _forcing(self, router: Router, free: Sequence[Intervention], experts: Sequence[int]) -> Iterator[None]:
-        """This set at every token of one router, over what is not a set of each row's routing."""
-        forced = Intervention.force({router.layer: list(experts)})
-        routing = [each + forced for each in free] if any(free) else forced
-        with self._controller.instead(routing, router):
-            yield
+    def _again(
+        self,
+        router: Router,
+        block: _Block,
+        free: Sequence[Intervention],
+        sets: Sequence[Sequence[int]],
+        reweigh: Reweigh,
+    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """What a block is to be given, so that its rows run once for each of these sets, forced at every token."""
+        if block.layout is None:
+            raise _no_gradient(self._name)
+        times, rows = len(sets), len(free)
+
+        def repeated(value: Any) -> Any:
+            return torch.cat([value] * times) if isinstance(value, Tensor) and times > 1 else value
+
+        experts = torch.tensor(sets).repeat_interleave(rows, 0)  # shape: [sets * B, k]
+        forced = Forced(router.layer, None, experts)
+        self._controller.reweigh = reweigh
+        try:
+            with self._controller.again(block.layout.times(times), list(free) * times, forced):
+                yield tuple(map(repeated, block.args)), {k: repeated(v) for k, v in block.kwargs.items()}
+        finally:
+            self._controller.reweigh = None
 
     # -- how it weighs -----------------------------------------------------------------------------------------
 
@@ -388,7 +428,7 @@ class Guide:
             return Weighing(rule, entered, scale)
         if rule == "listed":
             sets = every_set(router)
-            listed = np.stack([self._weights_of(router, block, free, each.tolist()) for each in sets], 1)
+            listed = self._weights_of(router, block, free, sets.tolist()).transpose(1, 0, 2)
             return Weighing(rule, np.zeros((len(logits), 0)), np.zeros(0), sets, listed)
         return Weighing(rule, _STRENGTHS[rule](logits), scale)
 
@@ -404,7 +444,8 @@ class Guide:
         if block.layout is None:
             raise _no_gradient(self._name)
         real = np.flatnonzero((block.layout.position >= 0).reshape(-1).cpu().numpy())  # shape: [real tokens]
-        tried = {tuple(each.tolist()): self._weights_of(router, block, free, each.tolist())[real] for each in draw}
+        weights = self._weights_of(router, block, free, draw.tolist())[:, real]
+        tried = list(zip(draw.tolist(), weights, strict=True))
         entered, logits = entered[real], logits[real]
         tolerance = _TOLERANCE.get(block.delta.dtype if block.delta is not None else torch.float32, 4e-2)
         ones = np.ones(router.experts)
@@ -413,7 +454,7 @@ class Guide:
             weighing = Weighing(rule, strength, scale)
             errors = [
                 float((np.abs(weighing.of(experts) - seen).max(-1) / np.maximum(np.abs(seen).max(-1), 1e-30)).max())
-                for experts, seen in tried.items()
+                for experts, seen in tried
             ]
             return max(errors)
 
@@ -436,31 +477,62 @@ class Guide:
         )
 
     def _weights_of(
-        self, router: Router, block: _Block, free: Sequence[Intervention], experts: Sequence[int]
+        self, router: Router, block: _Block, free: Sequence[Intervention], sets: Sequence[Sequence[int]]
     ) -> np.ndarray:
-        """The weights that a router gives to a forced set, in the order of the experts. Shape: [B * T, k]."""
-        seen: list[Tensor] = []
+        """The weights that a router gives to forced sets, ascending experts. Shape: [sets, B * T, k]."""
+        found: list[np.ndarray] = []
 
         def read(router: Router, output: Any, chosen: Tensor, logits: Tensor) -> Any:
             parts = list(output) if isinstance(output, tuple | list) else [output]
-            for places in weights_among(parts, router, chosen):
-                if places.part == self._parts[router.layer]:
-                    picked = parts[places.part].detach().reshape(-1)[places.column]
-                    seen.append(picked.gather(1, chosen.argsort(-1)))
+            (places,) = [p for p in weights_among(parts, router, chosen) if p.part == self._parts[router.layer]]
+            picked = parts[places.part].detach().reshape(-1)[places.column].gather(1, _ascending(router, chosen, tried))
+            found.append(picked.double().cpu().numpy().reshape(len(tried), -1, router.top_k))
             raise _Enough
 
-        self._controller.reweigh = read
-        try:
-            with self._forcing(router, free, sorted(experts)), torch.no_grad(), suppress(_Enough):
-                block.module.forward(*block.args, **block.kwargs)
-        finally:
-            self._controller.reweigh = None
-        return np.asarray(seen[-1].double().cpu().numpy())
+        together = self._sets_together(block, len(free))
+        for start in range(0, len(sets), together):
+            tried = sets[start : start + together]
+            with self._again(router, block, free, tried, read) as (args, kwargs), torch.no_grad(), suppress(_Enough):
+                block.module.forward(*args, **kwargs)
+        return np.concatenate(found)
 
 
-def gradient_forwards(routers: Sequence[Router]) -> float:
-    """What a route gradient costs, in forwards: one, its backward (two), and all experts of every layer once."""
-    return 3 + sum(router.experts / router.top_k for router in routers) / len(routers)
+def _ascending(router: Router, chosen: Tensor, sets: Sequence[Sequence[int]]) -> Tensor:
+    """The order of the chosen experts of every token, which must be the forced ones. Shape: [tokens, k]."""
+    order = chosen.argsort(-1)
+    wanted = torch.tensor(sets, device=chosen.device).repeat_interleave(len(chosen) // len(sets), 0)
+    if not torch.equal(chosen.gather(1, order), wanted.sort(-1)[0]):
+        raise ControlFailed(
+            f"Router {router.path} did not use the experts that were forced",
+            "Please report this architecture",
+        )
+    return order
+
+
+def forwards_of_all_experts(model: nn.Module, routers: Sequence[Router]) -> float:
+    """How many forwards the pass through all experts costs, by the weights that a token meets in either.
+
+    Every block runs E / k times, whatever it holds beside its experts included.
+    """
+    total = float(sum(p.numel() for p in model.parameters()))
+    total -= model.get_input_embeddings().weight.numel()  # type: ignore[operator]
+    again = 0.0
+    for router in routers:
+        block = model.get_submodule(router.path.rpartition(".")[0])
+        experts = _expert_weights(block, model.get_submodule(router.path), router.experts)
+        idle = experts * (1 - router.top_k / router.experts)
+        total -= idle
+        again += (sum(p.numel() for p in block.parameters()) - idle) * router.experts / router.top_k
+    return float(again / total)
+
+
+def _expert_weights(block: nn.Module, router: nn.Module, experts: int) -> int:
+    """How many weights the experts of a block have together."""
+    lists = [m for m in block.modules() if isinstance(m, nn.ModuleList) and len(m) == experts]
+    if lists:
+        return sum(p.numel() for each in lists for p in each.parameters())
+    own = {id(p) for p in router.parameters()}
+    return sum(p.numel() for p in block.parameters() if p.dim() > 1 and len(p) == experts and id(p) not in own)
 
 
 class _Enough(Exception):

@@ -15,7 +15,7 @@ import numpy as np
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.abilities import Guides, that_guides
-from pointsman.engine.route_gradients import RouteGradient, gradient_forwards
+from pointsman.engine.route_gradients import RouteGradient
 from pointsman.engine.types import TIE, Engine, Prompt
 from pointsman.errors import UsageError
 from pointsman.judges.types import Judge
@@ -112,9 +112,8 @@ class Guided:
             self._advance(that_guides(engine), going)
             going = [hunt for hunt in going if hunt.total < self.log_tau and not hunt.stuck]
         if self.prune:
-            self._prune(engine, [hunt for hunt in hunts if hunt.route])
-        self._follow(engine, hunts)
-        return [Found(hunt.before, tuple(hunt.steps), hunt.rows) for hunt in hunts]
+            self._prune(engine, hunts)
+        return [Found(hunt.before, hunt.steps(), hunt.rows) for hunt in hunts]
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -124,7 +123,7 @@ class Guided:
             [h.prompt for h in hunts], [h.target for h in hunts], routing=[h.routing() for h in hunts]
         )
         for hunt, gradient in zip(hunts, gradients, strict=True):
-            hunt.rows += gradient_forwards(engine.routers)
+            hunt.rows += gradient.forwards
             hunt.promising = ranked_pairs(engine, gradient, hunt.route, self.joint)
         tries = [[hunt.promising[:n] for n in _doubling(len(hunt.promising))] for hunt in hunts]
         self._try(engine, hunts, tries)
@@ -168,60 +167,20 @@ class Guided:
     # -- pruning -----------------------------------------------------------------------------------------------
 
     def _prune(self, engine: Engine, hunts: Sequence[_Hunt]) -> None:
-        """Leave out pairs while log p(target) stays at `log_tau`, or where it was if it never got there.
+        """Leave out one pair after another, the least promising first, while log p(target) stays where it must.
 
-        Each round scores the route without each of its pairs, then without the 1, 2, 4 .. that are missed least, and
-        leaves out the most that it can do without.
+        That is at `log_tau`, or where it was if it never got there.
         """
-        going = [hunt for hunt in hunts if len(hunt.route) > 1]
-        while going:
-            floors = [min(self.log_tau, hunt.total - _ROUNDING) for hunt in going]
-            alone = [[(pair,) for pair in hunt.route] for hunt in going]
-            spared = [
-                [pairs[0] for total, _, pairs in sorted(
-                    ((total, -n, pairs) for n, (total, pairs) in enumerate(zip(totals, each, strict=True))),
-                    reverse=True,
-                ) if total >= floor]
-                for each, totals, floor in zip(alone, self._without(engine, going, alone), floors, strict=True)
-            ]  # fmt: skip
-            groups = [
-                [tuple(few[:n]) for n in _doubling(min(len(few), len(hunt.route) - 1))]
-                for hunt, few in zip(going, spared, strict=True)
-            ]
-            left = []
-            for hunt, each, totals, floor in zip(
-                going, groups, self._without(engine, going, groups), floors, strict=True
-            ):
-                good = [n for n, total in enumerate(totals) if total >= floor]
-                if good:
-                    hunt.leave_out(each[good[-1]], totals[good[-1]])
-                    left.append(hunt)
-            going = [hunt for hunt in left if len(hunt.route) > 1]
-
-    def _without(
-        self, engine: Engine, hunts: Sequence[_Hunt], dropped: Sequence[Sequence[tuple[Pair, ...]]]
-    ) -> list[list[float]]:
-        """log p(target) of each route without these pairs of it."""
-        rows = [
-            (hunt, hunt.routing(without=pairs)) for hunt, each in zip(hunts, dropped, strict=True) for pairs in each
-        ]
-        totals = iter(_totals(engine, rows))
-        return [[next(totals) for _ in each] for each in dropped]
-
-    def _follow(self, engine: Engine, hunts: Sequence[_Hunt]) -> None:
-        """log p(target) along the finished routes, pair by pair; the last is that of the whole route, and known."""
-        rows = [
-            (hunt, _forced(dict(list(hunt.route.items())[: n + 1])))
-            for hunt in hunts
-            for n in range(len(hunt.route) - 1)
-        ]
-        totals = iter(_totals(engine, rows))
-        for hunt in hunts:
-            last = len(hunt.route) - 1
-            hunt.steps = [
-                Step(layer, token, experts, hunt.total if n == last else next(totals))
-                for n, ((layer, token), experts) in enumerate(hunt.route.items())
-            ]
+        left = {id(hunt): list(hunt.route)[::-1] for hunt in hunts}
+        while True:
+            going = [hunt for hunt in hunts if left[id(hunt)] and len(hunt.route) > 1]
+            if not going:
+                return
+            pairs = [left[id(hunt)].pop(0) for hunt in going]
+            rows = [(hunt, hunt.routing(without=pair)) for hunt, pair in zip(going, pairs, strict=True)]
+            for hunt, pair, total in zip(going, pairs, _totals(engine, rows), strict=True):
+                if total >= min(self.log_tau, hunt.total - _ROUNDING):
+                    hunt.leave_out(pair, total)
 
 
 _Promise = tuple[Pair, tuple[int, ...]]
@@ -235,6 +194,7 @@ class _Hunt:
     Attributes:
         before, total: log p(target) without a route and with the present one, in nats.
         route: In the order in which pairs came in.
+        reached: log p(target) when they had, in nats.
         promising: Pairs of the last gradient, the most promising first.
         best: Of the present iteration, the pairs to force besides, and log p(target) with them.
         rows: What it cost so far, in forwards of one row.
@@ -245,30 +205,39 @@ class _Hunt:
     before: float
     total: float = field(init=False)
     route: dict[Pair, tuple[int, ...]] = field(default_factory=dict)
+    reached: dict[Pair, float] = field(default_factory=dict)
     promising: list[_Promise] = field(default_factory=list)
     best: tuple[tuple[_Promise, ...], float] = field(init=False)
     stuck: bool = False
     rows: float = 1.0
-    steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.total = self.before
         self.best = ((), self.before)
 
-    def routing(self, more: Sequence[_Promise] = (), *, without: Sequence[Pair] = ()) -> Intervention:
-        """The route, with more pairs or without some."""
-        return _forced({pair: sets for pair, sets in {**self.route, **dict(more)}.items() if pair not in without})
+    def routing(self, more: Sequence[_Promise] = (), *, without: Pair | None = None) -> Intervention:
+        """The route, with more pairs or without one."""
+        return _forced({pair: sets for pair, sets in {**self.route, **dict(more)}.items() if pair != without})
 
     def take(self, pairs: Sequence[_Promise], total: float) -> None:
         """Force these pairs from now on."""
         self.route |= dict(pairs)
+        self.reached |= dict.fromkeys(dict(pairs), total)
         self.total = total
         self.best = ((), total)
 
-    def leave_out(self, pairs: Sequence[Pair], total: float) -> None:
-        """Force these pairs no more."""
-        self.route = {pair: sets for pair, sets in self.route.items() if pair not in pairs}
+    def leave_out(self, pair: Pair, total: float) -> None:
+        """Force this pair no more."""
+        del self.route[pair], self.reached[pair]
         self.total = total
+
+    def steps(self) -> tuple[Step, ...]:
+        """The route as it is reported: pairs that came in together reached their log p(target) together."""
+        last = next(reversed(self.route), None)
+        return tuple(
+            Step(*pair, experts, self.total if pair == last else self.reached[pair])
+            for pair, experts in self.route.items()
+        )
 
 
 def ranked_pairs(

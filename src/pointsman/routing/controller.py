@@ -207,18 +207,27 @@ class Controller:
         return self._layout
 
     @contextmanager
-    def again(self, layout: Layout) -> Iterator[None]:
-        """Between forwards: blocks may be run once more on what they were given in the forward of this layout."""
+    def again(self, layout: Layout, routing: Sequence[Intervention], overlay: Forced) -> Iterator[None]:
+        """Between forwards: a block may be run once more on what it was given, as in a forward of this layout.
+
+        Args:
+            routing: Of each row.
+            overlay: On top of it.
+        """
         if self._layout is not None:
             raise ControlFailed("A forward is going on", "Run blocks again when it has ended")
-        self._layout, self._fired = layout, [0] * len(self.routers)
+        plan = Plan(routing, self.routers) if any(routing) else None
+        if plan is not None:
+            plan.begin(layout)
+        kept = self._plan
+        self._layout, self._fired, self._plan, self.overlay = layout, [0] * len(self.routers), plan, overlay
         try:
             yield
         finally:
-            self._layout = None
+            self._layout, self._plan, self.overlay = None, kept, None
 
     @contextmanager
-    def instead(self, routing: Intervention | Sequence[Intervention | None], router: Router) -> Iterator[None]:
+    def instead(self, routing: Sequence[Intervention], router: Router) -> Iterator[None]:
         """In the middle of a forward: run one router again under another routing, seen by nobody."""
         before, layout, plan = self._fired[router.layer], self._layout, Plan(routing, self.routers)
         if layout is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,10 @@ class Layout:
     decode_possible: bool = True
     phases_known: bool = True
     copies: int = 1
+
+    def times(self, copies: int) -> Layout:
+        """The same rows so many times, one batch after another."""
+        return replace(self, position=self.position.repeat(copies, 1), decode=self.decode.repeat(copies, 1))
 
     @property
     def prompts(self) -> int:

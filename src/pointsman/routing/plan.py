@@ -67,23 +67,24 @@ class Edits:
 
 @dataclass(frozen=True)
 class Forced:
-    """A set forced in each row at one layer and one token, on top of a plan: the quick way for route searches.
+    """A set forced in each row at one layer, on top of a plan: the quick way for route searches.
 
     Attributes:
         layer: MoE layer.
-        token: Position.
+        token: Position; None for every token, padding included.
         experts: The set of each row. Shape: [B, k], int64.
     """
 
     layer: int
-    token: int
+    token: int | None
     experts: Tensor
 
     def join(self, edits: Edits | None, layout: Layout, router: Router) -> Edits:
         """These sets, and what the plan does at this router."""
-        here = layout.position == self.token  # shape: [B, T]
-        closed = torch.ones(len(self.experts), router.experts, dtype=torch.bool, device=here.device)
-        closed.scatter_(1, self.experts.to(here.device), False)
+        position = layout.position  # shape: [B, T]
+        closed = torch.ones(len(self.experts), router.experts, dtype=torch.bool, device=position.device)
+        closed.scatter_(1, self.experts.to(position.device), False)
+        here = torch.ones_like(position, dtype=torch.bool) if self.token is None else position == self.token
         outside = (here[..., None] & closed[:, None]).reshape(-1, router.experts)  # shape: [B * T, E]
         if edits is None:
             return Edits(outside)
