@@ -125,7 +125,7 @@ class Guided:
         for hunt, gradient in zip(hunts, gradients, strict=True):
             hunt.rows += gradient.forwards
             hunt.promising = ranked_pairs(engine, gradient, hunt.route, self.joint)
-        tries = [[hunt.promising[:n] for n in _doubling(len(hunt.promising))] for hunt in hunts]
+        tries = [[hunt.promising[:n] for n in doubling(len(hunt.promising))] for hunt in hunts]
         self._try(engine, hunts, tries)
         short = [hunt for hunt in hunts if hunt.best[1] < self.log_tau]
         self._try(engine, short, [[[pair] for pair in hunt.promising[1 : self.singles]] for hunt in short])
@@ -148,7 +148,7 @@ class Guided:
         """Fewer of the most promising pairs, between the joint try that arrived and the last that did not: bisected."""
         spans = {}
         for hunt in hunts:
-            tried = _doubling(len(hunt.promising))
+            tried = doubling(len(hunt.promising))
             arrived = len(hunt.best[0])
             spans[id(hunt)] = (max((n for n in tried if n < arrived), default=0), arrived)
         while True:
@@ -273,6 +273,6 @@ def _forced(route: Mapping[Pair, tuple[int, ...]]) -> Intervention:
     return Intervention.force(dict(route), phase="prefill") if route else Intervention()
 
 
-def _doubling(most: int) -> list[int]:
+def doubling(most: int) -> list[int]:
     """1, 2, 4 .. and `most` itself."""
     return sorted({*(2**n for n in range(most.bit_length())), most}) if most > 0 else []
