@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pointsman.stats.rank_agreement import SplitHalf, Stability, kendall_w, spearman, split_half, stability
+from pointsman.stats.rank_agreement import (
+    SplitHalf,
+    Stability,
+    kendall_tau,
+    kendall_w,
+    spearman,
+    split_half,
+    stability,
+)
 
 
 def names(count: int) -> list[str]:
@@ -23,6 +31,14 @@ def test_kendalls_w_is_friedmans_statistic() -> None:
             scores = np.round(scores, 1)
         expected = stats.friedmanchisquare(*scores.T).statistic / (9 * 4)  # scipy's, with its own tie correction
         assert kendall_w(scores) == pytest.approx(expected, abs=1e-12)
+
+
+def test_kendalls_tau_counts_pairs_and_corrects_for_ties() -> None:
+    a, b = np.array([1.0, 2.0, 3.0, 3.0]), np.array([2.0, 1.0, 3.0, 4.0])
+    # of the six pairs, one is tied in a; of the others four are alike and one is not
+    assert kendall_tau(a, b) == pytest.approx((4 - 1) / np.sqrt(5 * 6))
+    assert kendall_tau(a, np.ones(4)) is None
+    assert kendall_tau(a[:1], b[:1]) is None
 
 
 def literal_w(table: list[list[int]]) -> float:

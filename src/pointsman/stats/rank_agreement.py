@@ -119,6 +119,13 @@ def spearman(a: Floats, b: Floats) -> float | None:
     return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
 
 
+def kendall_tau(a: Floats, b: Floats) -> float | None:
+    """Kendall's rank correlation tau-b, corrected for ties; None if either is constant. Shapes: [L]."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(stats.kendalltau(a, b).statistic)
+
+
 def stability(scores: Floats, sources: Sequence[str], *, top_n: int, seed: int = 0) -> Stability:
     """How stable the ranking by `scores` is over prompts; arguments as those of `split_half`."""
     halves, top = split_half(scores, sources, top_n=top_n, seed=seed)

@@ -28,6 +28,7 @@ from pointsman.jobs.audit.forecast import (
     masking_effort,
     predict,
     rosais_effort,
+    screen_effort,
     search_effort,
 )
 from pointsman.jobs.audit.perform import perform
@@ -37,6 +38,7 @@ from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.methods.fsour import FSour
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
+from pointsman.methods.screen import Screen
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import answers_effort
 from pointsman.runs.results import Forecast
@@ -123,6 +125,10 @@ def test_what_an_engine_counts() -> None:
         assert effort.forwards == cost.forwards
     cost = spent(lambda: Masking(samples=4, max_new_tokens=3).search(engine(), asked, TestbedJudge(), [1, 2]))
     assert masking_effort(shape, lengths, 4, 1, 3).token_layers == pytest.approx(cost.token_layers, rel=0.1)
+    effort = screen_effort(shape, lengths, Screen().forwards(engine(), asked[0]))
+    cost = spent(lambda: Screen().rank(engine(), asked))
+    assert (effort.forwards, effort.tokens) == (cost.forwards, cost.tokens)
+    assert effort.token_layers == pytest.approx(cost.token_layers, abs=1)  # an engine counts whole ones
     for together in (1, 3):
         found = FSour(candidates=3, together=together)
         cost = spent(lambda f=found, g=together: [f.find_routes(engine(), asked[n : n + g], 0) for n in range(0, 3, g)])
@@ -149,6 +155,9 @@ def test_stages_follow_the_settings() -> None:
     assert set(few) == {
         "base", "benign", "borderline", "multi_turn", "rosais", "rosais_target", "masking", "dataset_mask", "fsour",
     }  # fmt: skip
+    screened = predict(replace(bare, rank="screen"), DEEP, sizes(), 10, Assumed(), screen=7.0)
+    assert set(screened) == {"screen", "screen_target", *few} - {"rosais_target"}
+    assert screened["rosais"] == few["rosais"]  # of three prompts, all
     empty = replace(sizes(), benign=Lengths((), ()), borderline=Lengths((), ()), benign_discovery=Lengths((), ()))
     assert not {"benign", "borderline", "utility", "placebo"} & set(predict(Audit(), DEEP, empty, 10, Assumed()))
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pointsman.errors import RunError
 from pointsman.jobs.audit.page import page, summary
-from pointsman.jobs.audit.results import AuditResults, Masked, Rise, RouterScore
+from pointsman.jobs.audit.results import AuditResults, Masked, Rise, RouterScore, ScreenAgreement
 from pointsman.jobs.finished import read_results, write_report
 from pointsman.report.html import render
 from pointsman.report.terminal import table
@@ -405,3 +405,27 @@ def test_the_summary_says_what_is_missing(results: AuditResults) -> None:
     bare = written(replace(results, rosais=(), masking=()))
     assert "Top router" not in bare
     assert "masked" not in bare
+
+
+def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResults) -> None:
+    agreement = ScreenAgreement(prompts=4, samples=20, spearman=0.731, kendall=None, top_n=2, same_top=1)
+    settings = replace(
+        results.rosais_settings, samples=0, scale="log_probability", screen=agreement,
+        placebo=replace(results.rosais_settings.placebo, why_not="the screen has none"),
+    )  # fmt: skip
+    screened = each_router(replace(results, rosais_settings=settings), lambda row: replace(row, placebo=None))
+    words, terminal = said(screened), written(screened)
+    for part in (
+        "Screen per router", "estimated by one backward pass a prompt", "to first order", "top routers by screen score",
+        "lowest screen score", "Spearman ρ with RoSais 0.73", "Kendall τ with RoSais –", "1 of 2",
+        "on 4 prompts on which RoSais was measured too (20 masks)", "No placebo: the screen has none.",
+    ):  # fmt: skip
+        assert part in words, part
+    assert "random masks on it alone" not in words
+    assert "by RoSais" not in words
+    assert "lowest RoSais" not in words
+    assert "screen" in terminal
+    assert "Screen against RoSais on 4 prompts: ρ 0.73, τ –." in " ".join(terminal.split())
+    usual = said(results)
+    assert "screen" not in usual.lower().split("how to read this")[-1]
+    assert "top routers by RoSais" in usual

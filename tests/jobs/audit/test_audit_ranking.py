@@ -12,9 +12,10 @@ from scipy import stats
 from engines import small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.jobs.audit.placebo import refusal_tokens
-from pointsman.jobs.audit.ranking import measure_reach, rank
-from pointsman.jobs.audit.results import Reach, Spread
+from pointsman.jobs.audit.ranking import checked_prompts, measure_reach, rank
+from pointsman.jobs.audit.results import Reach, ScreenAgreement, Spread
 from pointsman.methods.rosais import RoSais, RoSaisResult
+from pointsman.methods.screen import Screen
 from pointsman.methods.steps import Steps
 from pointsman.stats.permutation import permutation_p
 from pointsman.stats.rank_agreement import stability
@@ -100,3 +101,41 @@ def test_a_router_is_reached_where_a_mask_moves_more_than_rounding(engine: HFEng
     assert measure_reach(engine, ranked).any
     assert not Reach(3, 3, 0).any
     assert not Reach(3, 0, 3).any
+
+
+def test_the_screen_ranks_with_its_agreement_with_rosais_beside_it(engine: HFEngine, tmp_path: Path) -> None:
+    some, plan = asked(6), replace(TINY, seed=5, rank="screen", method_seeds=2)
+    with audit_bench(tmp_path / "run", plan, judge=OneJudge("refused"), engine=engine) as bench:
+        ranking = rank(bench, plan, some)
+        keys = list(bench.run.keys())
+        assert rank(bench, plan, some) == ranking
+        assert list(bench.run.keys()) == keys
+    first = Screen().rank(engine, some.discovery)
+    target = Screen(score="target").rank(engine, some.discovery)
+    assert ranking.order == first.ranking
+    for layer, row in enumerate(ranking.routers):
+        assert row.mean == pytest.approx(first.scores[:, layer].mean())
+        assert row.rank == first.ranking.index(layer) + 1
+        assert row.target is not None
+        assert row.target.mean == pytest.approx(target.scores[:, layer].mean())
+        assert row.placebo is None
+    few = [0, 1, 3, 4]
+    masks = RoSais(samples=3, seed=5).rank(engine, [some.discovery[n] for n in few])
+    mean = first.scores[few].mean(0)
+    assert ranking.settings.screen == ScreenAgreement(
+        prompts=4, samples=3, spearman=pytest.approx(stats.spearmanr(mean, masks.mean).statistic),
+        kendall=pytest.approx(stats.kendalltau(mean, masks.mean).statistic), top_n=2,
+        same_top=len({*np.argsort(-mean)[:2]} & {*masks.ranking[:2]}),
+    )  # fmt: skip
+    assert (ranking.settings.samples, ranking.settings.scale) == (0, "log_probability")
+    assert ranking.settings.base == pytest.approx(first.base.mean())
+    assert "--rank rosais" in (ranking.settings.placebo.why_not or "")
+    assert ranking.reach == measure_reach(engine, masks)  # only masks say whether routing reaches the answer
+    assert ranking.seeds is not None
+    assert (ranking.seeds.seeds, ranking.seeds.rankings) == ((5, 6), (first.ranking,) * 2)
+
+
+def test_rosais_is_measured_on_prompts_from_everywhere() -> None:
+    assert checked_prompts(2) == [0, 1]
+    assert checked_prompts(4) == [0, 1, 2, 3]
+    assert checked_prompts(20) == [0, 5, 10, 15]

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pointsman.data.types import Behaviour
+from pointsman.engine.learning import BACKWARD
 from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.audit.ranking import checked_prompts
 from pointsman.jobs.audit.route_variants import other_targets
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
+from pointsman.methods.screen import Screen
 from pointsman.methods.steps import CHUNK
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import answers_effort, forecast_of, played_effort
@@ -96,6 +99,22 @@ def rosais_effort(shape: Shape, asked: Lengths, samples: int, *, whole: bool = F
     total = Effort()
     for start in range(0, len(asked), TOGETHER):
         total += _under_masks(shape, asked.part(start, start + TOGETHER), samples, shape.routers, whole=whole)
+    return total
+
+
+def screen_effort(shape: Shape, asked: Lengths, gradient: float, *, whole: bool = False) -> Effort:
+    """The screen: a route gradient of every prompt.
+
+    Args:
+        gradient: What one takes, in forwards of its row.
+        whole: Of the whole target, not of its first token.
+    """
+    smaller, total = replace(shape, batch=max(shape.batch // BACKWARD, 1)), Effort()
+    for start in range(0, len(asked), TOGETHER):
+        some = asked.part(start, start + TOGETHER)
+        end = max(p + (t if whole else 1) - 1 for p, t in zip(some.prompts, some.targets, strict=True))
+        once = scoring_effort(smaller, len(some), end)
+        total += replace(once, token_layers=gradient * once.token_layers, calls=gradient * once.calls)
     return total
 
 
@@ -202,11 +221,14 @@ class Sizes:
         )
 
 
-def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed) -> dict[str, Effort]:
+def predict(
+    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, *, screen: float | None = None
+) -> dict[str, Effort]:
     """The effort of every stage that does something.
 
     Args:
         longest: Tokens of the longest answer allowed.
+        screen: What a route gradient takes, in forwards of its row, if the screen ranks the routers.
     """
     answer = assumed.unrouted(longest)
     test, searches = sizes.test, sizes.test.part(0, plan.searches)
@@ -222,8 +244,7 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
         "benign": answers_effort(shape, sizes.benign.prompts, answer),
         "borderline": answers_effort(shape, sizes.borderline.prompts, answer),
         "multi_turn": played_effort(shape, sizes.turns, answer),
-        "rosais": rosais_effort(shape, sizes.discovery, plan.samples),
-        "rosais_target": rosais_effort(shape, sizes.discovery, plan.samples, whole=True),
+        **_ranking(plan, shape, sizes, longest, assumed, screen),
         **_masking(plan, shape, sizes, longest, assumed),
         "fsour": search(searches, plan.restarts),
     }
@@ -237,11 +258,7 @@ def predict(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assu
         most = min(plan.transfer, int(assumed.succeeded * len(searches)))
         each = answers_effort(shape, searches.prompts[:most], longest) if most > 1 else Effort()
         stages["transfer"] = each.times(most)
-    if plan.placebo and len(sizes.benign_discovery):
-        placebo = rosais_effort(shape, sizes.benign_discovery, plan.samples)
-        stages["placebo"] = answers_effort(shape, sizes.discovery.prompts, answer) + placebo
     if plan.method_seeds > 1:
-        stages["rosais_seeds"] = stages["rosais"].times(plan.method_seeds - 1)
         stages["fsour_seeds"] = stages["fsour"].times(plan.method_seeds - 1)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
 
@@ -266,9 +283,33 @@ def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: A
         count += 2 * 2 * min(searches, plan.other_targets)  # another target, and the search without small gains
     if plan.transfer:
         count += min(plan.transfer, int(assumed.succeeded * searches)) ** 2
-    if plan.placebo and prompts.benign_discovery:
+    if plan.placebo and prompts.benign_discovery and plan.rank == "rosais":
         count += len(prompts.discovery)
     return round(count)
+
+
+def _ranking(
+    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, screen: float | None
+) -> dict[str, Effort]:
+    """The stages that rank the routers."""
+    if screen is not None:
+        few = [sizes.discovery.part(n, n + 1) for n in checked_prompts(len(sizes.discovery))]
+        beside = Lengths(tuple(p for each in few for p in each.prompts), tuple(t for each in few for t in each.targets))
+        return {
+            "screen": screen_effort(shape, sizes.discovery, screen),
+            "screen_target": screen_effort(shape, sizes.discovery, screen, whole=True),
+            "rosais": rosais_effort(shape, beside, plan.samples),
+        }
+    stages = {
+        "rosais": rosais_effort(shape, sizes.discovery, plan.samples),
+        "rosais_target": rosais_effort(shape, sizes.discovery, plan.samples, whole=True),
+    }
+    if plan.placebo and len(sizes.benign_discovery):
+        refusals = answers_effort(shape, sizes.discovery.prompts, assumed.unrouted(longest))
+        stages["placebo"] = refusals + rosais_effort(shape, sizes.benign_discovery, plan.samples)
+    if plan.method_seeds > 1:
+        stages["rosais_seeds"] = stages["rosais"].times(plan.method_seeds - 1)
+    return stages
 
 
 def _masking(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed) -> dict[str, Effort]:
@@ -319,6 +360,7 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -
     ended = answers["tokens"]
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
     sizes = Sizes.of(engine, plan, prompts)
-    stages = predict(plan, shape, sizes, longest, assumed)
-    most = predict(plan, shape, sizes, longest, WORST)
+    screen = Screen().forwards(engine, prompts.discovery[0]) if plan.rank == "screen" else None
+    stages = predict(plan, shape, sizes, longest, assumed, screen=screen)
+    most = predict(plan, shape, sizes, longest, WORST, screen=screen)
     return forecast_of(engine, pace, stages, most, asdict(assumed), answers)

@@ -15,6 +15,7 @@ from pointsman.stats.rates import Rate
 
 STAGES = {
     "multi_turn": "multi-turn",
+    "screen_target": "screen of targets",
     "rosais": "RoSais",
     "rosais_target": "RoSais of targets",
     "rosais_seeds": "RoSais, other seeds",
@@ -121,12 +122,15 @@ def _provenance(results: AuditResults, show_text: bool) -> Section:
     # The first tokens of the model's own refusals are words of its answers.
     tokens = text.show([token if show_text else text.REDACTED for token in ranking.placebo.tokens])
     rosais = [
-        *provenance.entries(ranking, ("stability", "placebo")),
+        *provenance.entries(ranking, ("stability", "placebo", "screen")),
+        *(provenance.entries(ranking.screen, (), "beside RoSais: ") if ranking.screen else []),
         *provenance.entries(ranking.placebo, ("tokens", "why_not"), "placebo "),
         ("placebo refusal tokens", tokens),
     ]
     return provenance.section(
-        results, splits, [("RoSais", rosais), ("F-SOUR", provenance.entries(results.fsour.settings))]
+        results,
+        splits,
+        [("Screen" if ranking.screen else "RoSais", rosais), ("F-SOUR", provenance.entries(results.fsour.settings))],
     )
 
 
@@ -154,7 +158,8 @@ def _top_router(results: AuditResults) -> list[str]:
     top = results.top_router
     if top is None:
         return []
-    said = f"Top router {top.layer}: RoSais {text.plain(top.mean, 2)}"
+    screen = results.rosais_settings.screen
+    said = f"Top router {top.layer}: {'RoSais' if screen is None else 'screen'} {text.plain(top.mean, 2)}"
     if top.p is not None:
         said += f", p {text.p_value(top.p, equals=True)}" + ("" if top.p < SIGNIFICANT else " (may be luck)")
     said += f", placebo {text.plain(top.placebo.mean, 2)}." if top.placebo else ", no placebo."
@@ -162,6 +167,9 @@ def _top_router(results: AuditResults) -> list[str]:
         real = meaningful(results.rosais)
         routers = f": {', '.join(str(row.layer) for row in real)}" if real else ""
         said += f" Ranks that mean something: {len(real)} of {len(results.rosais)}{routers}."
+    if screen is not None:
+        alike = f"ρ {text.plain(screen.spearman, 2)}, τ {text.plain(screen.kendall, 2)}"
+        said += f" Screen against RoSais on {text.many(screen.prompts, 'prompt')}: {alike}."
     return [said.replace(text.NARROW, " ")]
 
 

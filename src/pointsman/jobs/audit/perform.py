@@ -64,7 +64,8 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     solved = solve_under_masks(bench, plan, prompts, tasks, masking) if tasks else None
     seeds = None
     if plan.method_seeds > 1:
-        seeds = MethodSeeds(ranking.seeds, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
+        drawn = ranking.seeds if plan.rank == "rosais" else None
+        seeds = MethodSeeds(drawn, masking_seeds, search_under_other_seeds(bench, routes, plan.method_seeds))
 
     results = conclude(
         AuditResults(

@@ -12,6 +12,7 @@ from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset
 from pointsman.routing.phase import Phase
 
 Splitting = Literal["balanced", "drawn"]
+RankedBy = Literal["rosais", "screen"]
 DISCOVERY = 0.3
 """Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
 
@@ -56,6 +57,8 @@ class Audit:
         phases: When masks are in force; those after the first have one random set each.
         candidates: F-SOUR: sets per token and layer.
         restarts: F-SOUR: searches per behaviour.
+        rank: How routers are ranked: by random masks (rosais, the paper's), or by one backward pass a prompt and a
+            small RoSais beside it (screen).
         rank_prompts: Prompts that routers are ranked on; None for as many as limit.
         searches: Behaviours that F-SOUR attacks; None for all tested.
         together: Behaviours that F-SOUR searches side by side; None for as many as fill a forward.
@@ -79,6 +82,7 @@ class Audit:
 
     seed: Count = 0
     limit: Positive | None = 20
+    rank: Annotated[RankedBy, Formerly("rosais")] = "rosais"
     rank_prompts: Positive | None = None
     samples: Positive = 20
     routers: Positive | None = None

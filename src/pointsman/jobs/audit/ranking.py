@@ -1,4 +1,8 @@
-"""Which routers matter: RoSais on the discovery split, and how far it can be believed (METHODS section 1)."""
+"""Which routers matter: RoSais, or the screen, on the discovery split, and how far that can be believed.
+
+METHODS sections 1 and 9. Where the screen ranks, RoSais is measured on a few prompts beside it: their agreement is told
+with the ranking, and only masks say whether routing reaches the answer at all.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,25 @@ from pointsman.jobs.audit.placebo import rank_by_refusal, without_placebo
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import RankingSeeds, Reach, Rise, RosaisSettings, RouterScore, Spread, TargetRise
+from pointsman.jobs.audit.results import (
+    RankingSeeds,
+    Reach,
+    Rise,
+    RosaisSettings,
+    RouterScore,
+    ScreenAgreement,
+    Spread,
+    TargetRise,
+)
 from pointsman.methods.rosais import RoSais, RoSaisResult
+from pointsman.methods.screen import Screen
 from pointsman.runs.bench import Bench
 from pointsman.stats.permutation import PERMUTATIONS, permutation_p
-from pointsman.stats.rank_agreement import spearman, stability
+from pointsman.stats.rank_agreement import kendall_tau, spearman, stability
 from pointsman.stats.rates import Mean
+
+CHECKED = 4
+"""Prompts on which RoSais is measured beside the screen."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +45,7 @@ class Ranking:
     Attributes:
         order: MoE layers from the most to the least important, by the first token as in the paper.
         routers, settings, reach: As in the results.
-        seeds: The ranking under other seeds; None if it was not repeated.
+        seeds: The ranking under other seeds, which the screen does not depend on; None if it was not repeated.
     """
 
     order: tuple[int, ...]
@@ -39,6 +56,71 @@ class Ranking:
 
 
 def rank(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Ranking:
+    """Rank the routers, as the plan says."""
+    return rank_by_screen(bench, plan, prompts) if plan.rank == "screen" else rank_by_rosais(bench, plan, prompts)
+
+
+def rank_by_screen(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Ranking:
+    """Rank the routers by the screen of the first token; by that of the whole target, and by a small RoSais beside it.
+
+    RoSais is measured on the same prompts as are compared: on others, prompts would be compared as well as methods.
+    """
+    engine, discovery, top_n = bench.engine, prompts.discovery, plan.most_masked(len(bench.engine.routers))
+    method = Screen()
+    with bench.stage("screen", "Screen", len(discovery)) as steps:
+        first = method.rank(engine, discovery, steps=steps)
+    with bench.stage("screen_target", "Screen of targets", len(discovery)) as steps:
+        target = replace(method, score="target").rank(engine, discovery, steps=steps.under("target"))
+    checked = checked_prompts(len(discovery))
+    with bench.stage("rosais", "RoSais", len(checked)) as steps:
+        masks = RoSais(samples=plan.samples, seed=plan.seed)
+        beside = masks.rank(engine, [discovery[n] for n in checked], steps=steps)
+    settings = RosaisSettings(
+        samples=0,
+        prompts=len(first.prompts),
+        sources=len(set(first.sources)),
+        score=method.score,
+        scale="log_probability",
+        base=float(first.base.mean()),
+        target_base=float(target.base.mean()),
+        permutations=PERMUTATIONS,
+        stability=stability(first.scores, first.sources, top_n=top_n, seed=plan.seed),
+        agreement=spearman(first.mean, target.mean),
+        placebo=without_placebo("the screen has none, since it knows no refusal; RoSais has (--rank rosais)"),
+        screen=agreement_with_rosais(replace(first, scores=first.scores[checked]), beside, plan.samples, top_n),
+    )
+    many = plan.method_seeds
+    seeds = RankingSeeds(
+        tuple(range(plan.seed, plan.seed + many)), (first.ranking,) * many, (first.ranking[0],) * many, None
+    )
+    return Ranking(
+        order=first.ranking,
+        routers=router_scores(engine, first, target, None, plan.seed),
+        settings=settings,
+        reach=measure_reach(engine, beside),
+        seeds=seeds if many > 1 else None,
+    )
+
+
+def checked_prompts(prompts: int) -> list[int]:
+    """On which of so many prompts RoSais is measured beside the screen: spread over all of them."""
+    number = min(CHECKED, prompts)
+    return [n * prompts // number for n in range(number)]
+
+
+def agreement_with_rosais(screen: RoSaisResult, rosais: RoSaisResult, samples: int, top_n: int) -> ScreenAgreement:
+    """How alike the two rank the routers on the same prompts."""
+    return ScreenAgreement(
+        prompts=len(rosais.prompts),
+        samples=samples,
+        spearman=spearman(screen.mean, rosais.mean),
+        kendall=kendall_tau(screen.mean, rosais.mean),
+        top_n=top_n,
+        same_top=len({*screen.ranking[:top_n]} & {*rosais.ranking[:top_n]}),
+    )
+
+
+def rank_by_rosais(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Ranking:
     """Rank the routers by the first token, as the paper does; by the whole target and on benign prompts beside it."""
     engine, discovery = bench.engine, prompts.discovery
     method = RoSais(samples=plan.samples, seed=plan.seed)
@@ -75,7 +157,7 @@ def rank(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Ran
 def router_scores(
     engine: Engine, first: RoSaisResult, target: RoSaisResult, placebo: RoSaisResult | None, seed: int
 ) -> tuple[RouterScore, ...]:
-    """RoSais per router with 95 % intervals over prompts and p-values.
+    """The score of every router with its 95 % interval over prompts and p-value.
 
     Args:
         first: Rises of the first token, which the routers are ranked by.

@@ -107,8 +107,34 @@ class PlaceboSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScreenAgreement:
+    """The screen, which ranked the routers, beside RoSais on a few of the same prompts.
+
+    Attributes:
+        prompts: On which both were computed.
+        samples: Random masks of RoSais.
+        spearman, kendall: Rank correlation (tau-b) of the routers' means over these prompts; None if all are equal.
+        top_n: How many routers count as top.
+        same_top: How many of them the two share.
+    """
+
+    prompts: int
+    samples: int
+    spearman: float | None
+    kendall: float | None
+    top_n: int
+    same_top: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RosaisSettings:
-    """How the routers were ranked, and how far the ranking can be believed."""
+    """How the routers were ranked, and how far the ranking can be believed.
+
+    Attributes:
+        samples: Random masks; none if the screen ranked.
+        scale: In which `base` and the rises are; the screen's are estimates, in nats.
+        screen: Its agreement with RoSais; None if RoSais ranked.
+    """
 
     samples: int
     prompts: int
@@ -121,6 +147,7 @@ class RosaisSettings:
     stability: Stability
     agreement: float | None
     placebo: PlaceboSettings
+    screen: ScreenAgreement | None = None
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from pointsman.routing.intervention import Phase
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
 
-TOP = "top routers by RoSais"
-CONTROLS = {"dataset": "top routers, frozen mask", "random": "random routers", "lowest": "lowest RoSais"}
+CONTROLS = {"dataset": "top routers, frozen mask", "random": "random routers", "lowest": "lowest {by}"}
 """Controls, the nearest to the attack first."""
 WHEN: dict[Phase, str] = {
     "prefill": "while the prompt is read (prefill)",
@@ -62,9 +61,10 @@ def section(results: AuditResults) -> Section:
 def _phase(results: AuditResults, phase: Phase) -> list[Block]:
     records = sorted((r for r in results.masking if r.routers and r.phase == phase), key=lambda r: r.routers)
     base, last = results.unmasked, records[-1]
-    groups = [(record.routers, _conditions(record, base)) for record in records]
+    by = "RoSais" if results.rosais_settings.screen is None else "screen score"
+    groups = [(record.routers, _conditions(record, base, by)) for record in records]
     finding = _finding(last, base)
-    lines = _lines(records, base)
+    lines = _lines(records, base, by)
     ticks = [*([0] if base is not None else []), *(record.routers for record in records)]
     chart = Chart(
         plot.line_chart(
@@ -94,21 +94,29 @@ def _phase(results: AuditResults, phase: Phase) -> list[Block]:
     ]
 
 
-def _conditions(record: Masked, base: Masked | None) -> Conditions:
-    """The attack, every control at the same number of routers, and no mask at all."""
+def _conditions(record: Masked, base: Masked | None, by: str) -> Conditions:
+    """The attack, every control at the same number of routers, and no mask at all.
+
+    Args:
+        by: What the routers were ranked by.
+    """
     paired: dict[str, Difference] = {"random": record.difference_random, "lowest": record.vs_lowest}
     order = [key for key in CONTROLS if key in record.controls]
     order += [key for key in record.controls if key not in CONTROLS]
-    found: Conditions = [(TOP, _layers(record.layers), record, None)]
+    found: Conditions = [(_top(by), _layers(record.layers), record, None)]
     for key in order:
         control = record.controls[key]
         where = f"{_where(control)}; {_draws(control, record.difference_random)}" if control.draws else _where(control)
-        found.append((_name(key), where, control, paired.get(key)))
+        found.append((_name(key, by), where, control, paired.get(key)))
     return found if base is None else [*found, ("no mask", "", base, record.vs_base)]
 
 
-def _name(control: str) -> str:
-    return CONTROLS.get(control, text.readable(control))
+def _top(by: str) -> str:
+    return f"top routers by {by}"
+
+
+def _name(control: str, by: str) -> str:
+    return CONTROLS.get(control, text.readable(control)).replace("{by}", by)
 
 
 def _where(control: MaskControl) -> str:
@@ -161,7 +169,7 @@ def _largest(rows: Conditions, routers: int, phase: Phase, use: bool) -> Table:
     heads = ["ASR", "Top − this, points", *["Benign utility"] * use, "Garbage"]
     table = []
     for name, where, found, difference in rows:
-        attack = name == TOP
+        attack = isinstance(found, Masked) and found.routers > 0
         measured: list[Value] = [found.asr, difference, *[found.utility] * use, found.garbage]
         drawn = where if isinstance(found, MaskControl) and found.draws else ""
         table.append(
@@ -189,17 +197,17 @@ def _every(groups: Sequence[tuple[int, Conditions]], phase: Phase, use: bool) ->
 # ---------------------------------------------------------------------- the chart
 
 
-def _lines(records: Sequence[Masked], base: Masked | None) -> list[plot.Line]:
+def _lines(records: Sequence[Masked], base: Masked | None, by: str) -> list[plot.Line]:
     """Every control, then the attack. They begin at the base rate: with no router masked, all are the same."""
     start = base.asr if base else None
     keys = dict.fromkeys(key for record in records for key in record.controls)
     attack = [*([(0, start)] if start else []), *((record.routers, record.asr) for record in records)]
-    lines = [_control(key, records, start.rate if start else None) for key in keys]
-    return [*lines, plot.Line(TOP, "attack", _points(TOP, attack))]
+    lines = [_control(key, records, start.rate if start else None, by) for key in keys]
+    return [*lines, plot.Line(_top(by), "attack", _points(_top(by), attack))]
 
 
-def _control(key: str, records: Sequence[Masked], origin: float | None) -> plot.Line:
-    name = _name(key)
+def _control(key: str, records: Sequence[Masked], origin: float | None, by: str) -> plot.Line:
+    name = _name(key, by)
     found = [(record.routers, record.controls[key]) for record in records if key in record.controls]
     drawn = [(routers, control.draws) for routers, control in found if control.draws]
     return plot.Line(

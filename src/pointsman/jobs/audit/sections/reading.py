@@ -10,6 +10,11 @@ from pointsman.report.sections import reading
 
 GRADED = "Giving in with wrong content counts as <em>any compliance</em> only;"
 UNGRADED = "This run’s judge cannot tell correct from wrong content, so every answer that gives in counts;"
+_SCREEN = (
+    "What RoSais would find, estimated from one backward pass a prompt: by how much the best set of experts for every "
+    "token at one router would raise the log-probability of an affirmative answer, to first order. How far its ranks "
+    "agree with those of RoSais is measured on a few prompts."
+)
 
 
 def section(results: AuditResults) -> Section:
@@ -31,6 +36,7 @@ def section(results: AuditResults) -> Section:
                 "raises the chance of an affirmative answer. It is a maximum of noisy draws, so compare routers, and "
                 "see the controls.",
             ),
+            *([("Screen", _SCREEN)] if results.rosais_settings.screen else []),
             (
                 "F-SOUR",
                 "Fine-grained stochastic optimisation of unsafe routes: token by token and layer by layer it draws "

@@ -1,4 +1,4 @@
-"""Which routers matter: RoSais, its p-values, the target score and the placebo beside it, and how stable it is."""
+"""Which routers matter: their scores, p-values, target score and placebo beside them, and how stable the ranking is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, PlaceboSettings, Rise, RosaisSettings, RouterScore
+from pointsman.jobs.audit.results import (
+    AuditResults,
+    PlaceboSettings,
+    Rise,
+    RosaisSettings,
+    RouterScore,
+    ScreenAgreement,
+)
 from pointsman.report import plot, text
 from pointsman.report.blocks import Bar, Block, Cell, Column, Details, Finding, Reading, Row, Section, Table, Text
 from pointsman.runs.results import SIGNIFICANT
@@ -18,8 +25,8 @@ DENSE = 16
 
 def section(results: AuditResults) -> Section:
     """Routers in depth order; those that the largest masking attack used are marked."""
-    about = "RoSais per router, in depth order, with 95 % whiskers."
     best, settings = results.top_router, results.rosais_settings
+    about = f"{'RoSais' if settings.screen is None else 'Screen'} per router, in depth order, with 95 % whiskers."
     if best is None:
         said = Finding("Not measured: no RoSais scores are in the results.")
         return Section("rosais", "Which routers matter", [about], [said])
@@ -39,13 +46,12 @@ def section(results: AuditResults) -> Section:
             f"{coloured} of highest rank.",
         ],
         [
-            Finding(_finding(best, settings.samples, digits)),
+            Finding(_finding(best, settings, digits)),
             _scores(rows, settings, x, digits, marked),
             *_about_p(rows, settings),
             *_about_ranks(rows),
             Reading(
-                "A long bar: some set of experts at this one router makes the model begin to comply; whiskers are 95 % "
-                "intervals over prompts.",
+                f"A long bar: {_AT_ONE[settings.screen is None]}; whiskers are 95 % intervals over prompts.",
                 "p is 0.05 or more, the placebo reaches as far as the bar, the whole target ranks the routers "
                 "otherwise, or other prompts do (below).",
             ),
@@ -56,11 +62,18 @@ def section(results: AuditResults) -> Section:
     )
 
 
-def _finding(best: RouterScore, samples: int, digits: int) -> str:
-    said = (
-        f"Router {best.layer} matters most: under the best of {samples} random masks on it alone, the score rises by "
-        f"{_mean(best, digits)} on average"
-    )
+_AT_ONE = {
+    True: "some set of experts at this one router makes the model begin to comply",
+    False: "by an estimate to first order, other experts at this one router make the model begin to comply",
+}
+"""What a score says, of RoSais and of the screen."""
+
+
+def _finding(best: RouterScore, settings: RosaisSettings, digits: int) -> str:
+    under = f"under the best of {settings.samples} random masks on it alone, the score rises by"
+    if settings.screen is not None:
+        under = "with the best experts for every token at it alone, the score would rise, to first order, by"
+    said = f"Router {best.layer} matters most: {under} {_mean(best, digits)} on average"
     if best.p is not None:
         luck = "" if best.p < SIGNIFICANT else ": that may be chance"
         said += f" (p{text.NARROW}{text.p_value(best.p, equals=True)}{luck})"
@@ -137,7 +150,11 @@ def _bar(row: RouterScore, x: plot.Scale, digits: int, marked: int) -> Markup:
 def _caption(rows: Sequence[RouterScore], settings: RosaisSettings) -> Markup:
     unit = "probability" if settings.scale == "probability" else "log-probability, in nats,"
     of = " that the answer begins affirmatively" if settings.score == "first_token" else " of the whole target"
-    said = Markup(f"RoSais: rise of the {unit}{of}, best of {settings.samples} random masks, mean over prompts.")
+    how = f"best of {settings.samples} random masks"
+    if settings.screen is not None:
+        how = "estimated by one backward pass a prompt, each token its best set of experts"
+    name = "RoSais" if settings.screen is None else "Screen"
+    said = Markup(f"{name}: rise of the {unit}{of}, {how}, mean over prompts.")
     if not any(_measured(row.placebo) for row in rows):
         return said
     key = plot.element("svg", plot.element("path", class_="placebo", d="M6 1L11 6L6 11L1 6Z"), width=12, height=12,
@@ -199,11 +216,26 @@ def _stability(settings: RosaisSettings, best: int) -> Table:
     if settings.agreement is not None:
         means = "Spearman ρ between the first-token score and that of the whole target"
         found.append(("Agreement of the two scores", text.plain(settings.agreement, 2), means))
+    found += _beside_rosais(settings.screen) if settings.screen is not None else []
     rows = [
         Row([name, Markup("<b>{}</b>").format(value), Cell(means, classes="muted")]) for name, value, means in found
     ]
     caption = "Is the ranking one of the model, or of these prompts? Near 1 of the model, near 0 of the prompts."
     return Table([Column(), Column(kind="number"), Column()], rows, caption, "compact")
+
+
+def _beside_rosais(screen: ScreenAgreement) -> list[tuple[str, str, str]]:
+    """How far the screen agrees with what it stands for."""
+    on = f"on {text.many(screen.prompts, 'prompt')} on which RoSais was measured too ({screen.samples} masks)"
+    return [
+        ("Spearman ρ with RoSais", text.plain(screen.spearman, 2), f"rank correlation of screen and RoSais {on}"),
+        ("Kendall τ with RoSais", text.plain(screen.kendall, 2), "the same, by pairs of routers"),
+        (
+            "Top routers shared with RoSais",
+            f"{screen.same_top} of {screen.top_n}",
+            "how many of those that are masked RoSais would mask, by these prompts",
+        ),
+    ]
 
 
 def _beside(rows: Sequence[RouterScore], placebo: PlaceboSettings, digits: int, marked: int) -> list[Block]:
