@@ -45,7 +45,7 @@ class UniversalSearch:
     """The route that was found on some prompts.
 
     Attributes:
-        prompts: Behaviour ids of the discovery prompts. Shape: [Q].
+        prompts, sources: Behaviour ids of the discovery prompts, and their clusters. Shape: [Q].
         before, after: log p(target) of each of them without the route and under it, in nats. Shape: [Q].
         trajectory: What the search raises, in nats: at the start, after every iteration, after pruning.
         route: What was found; it forces nothing if nothing helped.
@@ -53,6 +53,7 @@ class UniversalSearch:
     """
 
     prompts: tuple[str, ...]
+    sources: tuple[str, ...]
     before: tuple[float, ...]
     after: tuple[float, ...]
     trajectory: tuple[float, ...]
@@ -137,6 +138,7 @@ class Universal:
             trajectory.append(self.level(now.totals))
         return UniversalSearch(
             prompts=tuple(b.id for b in behaviours),
+            sources=tuple(b.row_cluster for b in behaviours),
             before=start.totals,
             after=now.totals,
             trajectory=tuple(trajectory),
@@ -324,12 +326,14 @@ class Replay:
         judge: Judge,
         route: UniversalRoute,
         *,
+        plain: Sequence[Attempt] | None = None,
         steps: Steps | None = None,
     ) -> UniversalAnswers:
         """Ask under the route and under its controls, in units that are remembered.
 
         Args:
             engine: The model that the route was found on, or another one with routers of the same shapes.
+            plain: Answers without a route, if there are any yet.
 
         Raises:
             InterventionError: The routers have other shapes.
@@ -348,7 +352,7 @@ class Replay:
         routed = [route.on(prompt) for prompt in prompts]
         drawn = [self.random_route(engine, route, draw) for draw in range(self.draws)]
         return UniversalAnswers(
-            plain=answers("plain", None),
+            plain=answers("plain", None) if plain is None else tuple(plain),
             routed=answers("routed", routed),
             natural=answers("natural", natural_experts(engine, prompts, routed)),
             random=tuple(answers(f"random/{n}", [each.on(p) for p in prompts]) for n, each in enumerate(drawn)),

@@ -155,9 +155,13 @@ def test_stages_follow_the_settings() -> None:
     assert set(few) == {
         "base", "benign", "borderline", "multi_turn", "rosais", "rosais_target", "masking", "dataset_mask", "fsour",
     }  # fmt: skip
-    screened = predict(replace(bare, rank="screen"), DEEP, sizes(), 10, Assumed(), screen=7.0)
+    screened = predict(replace(bare, rank="screen"), DEEP, sizes(), 10, Assumed(), gradient=7.0)
     assert set(screened) == {"screen", "screen_target", *few} - {"rosais_target"}
     assert screened["rosais"] == few["rosais"]  # of three prompts, all
+    one = predict(replace(bare, universal=2), DEEP, sizes(), 10, Assumed(), gradient=7.0)
+    assert set(one) - set(few) == {"universal", "universal_answers"}
+    most = predict(replace(bare, universal=2), DEEP, sizes(), 10, WORST, gradient=7.0)
+    assert one["universal"].token_layers < most["universal"].token_layers
     empty = replace(sizes(), benign=Lengths((), ()), borderline=Lengths((), ()), benign_discovery=Lengths((), ()))
     assert not {"benign", "borderline", "utility", "placebo"} & set(predict(Audit(), DEEP, empty, 10, Assumed()))
 

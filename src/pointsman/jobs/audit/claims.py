@@ -19,6 +19,7 @@ def conclude(results: AuditResults) -> AuditResults:
     """The same results with headline and claims made from their figures."""
     claims = (
         *claims_on_routes(results),
+        *claims_on_universal(results),
         claim_on_masks(results),
         *claims_on_usefulness(results),
         *claims_on_tasks(results.tasks),
@@ -107,6 +108,19 @@ def claims_on_routes(results: AuditResults) -> list[Claim]:
         Claim.of_difference(*random, found, best, fsour.difference_random),
         Claim.of_difference(*natural, found, forced, fsour.difference_natural),
     ]
+
+
+def claims_on_universal(results: AuditResults) -> list[Claim]:
+    """Holds if the difference to the mean of the random routes is sure, and none of them does as well."""
+    one = results.universal
+    if one is None:
+        return []
+    claim = "one_route_opens_other_prompts", "One route opens prompts that it was not found on, and random ones do not"
+    if one.random is None or one.difference_random is None:
+        return [Claim.not_measured(*claim, "the routes’ controls were left out")]
+    drawn = Figure(f"random sets at its places, mean of {_count(len(one.draws), 'route')}", one.random.asr)
+    made = Claim.of_difference(*claim, Figure("universal route", one.asr), drawn, one.difference_random)
+    return [replace(made, verdict=verdict_above_draws(one.difference_random))]
 
 
 def claim_on_masks(results: AuditResults) -> Claim:

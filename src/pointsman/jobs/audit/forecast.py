@@ -23,10 +23,12 @@ from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.ranking import checked_prompts
 from pointsman.jobs.audit.route_variants import other_targets
+from pointsman.jobs.audit.universal import forwards_of_gradient, random_routes
 from pointsman.methods.fsour import group_size
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.screen import Screen
 from pointsman.methods.steps import CHUNK
+from pointsman.methods.universal import Universal
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import answers_effort, forecast_of, played_effort
 from pointsman.runs.results import Forecast, dump, read
@@ -57,6 +59,7 @@ class Assumed:
         return max(self.answered * longest, 1.0)
 
 
+_ITERATIONS, _PLACES = 4, 4  # of the search of a universal route, and the places that one adds: assumed as well
 WORST = Assumed(1.0, math.inf, 1.0, 1.0, uniform=False)
 """The upper bound."""
 
@@ -116,6 +119,21 @@ def screen_effort(shape: Shape, asked: Lengths, gradient: float, *, whole: bool 
         once = scoring_effort(smaller, len(some), end)
         total += replace(once, token_layers=gradient * once.token_layers, calls=gradient * once.calls)
     return total
+
+
+def universal_effort(shape: Shape, asked: Lengths, gradient: float, assumed: Assumed) -> Effort:
+    """The search of a universal route: in every iteration the gradients of all prompts, and all of them in every try.
+
+    Args:
+        gradient: What one takes, in forwards of its row.
+    """
+    method = Universal()
+    iterations = method.iterations if assumed == WORST else min(_ITERATIONS, method.iterations)
+    end = max(p + t - 1 for p, t in zip(asked.prompts, asked.targets, strict=True))
+    tries = method.joint.bit_length() + method.singles - 1
+    pruned = iterations * (method.joint if assumed == WORST else _PLACES)
+    once = screen_effort(shape, asked, gradient, whole=True) + scoring_effort(shape, tries * len(asked), end)
+    return once.times(iterations) + scoring_effort(shape, len(asked), end).times(1 + pruned)
 
 
 def masking_effort(shape: Shape, asked: Lengths, samples: int, layer: int, answer: float) -> Effort:
@@ -222,13 +240,13 @@ class Sizes:
 
 
 def predict(
-    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, *, screen: float | None = None
+    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, *, gradient: float | None = None
 ) -> dict[str, Effort]:
     """The effort of every stage that does something.
 
     Args:
         longest: Tokens of the longest answer allowed.
-        screen: What a route gradient takes, in forwards of its row, if the screen ranks the routers.
+        gradient: What a route gradient takes, in forwards of its row; None if no stage needs one.
     """
     answer = assumed.unrouted(longest)
     test, searches = sizes.test, sizes.test.part(0, plan.searches)
@@ -244,7 +262,7 @@ def predict(
         "benign": answers_effort(shape, sizes.benign.prompts, answer),
         "borderline": answers_effort(shape, sizes.borderline.prompts, answer),
         "multi_turn": played_effort(shape, sizes.turns, answer),
-        **_ranking(plan, shape, sizes, longest, assumed, screen),
+        **_ranking(plan, shape, sizes, longest, assumed, gradient),
         **_masking(plan, shape, sizes, longest, assumed),
         "fsour": search(searches, plan.restarts),
     }
@@ -258,6 +276,9 @@ def predict(
         most = min(plan.transfer, int(assumed.succeeded * len(searches)))
         each = answers_effort(shape, searches.prompts[:most], longest) if most > 1 else Effort()
         stages["transfer"] = each.times(most)
+    if plan.universal and gradient is not None:
+        stages["universal"] = universal_effort(shape, sizes.discovery.part(0, plan.universal), gradient, assumed)
+        stages["universal_answers"] = answers_effort(shape, test.prompts, longest).times(2 + random_routes(plan))
     if plan.method_seeds > 1:
         stages["fsour_seeds"] = stages["fsour"].times(plan.method_seeds - 1)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
@@ -283,21 +304,23 @@ def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: A
         count += 2 * 2 * min(searches, plan.other_targets)  # another target, and the search without small gains
     if plan.transfer:
         count += min(plan.transfer, int(assumed.succeeded * searches)) ** 2
+    if plan.universal:
+        count += (2 + random_routes(plan)) * test
     if plan.placebo and prompts.benign_discovery and plan.rank == "rosais":
         count += len(prompts.discovery)
     return round(count)
 
 
 def _ranking(
-    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, screen: float | None
+    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, gradient: float | None
 ) -> dict[str, Effort]:
     """The stages that rank the routers."""
-    if screen is not None:
+    if plan.rank == "screen" and gradient is not None:
         few = [sizes.discovery.part(n, n + 1) for n in checked_prompts(len(sizes.discovery))]
         beside = Lengths(tuple(p for each in few for p in each.prompts), tuple(t for each in few for t in each.targets))
         return {
-            "screen": screen_effort(shape, sizes.discovery, screen),
-            "screen_target": screen_effort(shape, sizes.discovery, screen, whole=True),
+            "screen": screen_effort(shape, sizes.discovery, gradient),
+            "screen_target": screen_effort(shape, sizes.discovery, gradient, whole=True),
             "rosais": rosais_effort(shape, beside, plan.samples),
         }
     stages = {
@@ -360,7 +383,8 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -
     ended = answers["tokens"]
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
     sizes = Sizes.of(engine, plan, prompts)
-    screen = Screen().forwards(engine, prompts.discovery[0]) if plan.rank == "screen" else None
-    stages = predict(plan, shape, sizes, longest, assumed, screen=screen)
-    most = predict(plan, shape, sizes, longest, WORST, screen=screen)
+    gradient = forwards_of_gradient(engine, prompts.discovery[0]) if plan.universal else None
+    gradient = Screen().forwards(engine, prompts.discovery[0]) if plan.rank == "screen" else gradient
+    stages = predict(plan, shape, sizes, longest, assumed, gradient=gradient)
+    most = predict(plan, shape, sizes, longest, WORST, gradient=gradient)
     return forecast_of(engine, pace, stages, most, asdict(assumed), answers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pointsman.jobs.audit.claims import verdict_above_draws
 from pointsman.jobs.audit.ranks import meaning, meaningful
 from pointsman.jobs.audit.results import AuditResults, Fsour, MaskControl, Masked
-from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds
+from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds, universal
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
 from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
@@ -26,6 +26,8 @@ STAGES = {
     "targets": "other targets",
     "min_gain": "sparser routes",
     "fsour_seeds": "F-SOUR, other seeds",
+    "universal": "universal route",
+    "universal_answers": "answers under it",
 }
 RULES = (
     "Rates on the same prompts: holds if the 95 % interval of their paired difference, in points, lies above zero and "
@@ -49,6 +51,7 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
         masking.section(results),
         noise.section(results),
         routes.section(results, show_text=show_text),
+        *([universal.section(results, results.universal)] if results.universal else []),
         *([attacks.section(results)] if results.attacks else []),
         *([seeds.section(results, results.seeds)] if results.seeds else []),
         base.section(results),
@@ -184,6 +187,9 @@ def _rows(results: AuditResults) -> list[Row]:
         if top is first:
             rows += _random_routers(top)
     rows += _routes(results.fsour)
+    if (one := results.universal) is not None:
+        rows.append(_row("universal route ASR", one.asr))
+        rows.append(_row("  random sets there", one.random.asr if one.random else None, one.difference_random))
     rows.append(_row("utility", results.utility, absent="no benign file"))
     if first is not None and first.utility is not None:
         rows.append(_row(f"  under masks on top {first.routers}", first.utility))

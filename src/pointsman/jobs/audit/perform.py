@@ -22,6 +22,7 @@ from pointsman.jobs.audit.ranking import rank
 from pointsman.jobs.audit.results import AuditResults, MethodSeeds
 from pointsman.jobs.audit.routes import examine_routes, search_routes, search_under_other_seeds
 from pointsman.jobs.audit.tasks import measure_answers_under, solve_under_masks
+from pointsman.jobs.audit.universal import try_universal_route
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
@@ -59,6 +60,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     masking_seeds = mask_under_other_seeds(bench, plan, prompts.test, masking, ranking.seeds) if ranking.seeds else ()
     routes = search_routes(bench, plan, prompts.test[: plan.searches])
     fsour = examine_routes(bench, plan, routes)
+    universal = try_universal_route(bench, plan, prompts, baseline.restricted)
     attacks = try_attacks(bench, plan, prompts.test, baseline.restricted)
     answers = measure_answers_under(bench, plan, prompts, baseline.benign, masking, noise) if plan.answer_loss else ()
     solved = solve_under_masks(bench, plan, prompts, tasks, masking) if tasks else None
@@ -85,6 +87,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
             masking=masking,
             noise=noise,
             fsour=fsour,
+            universal=universal,
             attacks=attacks,
             seeds=seeds,
             tasks=solved,

@@ -70,6 +70,7 @@ class Audit:
         route_controls: Random routes, and the natural top-k, at the pairs of every route found.
         other_targets: Behaviours whose routes are searched again with each of their other targets.
         transfer: Routes replayed on as many behaviours.
+        universal: Discovery prompts on which one unsafe route for all prompts is searched by the gradient; 0 for none.
         attacks: Another attack, of a package that registers some; empty for none.
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
         utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
@@ -100,6 +101,7 @@ class Audit:
     route_controls: bool = True
     other_targets: Count = 40
     transfer: Count = 12
+    universal: Annotated[Count, Formerly(0)] = 0
     attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
     answer_loss: Annotated[bool, Formerly(False)] = False
     utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()

@@ -11,6 +11,7 @@ import numpy as np
 from pointsman.jobs.audit.attacks import AttackResult
 from pointsman.judges.types import Judge
 from pointsman.methods.attempts import Attempt
+from pointsman.methods.universal_route import Anchor
 from pointsman.routing.intervention import Phase
 from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.rates import AttackRates, answered
@@ -389,6 +390,48 @@ class Fsour(AttackRates):
     transfer: TransferResult | None = None
 
 
+# ---------------------------------------------------------------------- one route for all prompts
+
+
+@dataclass(frozen=True)
+class UniversalPlace:
+    """Experts that are forced at a token counted from an anchor (`methods.universal_route.Place`)."""
+
+    layer: int
+    anchor: Anchor
+    offset: int
+    experts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalRates(AttackRates):
+    """One route for all prompts, found on discovery prompts, on those that are tested.
+
+    Attributes:
+        prompts: It was found on.
+        reached: Those of them whose log p(target) it takes to log tau.
+        log_prob_before, log_prob_after: Their mean log p(target), none above log tau, in nats.
+        forwards: Of one row, that finding it took.
+        places: Where it forces what.
+        vs_base: Against no route.
+        natural: The model's own experts forced at its places.
+        random: Random sets at its places, each draw one route for all prompts; `draws` has the ASR of each.
+    """
+
+    prompts: int
+    reached: Rate
+    log_prob_before: float
+    log_prob_after: float
+    forwards: float
+    places: tuple[UniversalPlace, ...]
+    vs_base: Comparison
+    natural: AttackRates
+    difference_natural: Comparison
+    random: AttackRates | None
+    draws: tuple[float, ...]
+    difference_random: AboveDraws | None
+
+
 # ---------------------------------------------------------------------- other seeds of the methods
 
 
@@ -452,6 +495,7 @@ class AuditResults(Results):
 
     Attributes:
         splits: Prompts of each split, and how many of them were used.
+        universal: One route for all prompts; None if none was asked for.
         utility, over_refusal: Benign requests answered, harmless ones refused; None if there are none.
     """
 
@@ -467,6 +511,7 @@ class AuditResults(Results):
     masking: tuple[Masked, ...]
     noise: tuple[Noisy, ...]
     fsour: Fsour
+    universal: UniversalRates | None = None
     attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
     tasks: TaskResults | None = None
