@@ -45,8 +45,8 @@ def guided(
     figures = [
         Figure("guided", "seconds a prompt, F-SOUR : Guided, N = 10, one search", statistics.median(ratios), "x", 10.0,
                n=told, low=min(ratios), high=max(ratios), note=f"{each}; {reached}"),
-        Figure("guided", "forwards a prompt, F-SOUR : Guided, medians", forwards["fsour"] / forwards["guided"], "x", 15.0,
-               n=f"{len(behaviours)} prompts",
+        Figure("guided", "forwards a prompt, F-SOUR : Guided, medians", forwards["fsour"] / forwards["guided"], "x",
+               15.0, n=f"{len(behaviours)} prompts",
                note=f"{forwards['fsour']:.0f} and {forwards['guided']:.1f}; a gradient counts {gradient:.1f}"),
         Figure("guided", "forced pairs of Guided, median", statistics.median(pairs["guided"]), "", 6.0, "most",
                n=f"{len(behaviours)} prompts", low=min(pairs["guided"]), high=max(pairs["guided"]),
