@@ -346,10 +346,7 @@ def test_two_searches_stand_side_by_side(both: AuditResults) -> None:
         "iterations 12",
     ):  # fmt: skip
         assert part in words, part
-    places = [
-        words.rindex(f" {heading} ") for heading in ("Two searches side by side", "Unsafe routes by the gradient")
-    ]
-    assert places == sorted(places)
+    assert words.rindex("Two searches side by side") < words.rindex("Unsafe routes by the gradient")
     assert both.headline.replace("F-SOUR", "F\u2011SOUR") in said(both)
 
 

@@ -12,8 +12,7 @@ from pointsman.errors import PointsmanError
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.runs.bench import Bench
-
-_KEY = "guided/able"
+from pointsman.runs.run import ABLE
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviour: Be
                 raise
             return {"why_not": error.problem}
 
-    found = bench.run.remember(_KEY, able)
+    found = bench.run.remember(ABLE, able)
     if "why_not" in found:
         return RouteAttacks(True, None, (f"Routes are searched with F-SOUR alone: {found['why_not']}",))
     return RouteAttacks(fsour, float(found["forwards"]))
