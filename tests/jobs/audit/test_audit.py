@@ -125,7 +125,7 @@ def test_what_is_about_to_be_done_is_said_once_the_forecast_is_known(tmp_path: P
         perform(tmp_path / "run", stop_after=0, say=said.append)
     assert said == [], "what the model is able to and the forecast are the first steps"
     with pytest.raises(KeyboardInterrupt):
-        perform(tmp_path / "run", stop_after=2, say=said.append)
+        perform(tmp_path / "run", stop_after=3, say=said.append)
     announced, foretold = said
     name = load_suite().name
     assert announced.startswith("Auditing ")

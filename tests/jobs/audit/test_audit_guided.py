@@ -17,7 +17,7 @@ from plain_engine import PlainEngine
 from pointsman.data.types import Suite
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.types import Engine
-from pointsman.errors import ModelError, UsageError
+from pointsman.errors import ModelError, OutOfMemory, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
@@ -50,7 +50,7 @@ def choose(folder: Path, engine: Engine, *attacks: str) -> RouteAttacks:
     plan = Audit(route_attacks=attacks)  # type: ignore[arg-type]
     with Run.create(folder, "audit", {}) as run:
         bench = Bench(engine, AuditQuestion(Suite("s", ()), ManyJudge()), run)
-        return choose_route_attacks(bench, plan, behaviours(1)[0])
+        return choose_route_attacks(bench, plan, behaviours(6))
 
 
 def test_both_searches_are_run_where_the_engine_guides(tmp_path: Path) -> None:
@@ -63,6 +63,24 @@ def test_both_searches_are_run_where_the_engine_guides(tmp_path: Path) -> None:
     assert choose(tmp_path / "fsour", _engine(), "fsour") == RouteAttacks(True, None)
     alone = choose(tmp_path / "guided", _engine(), "guided")
     assert (alone.fsour, alone.gradient) == (False, found.gradient)
+
+
+def test_the_longest_behaviour_shows_what_the_model_is_able_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for which there is no room is found before anything is asked."""
+    engine = small_engine(dtype=torch.float32)
+    lengths = [len(engine.encode(b.turns)) + len(engine.encode_target(b.target)) for b in behaviours(6)]
+    assert lengths[0] < max(lengths)
+    gradients = engine.route_gradients
+
+    def full(prompts: Any, targets: Any) -> Any:
+        if len(prompts[0]) + len(targets[0]) == max(lengths):
+            raise OutOfMemory("Not even one row fits into memory", "Use shorter prompts")
+        return gradients(prompts, targets)
+
+    monkeypatch.setattr(engine, "route_gradients", full)
+    assert choose(tmp_path / "run", engine).gradient is None
+    with pytest.raises(OutOfMemory):
+        choose(tmp_path / "other", engine, "guided")
 
 
 def test_the_choice_is_remembered(tmp_path: Path) -> None:

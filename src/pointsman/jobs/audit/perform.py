@@ -52,7 +52,8 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     _refuse_unable(engine, plan)
     prompts, room = choose_fitting_prompts(suite, plan, engine)
     room.tell(bench.note)
-    attacks = choose_route_attacks(bench, plan, prompts.test[0])
+    searched = prompts.test[: plan.searches]
+    attacks = choose_route_attacks(bench, plan, searched)
     for note in attacks.notes:
         bench.note(note)
     tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
@@ -69,7 +70,6 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     masking = mask(bench, plan, prompts, ranking.order, baseline.restricted)
     noise = add_noise(bench, plan, prompts, baseline.restricted)
     masking_seeds = mask_under_other_seeds(bench, plan, prompts.test, masking, ranking.seeds) if ranking.seeds else ()
-    searched = prompts.test[: plan.searches]
     routes = search_routes(bench, plan, searched) if attacks.fsour else None
     fsour = examine_routes(bench, plan, routes) if routes else None
     by_gradient = search_guided_routes(bench, plan, searched) if attacks.gradient is not None else None

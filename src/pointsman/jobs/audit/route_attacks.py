@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +41,16 @@ def refuse_unguided(engine: Engine, plan: Audit) -> None:
         that_guides(engine)
 
 
-def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviour: Behaviour) -> RouteAttacks:
-    """Those that the plan asks for; of those that it leaves open, what the model is able to, by one route gradient.
+def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviours: Sequence[Behaviour]) -> RouteAttacks:
+    """Those that the plan asks for; of those that it leaves open, what the model is able to.
+
+    One route gradient shows that: of the longest behaviour, since memory is one of the things that it may lack.
 
     Args:
-        behaviour: Whose gradient is taken.
+        behaviours: Whose routes are searched.
 
     Raises:
-        PointsmanError: Guided is asked for by name, and the model passes no gradient to its experts.
+        PointsmanError: Guided is asked for by name, and the model passes no gradient to its experts, or has no room.
     """
     fsour = not plan.route_attacks or "fsour" in plan.route_attacks
     if plan.route_attacks and "guided" not in plan.route_attacks:
@@ -55,7 +58,7 @@ def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviour: Be
 
     def able() -> dict[str, Any]:
         try:
-            return {"forwards": _forwards_of_gradient(bench.engine, behaviour)}
+            return {"forwards": _forwards_of_gradient(bench.engine, behaviours)}
         except PointsmanError as error:
             if plan.route_attacks:
                 raise
@@ -67,8 +70,10 @@ def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviour: Be
     return RouteAttacks(fsour, float(found["forwards"]))
 
 
-def _forwards_of_gradient(engine: Engine, behaviour: Behaviour) -> float:
-    """What a route gradient takes, in forwards of its row, seen on one."""
-    prompts, targets = [engine.encode(behaviour.turns)], [engine.encode_target(behaviour.target)]
-    (gradient,) = that_guides(engine).route_gradients(prompts, targets)
+def _forwards_of_gradient(engine: Engine, behaviours: Sequence[Behaviour]) -> float:
+    """What a route gradient takes, in forwards of its row, seen on the longest."""
+    guides = that_guides(engine)
+    rows = [(engine.encode(b.turns), engine.encode_target(b.target)) for b in behaviours]
+    prompt, target = max(rows, key=lambda row: len(row[0]) + len(row[1]))
+    (gradient,) = guides.route_gradients([prompt], [target])
     return gradient.forwards
