@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from pointsman.engine.channels import given
@@ -222,7 +223,7 @@ class Guide:
         for row, target in enumerate(targets):
             skip = given(target, self._opening)
             wanted[row, most - len(target) + skip :] = torch.tensor(target[skip:])
-        with self._watched() as blocks, torch.enable_grad():
+        with self._watched() as blocks, _gradients_kept():
             logits = self._forward(ids, mask, most)  # shape: [B, most, V]
             wide = logits if logits.dtype == torch.float64 else logits.float()
             log_p = torch.log_softmax(wide, -1)
@@ -355,12 +356,14 @@ class Guide:
                 return tuple(parts)
             return parts if isinstance(output, list) else parts[0]
 
-        with self._again(router, block, free, sets, lift) as (args, kwargs), torch.enable_grad():
+        with self._again(router, block, free, sets, lift) as (args, kwargs), _gradients_kept():
             try:
                 output = block.module.forward(*args, **kwargs)
                 first = output[0] if isinstance(output, tuple | list) else output
-                if not leaves or not first.requires_grad:
+                if not leaves:
                     raise _no_weights(self._name, router)
+                if not first.requires_grad:
+                    raise _no_gradient(self._name)
                 wanted = torch.cat([gradient.to(first)] * len(sets))
                 found = torch.autograd.grad(first, leaves, wanted, allow_unused=True)
             except (RuntimeError, NotImplementedError) as error:
@@ -533,6 +536,23 @@ def _expert_weights(block: nn.Module, router: nn.Module, experts: int) -> int:
         return sum(p.numel() for each in lists for p in each.parameters())
     own = {id(p) for p in router.parameters()}
     return sum(p.numel() for p in block.parameters() if p.dim() > 1 and len(p) == experts and id(p) not in own)
+
+
+class _Overruled(TorchFunctionMode):
+    """Within it, nobody switches gradients off: code that serves answers does, such as deepseek-moe-16b's own."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _gradients_kept() -> Iterator[None]:
+    with torch.enable_grad(), _Overruled():
+        yield
 
 
 class _Enough(Exception):
