@@ -49,7 +49,9 @@ def literal_gain(layer: LayerGradient, experts: tuple[int, ...], token: int) -> 
         else:
             weight = weighing.scale[e] * weighing.strength[token, e] / sum(weighing.strength[token, f] for f in experts)
         gain += weight * layer.scores[token, e]
-    return gain - sum(w * layer.scores[token, e] for w, e in zip(layer.weights[token], layer.chosen[token], strict=True))
+    return gain - sum(
+        w * layer.scores[token, e] for w, e in zip(layer.weights[token], layer.chosen[token], strict=True)
+    )
 
 
 def literal_sets(router: Router) -> list[tuple[int, ...]]:

@@ -3,9 +3,10 @@
 Two things are needed, and both are measured on the model instead of looked up for its architecture:
 
 - s[l, t, e], the derivative of log p(target) with respect to the weight with which expert e enters at layer l and
-  token t. One forward and backward gives g, the gradient with respect to the output of every MoE block. Then each
-  block runs again on what it was given, with sets forced that cover all its experts; the derivative of g . output with
-  respect to the weights that its router returns is s.
+  token t. One forward and backward gives g, the gradient with respect to the output of every mixture: of the module
+  that is handed the router's weights, or else of the block around the router. Then each block runs again on what it
+  was given, with sets forced that cover all its experts; the derivative of g . output with respect to the weights that
+  its router returns is s.
 - w_e(c), the weight with which e enters when the set c is forced: the weights that the router returned then, and the
   rule that they follow (`Weighing`), which is held against other sets.
 """
@@ -39,8 +40,12 @@ from pointsman.routing.tap import weights_among
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Within which a rule must foretell a router's weights, relative to the largest of the set."""
 
-_OTHER_SETS = 4  # random ones, on which a rule is tried
+_OTHER_SETS = 32  # random ones, on which a rule is tried
 _FEW_SETS = 512  # of so many, a router whose weights follow no known rule is asked for each
+
+_CURVED = 1e-2  # by which derivatives at the whole and at half the weights must differ, relative to the largest
+_GAUSS = ((0.1127016653792583, 5 / 18), (0.5, 8 / 18), (0.8872983346207417, 5 / 18))
+"""Points between 0 and 1, with their shares: the mean of a polynomial of degree 5 over the interval, exactly."""
 
 Rule = Literal["fixed", "softmax", "sigmoid", "listed"]
 
@@ -86,7 +91,8 @@ class LayerGradient:
     """One MoE layer at the tokens of one prompt.
 
     Attributes:
-        scores: Derivative of log p(target) with respect to the weight of each expert, in nats. Shape: [T, E].
+        scores: Derivative of log p(target) with respect to the weight of each expert, in nats; the mean of it between
+            no weight and the whole, where the output is not linear in the weights (Llama 4). Shape: [T, E].
         chosen: Experts that entered. Shape: [T, k].
         weights: With which weights. Shape: [T, k].
         weighing: With which weights those of other sets would.
@@ -129,18 +135,24 @@ class _Block:
     """What the block of one router was given, and gave, in the forward.
 
     Attributes:
-        delta: Zeros added to its output, whose gradient is wanted. Shape: that of the output.
+        module: The innermost module around the router that was called.
+        mixture: Beside the router, the module that was handed its weights; None if there is none.
+        delta: Zeros added to the output of the mixture, or else of the block, whose gradient is wanted. Shape: that of
+            the output.
         chosen: Shape: [B * T, k].
         weights: With which they entered, by the part of what the router returned in which they may stand. Shapes:
             [B * T, k].
+        tables: These parts.
     """
 
-    module: nn.Module
+    module: nn.Module | None = None
+    mixture: nn.Module | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     delta: Tensor | None = None
     chosen: Tensor | None = None
     weights: dict[int, Tensor] = field(default_factory=dict)
+    tables: list[Tensor] = field(default_factory=list)
     layout: Layout | None = None
 
 
@@ -179,6 +191,9 @@ class Guide:
         self._covers = [cover(router) for router in controller.routers]
         self._parts: dict[int, int] = {}  # of a layer, which part of what its router returns are the weights
         self._rules: dict[int, tuple[Rule, np.ndarray]] = {}  # of a layer, with the scale of each expert
+        self._points: dict[
+            int, tuple[tuple[float, float], ...]
+        ] = {}  # of a layer, parts of its weights and their shares
 
     def gradients(
         self,
@@ -246,38 +261,55 @@ class Guide:
 
     @contextmanager
     def _watched(self) -> Iterator[dict[int, _Block]]:
-        """Keep what the innermost module around every router is given, and add zeros with a gradient to its output."""
-        blocks: dict[int, _Block] = {}
+        """Keep what every block is given, and add zeros with a gradient to what it, or its mixture, gives."""
+        blocks = {router.layer: _Block() for router in self._controller.routers}
         hooks: list[RemovableHandle] = []
 
-        def watch(router: Router, module: nn.Module) -> RemovableHandle:
+        def add_zeros(block: _Block, output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple | list) else output
+            if not isinstance(first, Tensor):
+                return None
+            block.delta = torch.zeros_like(first, requires_grad=True)
+            moved = first + block.delta
+            return type(output)([moved, *output[1:]]) if isinstance(output, tuple | list) else moved
+
+        def beside(block: _Block, module: nn.Module) -> RemovableHandle:
             def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-                block = blocks.setdefault(router.layer, _Block(module))
-                if block.delta is not None:
+                if block.mixture is not None or not _handed(block.tables, (*args, *kwargs.values())):
+                    return None
+                if not isinstance(output, Tensor) or block.chosen is None or _rows(output) != len(block.chosen):
+                    return None
+                block.mixture = module
+                return add_zeros(block, output)
+
+            return module.register_forward_hook(keep, with_kwargs=True)
+
+        def around(block: _Block, module: nn.Module) -> RemovableHandle:
+            def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+                if block.module is not None:
                     return None  # a module further out
                 block.module, block.layout = module, self._controller.layout
                 block.args, block.kwargs = tuple(map(_detached, args)), {k: _detached(v) for k, v in kwargs.items()}
-                first = output[0] if isinstance(output, tuple | list) else output
-                if not isinstance(first, Tensor):
-                    return None
-                block.delta = torch.zeros_like(first, requires_grad=True)
-                moved = first + block.delta
-                return type(output)([moved, *output[1:]]) if isinstance(output, tuple | list) else moved
+                return None if block.mixture is not None else add_zeros(block, output)
 
             return module.register_forward_hook(keep, with_kwargs=True)
 
         def note(router: Router, output: Any, chosen: Tensor, logits: Tensor) -> Any:
-            block = blocks.setdefault(router.layer, _Block(nn.Module()))
+            block = blocks[router.layer]
             block.chosen = chosen.detach()
             parts = list(output) if isinstance(output, tuple | list) else [output]
             for places in weights_among(parts, router, chosen):
-                block.weights[places.part] = parts[places.part].detach().reshape(-1)[places.column]
+                table = parts[places.part].detach()
+                block.weights[places.part] = table.reshape(-1)[places.column]
+                block.tables.append(table)
             return output
 
         for router in self._controller.routers:
-            path = router.path.rpartition(".")[0]
+            path, _, own = router.path.rpartition(".")
+            siblings = dict(self._model.get_submodule(path).named_children())
+            hooks += [beside(blocks[router.layer], module) for name, module in siblings.items() if name != own]
             while path:
-                hooks.append(watch(router, self._model.get_submodule(path)))
+                hooks.append(around(blocks[router.layer], self._model.get_submodule(path)))
                 path = path.rpartition(".")[0]
         self._controller.reweigh = note
         try:
@@ -302,7 +334,7 @@ class Guide:
         together = self._sets_together(block, len(free))
         for start in range(0, len(covers), together):
             sets = covers[start : start + together]
-            found, weights, seen = self._derivatives(router, block, free, sets, gradient)
+            found, weights, seen = self._slopes(router, block, free, sets, gradient)
             for n, experts in enumerate(sets):
                 scores[:, experts], entered[:, experts] = found[n], weights[n]
             logits = seen[0]
@@ -328,7 +360,7 @@ class Guide:
             return 1
         return max(1, self._rows_that_fit(block.layout.position.shape[1]) // rows)
 
-    def _derivatives(
+    def _slopes(
         self,
         router: Router,
         block: _Block,
@@ -336,7 +368,32 @@ class Guide:
         sets: Sequence[Sequence[int]],
         gradient: Tensor,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `_derivatives`, with their mean between no weight and the whole where they depend on the weights."""
+        whole = self._derivatives(router, block, free, sets, gradient)
+        if router.layer not in self._points:
+            half, _, _ = self._derivatives(router, block, free, sets, gradient, 0.5)
+            linear = np.abs(half - whole[0]).max() <= _CURVED * np.abs(whole[0]).max()
+            self._points[router.layer] = () if linear else _GAUSS
+        points = self._points[router.layer]
+        if not points:
+            return whole
+        each = [share * self._derivatives(router, block, free, sets, gradient, part)[0] for part, share in points]
+        return np.asarray(sum(each)), whole[1], whole[2]
+
+    def _derivatives(
+        self,
+        router: Router,
+        block: _Block,
+        free: Sequence[Intervention],
+        sets: Sequence[Sequence[int]],
+        gradient: Tensor,
+        part: float = 1.0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run a block again with sets forced at every token, side by side.
+
+        Args:
+            gradient: Of what the mixture, or else the block, gave.
+            part: Of its weight, with which every expert enters.
 
         Returns:
             Derivatives with respect to the weights of the experts of each set, ascending, the weights, and the logits
@@ -349,7 +406,7 @@ class Guide:
             parts = list(output) if isinstance(output, tuple | list) else [output]
             seen["places"], seen["chosen"], seen["logits"] = weights_among(parts, router, chosen), chosen, logits
             for places in seen["places"]:
-                leaf = parts[places.part].detach().clone().requires_grad_(True)
+                leaf = (part * parts[places.part].detach()).requires_grad_(True)
                 leaves.append(leaf)
                 parts[places.part] = leaf
             if isinstance(output, tuple):
@@ -358,8 +415,7 @@ class Guide:
 
         with self._again(router, block, free, sets, lift) as (args, kwargs), _gradients_kept():
             try:
-                output = block.module.forward(*args, **kwargs)
-                first = output[0] if isinstance(output, tuple | list) else output
+                first = _output(block, args, kwargs)
                 if not leaves:
                     raise _no_weights(self._name, router)
                 if not first.requires_grad:
@@ -380,7 +436,7 @@ class Guide:
             return np.asarray(picked.double().cpu().numpy().reshape(len(sets), -1, router.top_k))
 
         logits = seen["logits"].detach().double().cpu().numpy().reshape(len(sets), -1, router.experts)
-        return read(found[n]), read(leaves[n]), logits
+        return read(found[n]), read(leaves[n]) / part, logits
 
     @contextmanager
     def _again(
@@ -392,7 +448,7 @@ class Guide:
         reweigh: Reweigh,
     ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """What a block is to be given, so that its rows run once for each of these sets, forced at every token."""
-        if block.layout is None:
+        if block.layout is None or block.module is None:
             raise _no_gradient(self._name)
         times, rows = len(sets), len(free)
 
@@ -496,7 +552,7 @@ class Guide:
         for start in range(0, len(sets), together):
             tried = sets[start : start + together]
             with self._again(router, block, free, tried, read) as (args, kwargs), torch.no_grad(), suppress(_Enough):
-                block.module.forward(*args, **kwargs)
+                _output(block, args, kwargs)
         return np.concatenate(found)
 
 
@@ -613,6 +669,45 @@ def _without_sets(routing: Intervention | None) -> Intervention:
     if routing is None:
         return Intervention()
     return Intervention(tuple(rule for rule in routing.rules if rule.kind not in ("mask", "force")))
+
+
+def _output(block: _Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What its mixture, or else the block, gives."""
+    if block.module is None:
+        raise ValueError("A block that has not run")
+    given_: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        given_.append(output)
+        raise _Enough
+
+    hook = block.mixture.register_forward_hook(keep) if block.mixture is not None else None
+    try:
+        output = block.module.forward(*args, **kwargs)
+    except _Enough:
+        if not given_:  # it is the router that has answered
+            raise
+        return given_[0]
+    finally:
+        if hook is not None:
+            hook.remove()
+    first: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return first
+
+
+def _handed(tables: Sequence[Tensor], given_: Sequence[Any]) -> bool:
+    """Whether one of these tables of weights is among what a module was given, in whatever shape and dtype."""
+    for value in given_:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        for table in tables:
+            if table.numel() == value.numel() and torch.equal(table.to(value).reshape(-1), value.reshape(-1)):
+                return True
+    return False
+
+
+def _rows(output: Tensor) -> int:
+    return output.numel() // max(output.shape[-1], 1) if output.dim() > 1 else 0
 
 
 def _detached(value: Any) -> Any:
