@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engines import behaviours, small_engine
 from oracle.loops import Route
+from plain_engine import PlainEngine
 from pointsman.engine.abilities import that_guides
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.route_gradients import Guide, RouteGradient
@@ -22,7 +23,6 @@ from pointsman.errors import BadLogits, ControlFailed, ModelError, UsageError
 from pointsman.methods.guided import Guided
 from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
-from plain_engine import PlainEngine
 
 STEP = 1e-4
 ROUTE: Route = {(0, 3): (1, 6), (1, 2): (0, 4), (2, 9): (5, 7)}
@@ -236,15 +236,22 @@ def test_weights_are_those_that_the_router_returns(name: str, biased: bool) -> N
     for router, layer in zip(engine.routers, found.layers, strict=True):
         assert layer.weighing.rule == rule
         for experts in router.draw(rng, 6).tolist():
-            returned: list[Any] = []
-            with control(engine.model, steered + Intervention.force({router.layer: experts})):
-                hook = engine.model.get_submodule(router.path).register_forward_hook(
-                    lambda _, __, output: returned.append(output)
-                )
-                engine.model(torch.tensor([prompt.ids]), use_cache=False)
-                hook.remove()
-            wanted = weights_in_order(returned[0], router.top_k, experts)
+            returned = returned_under(
+                engine, prompt, router.path, steered + Intervention.force({router.layer: experts})
+            )
+            wanted = weights_in_order(returned, router.top_k, experts)
             assert layer.weighing.of(experts) == pytest.approx(wanted, abs=1e-6)
+
+
+def returned_under(engine: HFEngine, prompt: Prompt, router: str, routing: Intervention) -> Any:
+    """What a router returns to its block."""
+    returned: list[Any] = []
+    with control(engine.model, routing):
+        gate = engine.model.get_submodule(router)
+        hook = gate.register_forward_hook(lambda _, __, output: returned.append(output))
+        engine.model(torch.tensor([prompt.ids]), use_cache=False)
+        hook.remove()
+    return returned[0]
 
 
 def weights_in_order(output: Any, top_k: int, experts: Sequence[int]) -> np.ndarray:
