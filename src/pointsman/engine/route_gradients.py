@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from pointsman.engine.batching import is_out_of_memory
 from pointsman.engine.channels import given
 from pointsman.engine.learning import weights_held
 from pointsman.engine.types import Cost, EngineInfo, Prompt
@@ -253,7 +254,7 @@ class Guide:
             raise _no_gradient(self._name)
         try:
             found = torch.autograd.grad(totals.sum(), deltas, allow_unused=True)
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:
             raise _no_gradient(self._name, error) from error
         for (_, block), delta, gradient in zip(reached, deltas, found, strict=True):
             block.delta = torch.zeros_like(delta) if gradient is None else gradient
@@ -422,7 +423,7 @@ class Guide:
                     raise _no_gradient(self._name)
                 wanted = torch.cat([gradient.to(first)] * len(sets))
                 found = torch.autograd.grad(first, leaves, wanted, allow_unused=True)
-            except (RuntimeError, NotImplementedError) as error:
+            except RuntimeError as error:
                 raise _no_gradient(self._name, error) from error
         used = [n for n, each in enumerate(found) if each is not None]
         if len(used) != 1:
@@ -523,6 +524,7 @@ class Guide:
             for experts in self._covers[router.layer]:
                 share = strength[:, experts] / strength[:, experts].sum(-1, keepdims=True)
                 scale[experts] = np.median(entered[:, experts] / np.maximum(share, 1e-30), 0)
+            scale = np.array([float(f"{value:.4g}") for value in scale])  # the same whatever prompts it is found on
             found.append((off(rule, strength, scale), rule, scale))
         error, rule, scale = min(found, key=lambda each: each[0])
         if error <= tolerance:
@@ -715,6 +717,9 @@ def _detached(value: Any) -> Any:
 
 
 def _no_gradient(name: str, error: Exception | None = None) -> ModelError:
+    """What to raise; memory that runs out is no lack of a gradient, and goes on as it is."""
+    if error is not None and is_out_of_memory(error):
+        raise error
     why = f" ({' '.join(str(error).split())[:160]})" if error is not None else ""
     return ModelError(
         f"{name} passes no gradient from what it says to its experts{why}",
