@@ -35,6 +35,7 @@ from pointsman.routing.controller import Controller, Reweigh
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.layout import Layout
 from pointsman.routing.plan import Forced
+from pointsman.routing.replay import Replay
 from pointsman.routing.routers import Router
 from pointsman.routing.tap import weights_among
 
@@ -168,6 +169,7 @@ class Guide:
         rows_that_fit: Rows of a number of tokens that one forward without gradients may hold.
         cost: Where forwards are counted.
         info: Of the engine.
+        replay: Its decoder layers, if forwards can be resumed from them.
 
     Attributes:
         forwards: What the route gradient of a row costs, in forwards of it.
@@ -183,7 +185,9 @@ class Guide:
         rows_that_fit: Callable[[int], int],
         cost: Cost,
         info: EngineInfo,
+        replay: Replay | None = None,
     ) -> None:
+        self._replay = replay
         self._model, self._controller = model, controller
         self._forward, self._pad, self._rows_that_fit = forward, pad, rows_that_fit
         self._cost, self._name, self._opening = cost, info.name, info.opening
@@ -192,17 +196,21 @@ class Guide:
         self._covers = [cover(router) for router in controller.routers]
         self._parts: dict[int, int] = {}  # of a layer, which part of what its router returns are the weights
         self._rules: dict[int, tuple[Rule, np.ndarray]] = {}  # of a layer, with the scale of each expert
-        self._points: dict[
-            int, tuple[tuple[float, float], ...]
-        ] = {}  # of a layer, parts of its weights and their shares
+        self._points: dict[int, Sequence[tuple[float, float]]] = {}  # of a layer, parts of its weights, with shares
 
     def gradients(
         self,
         prompts: Sequence[Prompt],
         targets: Sequence[tuple[int, ...]],
         routing: Sequence[Intervention | None],
+        *,
+        by_layer: bool = False,
     ) -> list[RouteGradient]:
         """Of rows that one forward with its backward may hold.
+
+        Args:
+            by_layer: Hold what the backward needs of one decoder layer at a time, and compute it again for that: one
+                forward more. Without effect where forwards cannot be resumed.
 
         Raises:
             BadLogits: The model returned NaN or infinite logits.
@@ -211,54 +219,127 @@ class Guide:
         started = time.perf_counter()
         with weights_held(self._model), self._controller.attached():
             self._controller.set(list(routing), prompt_lengths=[len(p) for p in prompts])
-            blocks, totals, tokens = self._backward(prompts, targets)
+            replay = self._replay if by_layer else None
+            blocks, totals, tokens = self._backward(prompts, targets, replay)
             free = [_without_sets(each) for each in routing]
             places = [
                 slice(tokens - len(p) - len(t) + 1, tokens - len(t) + 1) for p, t in zip(prompts, targets, strict=True)
             ]
             layers = [self._layer(router, block, free, places) for router, block in blocks]
         rows = len(prompts) * tokens
+        forwards = self.forwards + (1 if replay is not None else 0)
         self._cost.forwards += 1
         self._cost.tokens += rows
-        self._cost.token_layers += round(self.forwards * rows * self._layers)
+        self._cost.token_layers += round(forwards * rows * self._layers)
         self._cost.seconds += time.perf_counter() - started
         return [
-            RouteGradient(total, tuple(layer[row] for layer in layers), self.forwards)
-            for row, total in enumerate(totals)
+            RouteGradient(total, tuple(layer[row] for layer in layers), forwards) for row, total in enumerate(totals)
         ]
 
     # -- the pass backwards ------------------------------------------------------------------------------------
 
     def _backward(
-        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]]
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], replay: Replay | None
     ) -> tuple[list[tuple[Router, _Block]], list[float], int]:
-        """One forward and backward: what every block was given, and the gradient of its output, as `delta.grad`."""
+        """One forward and backward: what every block was given, and the gradient of its output as `delta`."""
         most = max(map(len, targets))
         ids, mask = self._pad([p.ids + t[:-1] for p, t in zip(prompts, targets, strict=True)])
         wanted = torch.full((len(prompts), most), -1, dtype=torch.long)
         for row, target in enumerate(targets):
             skip = given(target, self._opening)
             wanted[row, most - len(target) + skip :] = torch.tensor(target[skip:])
-        with self._watched() as blocks, _gradients_kept():
-            logits = self._forward(ids, mask, most)  # shape: [B, most, V]
-            wide = logits if logits.dtype == torch.float64 else logits.float()
-            log_p = torch.log_softmax(wide, -1)
-            wanted = wanted.to(log_p.device)
-            picked = log_p.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].masked_fill(wanted < 0, 0.0)
-            totals = picked.sum(-1)  # shape: [B]
+
+        def forward(keep: int = most) -> Tensor:
+            return self._forward(ids, mask, keep)  # shape: [B, keep, V]
+
+        if replay is not None:
+            blocks, totals = self._layer_by_layer(forward, wanted, replay)
+        else:
+            with self._watched() as watched, _gradients_kept():
+                totals = self._totals(forward(), wanted)
+            blocks = [(router, watched[router.layer]) for router in self._controller.routers]
+            self._descend(totals.sum(), blocks)
+        return blocks, totals.detach().double().tolist(), ids.shape[1]
+
+    def _totals(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """log p(target) of each row. Shapes: [B, A, V], [B, A] with -1 where nothing is wanted -> [B]."""
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        log_p, wanted = torch.log_softmax(wide, -1), wanted.to(logits.device)
+        picked = log_p.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].masked_fill(wanted < 0, 0.0)
+        totals = picked.sum(-1)
         if not bool(torch.isfinite(totals.detach()).all()):
             raise BadLogits(f"{self._name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
-        reached = [(r, blocks[r.layer]) for r in self._controller.routers]
-        deltas = [block.delta for _, block in reached if block.delta is not None]
-        if not totals.requires_grad or len(deltas) < len(reached):
+        return totals
+
+    def _descend(
+        self,
+        of: Tensor,
+        blocks: Sequence[tuple[Router, _Block]],
+        to: Tensor | None = None,
+        gradient: Tensor | None = None,
+    ) -> Tensor | None:
+        """Replace the zeros that were added to the blocks by their gradient.
+
+        Args:
+            of: What is differentiated.
+            to: Another tensor whose gradient is wanted.
+            gradient: Of `of`, unless it is one number.
+
+        Returns:
+            That of `to`.
+        """
+        deltas = [block.delta for _, block in blocks if block.delta is not None]
+        if not of.requires_grad or len(deltas) < len(blocks):
             raise _no_gradient(self._name)
+        inputs = deltas if to is None else [*deltas, to]
         try:
-            found = torch.autograd.grad(totals.sum(), deltas, allow_unused=True)
+            found = torch.autograd.grad(of, inputs, gradient, allow_unused=True)
         except RuntimeError as error:
             raise _no_gradient(self._name, error) from error
-        for (_, block), delta, gradient in zip(reached, deltas, found, strict=True):
-            block.delta = torch.zeros_like(delta) if gradient is None else gradient
-        return reached, totals.detach().double().tolist(), ids.shape[1]
+        each = [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+        for (_, block), slope in zip(blocks, each, strict=False):
+            block.delta = slope
+        return None if to is None else each[-1]
+
+    def _layer_by_layer(
+        self, forward: Callable[[int], Tensor], wanted: Tensor, replay: Replay
+    ) -> tuple[list[tuple[Router, _Block]], Tensor]:
+        """The pass backwards, with what it needs of one decoder layer at a time: every layer computes once more."""
+        controller, blocks, keep = self._controller, dict[int, _Block](), wanted.shape[1]
+
+        def only(begin: int, end: int, entering: Tensor | None) -> Tensor:
+            controller.first_layer, controller.last_layer = begin, end - 1
+            with _gradients_kept():
+                replay.between(begin, end, None if entering is None else entering.clone())  # layers may write on it
+                return forward(keep if begin == end else 1)
+
+        try:
+            with replay.attached():
+                replay.between(0, replay.count)
+                with torch.no_grad():
+                    forward(1)
+                streams = [None if each is None else each.detach() for each in replay.outputs]  # after every layer
+                entering = streams[-1]
+                if entering is None:
+                    raise _no_gradient(self._name)
+                entering.requires_grad_(True)
+                totals = self._totals(only(replay.count, replay.count, entering), wanted)
+                gradient = self._descend(totals.sum(), [], entering)
+                for layer in reversed(range(controller.routers[0].decoder_layer, replay.count)):
+                    entering = streams[layer - 1] if layer else None
+                    if entering is not None:
+                        entering.requires_grad_(True)
+                    with self._watched() as watched:
+                        only(layer, layer + 1, entering)
+                    here = [(r, watched[r.layer]) for r in controller.routers if r.decoder_layer == layer]
+                    output, streams[layer] = replay.outputs[layer], None
+                    if output is None:
+                        raise _no_gradient(self._name)
+                    gradient = self._descend(output, here, entering, gradient)
+                    blocks |= {router.layer: block for router, block in here}
+        finally:
+            controller.first_layer, controller.last_layer = 0, None
+        return [(router, blocks[router.layer]) for router in controller.routers], totals
 
     @contextmanager
     def _watched(self) -> Iterator[dict[int, _Block]]:
@@ -287,8 +368,8 @@ class Guide:
 
         def around(block: _Block, module: nn.Module) -> RemovableHandle:
             def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-                if block.module is not None:
-                    return None  # a module further out
+                if block.module is not None or block.chosen is None:
+                    return None  # a module further out, or one whose router did not run
                 block.module, block.layout = module, self._controller.layout
                 block.args, block.kwargs = tuple(map(_detached, args)), {k: _detached(v) for k, v in kwargs.items()}
                 return None if block.mixture is not None else add_zeros(block, output)
