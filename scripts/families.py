@@ -228,12 +228,12 @@ def check(model: Any, routers: tuple[Router, ...]) -> str:
 def guide(model: Any) -> tuple[str, str]:
     """How well a route gradient orders forced sets, or why there is none; and what is wrong with it, empty if nothing.
 
-    The model is in float64 afterwards, or in float32 if it says nothing there, and its experts are damped.
+    The model is in float64 afterwards, or in float32 if it cannot compute in that, and its experts are damped.
     """
     model.set_experts_implementation("eager")  # the grouped kernel knows no float64
     try:
         engine = engine_of(model.double())
-    except BadLogits:  # a mask as low as float64 goes, in a softmax of float32
+    except (BadLogits, RuntimeError):  # a mask as low as float64 goes, in a softmax of float32; weights made on the way
         engine = engine_of(model.float())
     try:
         drawn = draw(engine)
