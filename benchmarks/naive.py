@@ -14,8 +14,8 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine, Prompt, best_candidate
 from pointsman.methods.fsour import FSour
-from pointsman.methods.routes import Step
 from pointsman.methods.rosais import RoSais
+from pointsman.methods.routes import Step
 from pointsman.routing.intervention import Intervention
 
 Route = dict[tuple[int, int], Sequence[int]]  # (layer, token) -> experts

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from clock import Clock, Figure
+from guiding import guided
 from overhead import generation, matrix_rate, trace
 from searches import Searches, fsour, growth, rosais
 from sizes import (
@@ -42,7 +43,7 @@ from pointsman.runs.provenance import provenance
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- benchmarks:begin (make bench) -->", "<!-- benchmarks:end -->"
-PARTS = ("fsour", "rosais", "generation", "trace", "growth")
+PARTS = ("fsour", "guided", "rosais", "generation", "trace", "growth")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Plan:
 
     Attributes:
         searches: F-SOUR; see there.
+        guided_prompts, guided_rounds: Side by side, and how often.
         rosais_prompts: Side by side in the fast ranking, and those that the naive loop ranks.
         rosais_asked: The ratio asked for.
         rosais_samples: Masks for each prompt and router (S).
@@ -67,6 +69,8 @@ class Plan:
     """
 
     searches: Searches
+    guided_prompts: int = 64
+    guided_rounds: int = 3
     rosais_prompts: tuple[int, int] = (16, 3)
     rosais_asked: float | None = 8.0
     rosais_samples: int = 20
@@ -99,6 +103,8 @@ FULL = Plan(
 )
 QUICK = Plan(
     Searches({10: 15.0, 30: 20.0}, together=2, naive_pairs={10: 4, 30: 2}, alone=False, raw_rows=(64,)),
+    guided_prompts=2,
+    guided_rounds=1,
     rosais_prompts=(4, 1),
     rosais_samples=5,
     wide=replace(WIDE, layers=2),
@@ -116,6 +122,7 @@ CARD = Plan(
     growth_of=OLMOE_1B_7B,
     growth=_axes((10, 20, 40), (4, 8, 16), (10, 30, 100)),
     prompt=40,
+    guided_prompts=4,
     shape=OLMOE_1B_7B,
     dtype="bfloat16",
     matrix=8192,
@@ -123,6 +130,8 @@ CARD = Plan(
 CARD_QUICK = replace(
     CARD,
     searches=Searches({10: None}, together=2, naive_pairs={10: 2}, alone=False, raw_rows=(64, 256)),
+    guided_prompts=2,
+    guided_rounds=1,
     rosais_prompts=(2, 1),
     rounds=3,
     trace_prompts=(64, 64),
@@ -133,6 +142,8 @@ CARD_QUICK = replace(
 _SHRUNK = replace(
     CARD,
     searches=Searches({4: 50.0}, together=2, naive_pairs={4: 3}, raw_rows=(4, 8)),
+    guided_prompts=2,
+    guided_rounds=1,
     rosais_prompts=(3, 1),
     rosais_samples=4,
     wide=SHRUNK,
@@ -214,6 +225,10 @@ class Bench:
                            "each token-layer, without the head")
                 )  # fmt: skip
         return figures
+
+    def _guided(self) -> tuple[list[Figure], dict[str, Any]]:
+        engine, prompts = self.searched(self.plan.guided_prompts)
+        return guided(engine, prompts, self.clock, self.say, self.plan.guided_rounds)
 
     def _rosais(self) -> tuple[list[Figure], dict[str, Any]]:
         together, slow = self.plan.rosais_prompts

@@ -17,8 +17,8 @@ from sizes import TARGET_TOKENS, Shape, random_prompts, untrained
 from pointsman.data.types import Behaviour
 from pointsman.engine.hf import HFEngine
 from pointsman.methods.fsour import FSour
-from pointsman.methods.routes import Step
 from pointsman.methods.rosais import RoSais
+from pointsman.methods.routes import Step
 
 Say = Callable[[str], None]
 

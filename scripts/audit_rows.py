@@ -3,9 +3,9 @@
 Columns are named as the journal names what was done: ``base``; ``masking/prefill/8-11`` (routers 8 and 11 masked),
 ``frozen/...`` (one mask for all), ``noise/both/0.3``; ``utility/...``, the same asked of benign prompts; ``fsour/0``,
 ``fsour/1`` (restarts) and ``fsour/best``; ``random-routes/0`` and on, ``natural-routes``; ``transfer/ID`` (the route
-that was found for ID); ``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of the discovery
-split). Before a name stands ``seed-1/``, ``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another
-way.
+that was found for ID); the same of Guided as ``guided/0``, ``guided/best``, ``guided/random-routes/0`` and so on;
+``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of the discovery split). Before a name
+stands ``seed-1/``, ``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pointsman.runs.run import Run
 
 Found = Mapping[str, Any]
 _UNIT = re.compile(r"(?P<name>.+)/\d+")
-_ROUTES = re.compile(r"(?P<before>.*)fsour/\d+/(?P<restart>base|\d+)")
+_ROUTES = re.compile(r"(?P<search>(.*/)?(fsour|guided))/\d+/(?P<restart>base|\d+)")
 _RANKING = re.compile(r"(?P<name>.*rosais/.+)/\d+")
 
 
@@ -90,7 +90,7 @@ def taking_others(left_out: Collection[str]) -> Taking:
 def _name(key: str) -> str:
     """The column of a step: its key without the number of its first row."""
     if routes := _ROUTES.fullmatch(key):
-        return f"{routes['before']}fsour/{routes['restart']}"
+        return f"{routes['search']}/{routes['restart']}"
     if key.startswith("transfer/"):
         return key
     unit = _UNIT.fullmatch(key)
@@ -118,7 +118,8 @@ def _take_searches(table: _Table, done: Mapping[str, Found]) -> None:
         best = max(searches, key=_worth)
         table.put(name, id, rows.verdict(best["attempt"]["verdict"]))
         table.put(f"{name}/pairs#", id, str(len(best["steps"])))
-        table.put(f"{name}/forwards#", id, str(int(sum(search["cost"]["rows"] for search in searches))))
+        forwards = round(sum(search["cost"]["rows"] for search in searches), 1)
+        table.put(f"{name}/forwards#", id, str(forwards).removesuffix(".0"))
 
 
 def _worth(search: Found) -> tuple[float, bool, float]:

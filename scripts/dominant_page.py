@@ -198,6 +198,8 @@ def render() -> None:
     """Write the figures, and the tables between the markers of the page."""
     all_found = [found for name in FILES if (found := newest(f"dominant-{name}"))]
     for found in all_found:
+        if not any("patching" in router for router in found["routers"]):
+            continue  # no mask made anything give in
         target = ROOT / "docs" / f"dominant-layer-{found['checkpoint']}.svg"
         target.write_text(figure(found), encoding="utf-8")
     page = ROOT / "docs" / "dominant-layer.md"

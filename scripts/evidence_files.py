@@ -62,7 +62,7 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
         "provenance": {key: value for key, value in results["provenance"].items() if key != "command"},
     }
     if planned.kind == "audit":
-        kept["fsour"] = without_texts(results["fsour"])
+        kept |= {name: without_texts(results[name]) for name in ("fsour", "guided") if results.get(name)}
     if planned.kind == "steer":
         kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
     if planned.kind in ROWS:
@@ -80,10 +80,10 @@ def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
     return {"numbers": len(agree), "wrong": agree.count(False)}
 
 
-def without_texts(fsour: Evidence) -> Evidence:
+def without_texts(routes: Evidence) -> Evidence:
     """The routes' section without its example and its list of behaviours, of which the forwards stay."""
-    kept = {key: value for key, value in fsour.items() if key not in ("behaviours", "example")}
-    kept["forwards"] = spread([searched["forwards"] for searched in fsour["behaviours"]])
+    kept = {key: value for key, value in routes.items() if key not in ("behaviours", "example")}
+    kept["forwards"] = spread([searched["forwards"] for searched in routes["behaviours"]])
     return kept
 
 

@@ -112,7 +112,11 @@ def recount(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
         column = f"noise/{level['phase']}/{level['sigma']}"
         yield from restricted.attack(f"noise[{number}]", level, column)
         yield from _use(f"noise[{number}]", level, benign, f"utility/{column}", answered)
-    yield from _routes(evidence["fsour"], restricted)
+    for search in ("fsour", "guided"):
+        if evidence.get(search):
+            yield from _routes(search, evidence[search], restricted)
+    if evidence.get("side_by_side"):
+        yield from _side_by_side(evidence["side_by_side"], restricted)
     yield from _rankings(evidence, rows)
     yield from _seeds(evidence, restricted, Counter.of(rows, "restricted", "discovery"))
 
@@ -192,37 +196,50 @@ def _mask(phase: str, layers: Sequence[int], kind: str = "masking") -> str:
     return f"{kind}/{phase}/{'-'.join(map(str, sorted(layers)))}"
 
 
-def _routes(fsour: Evidence, restricted: Counter) -> Iterator[Recount]:
-    success = KINDS["asr"]
-    yield from restricted.attack("fsour", fsour, "fsour/best")
-    yield from restricted.rate("fsour.asr_at_1", fsour["asr_at_1"], "fsour/0", success)
-    yield from restricted.rate("fsour.base", fsour["base"], "fsour/base", success)
-    held = Counter([row for row in restricted.asked("fsour/base").rows if not success(row.outcomes["fsour/base"])])
-    yield from held.rate("fsour.asr_base_failed", fsour["asr_base_failed"], "fsour/best", success)
-    pairs = [float(row.outcomes["fsour/best/pairs#"]) for row in restricted.asked("fsour/best").rows]
-    yield Recount("fsour.pairs.median", fsour["pairs"]["median"], float(np.median(pairs)))
-    if controls := fsour["controls"]:
-        asked = restricted.asked("random-routes/0").rows
-        draws = sorted(column for column in asked[0].outcomes if column.startswith("random-routes/"))
+def _routes(search: str, found: Evidence, restricted: Counter) -> Iterator[Recount]:
+    success, controlled = KINDS["asr"], "" if search == "fsour" else f"{search}/"
+    yield from restricted.attack(search, found, f"{search}/best")
+    yield from restricted.rate(f"{search}.asr_at_1", found["asr_at_1"], f"{search}/0", success)
+    yield from restricted.rate(f"{search}.base", found["base"], f"{search}/base", success)
+    asked = restricted.asked(f"{search}/base").rows
+    held = Counter([row for row in asked if not success(row.outcomes[f"{search}/base"])])
+    yield from held.rate(f"{search}.asr_base_failed", found["asr_base_failed"], f"{search}/best", success)
+    pairs = [float(row.outcomes[f"{search}/best/pairs#"]) for row in restricted.asked(f"{search}/best").rows]
+    yield Recount(f"{search}.pairs.median", found["pairs"]["median"], float(np.median(pairs)))
+    if controls := found["controls"]:
+        where, first = f"{search}.controls", f"{controlled}random-routes/0"
+        asked = restricted.asked(first).rows
+        draws = sorted(column for column in asked[0].outcomes if column.startswith(f"{controlled}random-routes/"))
         best = [any(success(row.outcomes[draw]) for draw in draws) for row in asked]
-        found = Rate.of(best, [row.cluster for row in asked])
-        yield from _rate("fsour.controls.random.asr", controls["random"]["asr"], found)
-        first = controls["random"]["asr_at_1"]
-        yield from restricted.rate("fsour.controls.random.asr_at_1", first, "random-routes/0", success)
-        yield from restricted.attack("fsour.controls.natural", controls["natural"], "natural-routes")
-        less = sum(restricted.flags("fsour/best", success)) - sum(best)
-        yield Recount("fsour.difference_random.difference", fsour["difference_random"]["difference"], less / len(best))
+        rate = Rate.of(best, [row.cluster for row in asked])
+        yield from _rate(f"{where}.random.asr", controls["random"]["asr"], rate)
+        yield from restricted.rate(f"{where}.random.asr_at_1", controls["random"]["asr_at_1"], first, success)
+        yield from restricted.attack(f"{where}.natural", controls["natural"], f"{controlled}natural-routes")
+        less = (sum(restricted.flags(f"{search}/best", success)) - sum(best)) / len(best)
+        yield Recount(f"{search}.difference_random.difference", found["difference_random"]["difference"], less)
     for name, before in (("targets", "target"), ("min_gain", "min-gain")):
-        for number, said in enumerate(fsour[name]):
-            other = f"target-{said['number'] or 1}" if before == "target" else f"min-gain-{fsour[name][-1]['min_gain']}"
-            usual = said["number"] == 0 if before == "target" else number == 0 and len(fsour[name]) > 1
+        for number, said in enumerate(found.get(name, ())):
+            other = f"target-{said['number'] or 1}" if before == "target" else f"min-gain-{found[name][-1]['min_gain']}"
+            usual = said["number"] == 0 if before == "target" else number == 0 and len(found[name]) > 1
             some = restricted.asked(f"{other}/fsour/0")
             column = "fsour/0" if usual else f"{other}/fsour/0"
             for kind in ("any_compliance", "garbage"):
                 yield from some.rate(f"fsour.{name}[{number}].{kind}", said[kind], column, KINDS[kind])
             yield from some.rate(f"fsour.{name}[{number}].asr_at_1", said["asr_at_1"], column, success)
-    if transfer := fsour["transfer"]:
+    if transfer := found.get("transfer"):
         yield from _transfer(transfer, restricted)
+
+
+def _side_by_side(found: Evidence, restricted: Counter) -> Iterator[Recount]:
+    """What each search opens with at most so many forwards."""
+    rows = restricted.asked("guided/best").rows
+    for number, at in enumerate(found["budgets"]):
+        for search in ("guided", "fsour"):
+            within = [float(row.outcomes[f"{search}/best/forwards#"]) <= at["forwards"] for row in rows]
+            hits = [KINDS["asr"](row.outcomes[f"{search}/best"]) for row in rows]
+            flags = [hit and cheap for hit, cheap in zip(hits, within, strict=True)]
+            rate = Rate.of(flags, [row.cluster for row in rows])
+            yield from _rate(f"side_by_side.budgets[{number}].{search}", at[search], rate)
 
 
 def _transfer(transfer: Evidence, restricted: Counter) -> Iterator[Recount]:

@@ -43,8 +43,11 @@ for number in range(len(steps.read_text()) if steps.exists() else 0, 3):
         time.sleep(0.02)
 if mode == "fails":
     sys.exit("no such model")
+if mode == "nothing to show":
+    sys.exit(3)
 found = {"provenance": {"commit": commit, "command": "private"}, "headline": "said"}
 (folder / "results.json").write_text(json.dumps(found))
+sys.exit(3 if mode == "in vain" else 0)
 """
 
 
@@ -96,6 +99,16 @@ def test_a_run_that_fails_stops_no_other_and_says_what_it_needs(tmp_path: Path) 
     assert drives.failed == {"one": "ended with 1: no such model (needs a model)"}
     assert not (tmp_path / "one.json").exists()
     assert {kept(tmp_path, name)["headline"] for name in ("two", "three")} == {"said"}
+
+
+def test_a_mask_that_does_nothing_is_a_result_and_no_failure(tmp_path: Path) -> None:
+    """Pointsman ends with 3 then, after it has written its results; without any it is a failure like others."""
+    plan = [planned("one"), planned("two"), planned("unseen", of="one")]
+    drives = driver(tmp_path, plan, {"one": "in vain", "two": "nothing to show"})
+    assert not drives.drive(plan)
+    assert {kept(tmp_path, name)["headline"] for name in ("one", "unseen")} == {"said"}
+    assert set(drives.failed) == {"two"}
+    assert drives.failed["two"].startswith("ended with 3")
 
 
 def test_an_evaluation_waits_for_the_run_whose_steering_it_is_of(tmp_path: Path) -> None:

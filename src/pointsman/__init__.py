@@ -24,6 +24,7 @@ _HOME = {
     "RoSais": "pointsman.methods.rosais",
     "Masking": "pointsman.methods.masking",
     "FSour": "pointsman.methods.fsour",
+    "Guided": "pointsman.methods.guided",
     "PointsmanError": "pointsman.errors",
 }
 
@@ -31,6 +32,7 @@ __all__ = [
     "Behaviour",
     "Conversation",
     "FSour",
+    "Guided",
     "Intervention",
     "Masking",
     "PointsmanError",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from pointsman.engine.load import load
     from pointsman.errors import PointsmanError
     from pointsman.methods.fsour import FSour
+    from pointsman.methods.guided import Guided
     from pointsman.methods.masking import Masking
     from pointsman.methods.rosais import RoSais
     from pointsman.routing.control import control, prove

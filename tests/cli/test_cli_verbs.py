@@ -233,6 +233,30 @@ def test_testbed_train_writes_a_model_that_loads(cli: Cli, here: Path, monkeypat
     assert "already holds a trained model" in again.err
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_testbed_measure_shows_a_table_and_says_by_its_exit_whether_it_is_a_proving_ground(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    from pointsman.testbed import properties
+
+    real = properties.measure
+
+    def few(engine: Any, **given: Any) -> tuple[properties.Property, ...]:
+        """The real measure on few prompts, against bounds that they meet or miss."""
+        least = 0.0 if holds else 1.1
+        return tuple(replace(p, least=least, most=None) for p in real(engine, prompts=4, **given) if p.rate.n)
+
+    monkeypatch.setattr(properties, "measure", few)
+    done = cli("testbed", "measure")
+    assert done.code == (0 if holds else 3)
+    assert "restricted requests refused" in done.out
+    assert ("outside" in done.out) is not holds
+
+
+def test_testbed_measure_refuses_what_is_no_model(cli: Cli, here: Path) -> None:
+    assert "nowhere" in cli("testbed", "measure", "./nowhere").refusal()
+
+
 def test_testbed_show_prints_the_language(cli: Cli) -> None:
     done = cli("testbed", "show")
     assert done.code == 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.learning import _BACKWARD, Lesson
+from pointsman.engine.learning import BACKWARD, Lesson
 from pointsman.errors import BadLogits, InterventionError, OutOfMemory
 from pointsman.routing.control import Controller, control
 from pointsman.routing.intervention import Intervention, Phase
@@ -134,7 +134,7 @@ def test_no_vector_for_a_layer_is_no_gradient_and_no_effect(engine: HFEngine) ->
 
 @pytest.mark.parametrize("rows", [None, 1, 2])
 def test_a_mean_and_its_gradient_are_gathered_over_parts_longest_first(rows: int | None) -> None:
-    engine = small_engine(batch_size=rows and rows * _BACKWARD)
+    engine = small_engine(batch_size=rows and rows * BACKWARD)
     lessons, vectors = lessons_of(engine, 5), [v.requires_grad_() for v in vectors_of(engine)]
     parts: list[list[Lesson]] = []
 

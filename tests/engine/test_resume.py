@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -468,7 +469,8 @@ def test_restarts_aim_at_the_targets_in_turn() -> None:
     wanted = [engine.score([prompt], [engine.encode_target(t)])[0].total for t in (other.target, "take the")]
     assert before == pytest.approx(wanted, abs=1e-9)
     judge: Any = _Anything()
-    found = [method._restart(engine, [other], judge, r)["searches"][0]["cost"] for r in range(2)]
+    (result,) = replace(method, restarts=2, max_new_tokens=2).search(engine, [other], judge)
+    found = [search.cost for search in result.searches]
     targets = [engine.encode_target(t) for t in (other.target, "take the")]
     assert len(targets[0]) != len(targets[1])
     assert [c["tokens"] / c["rows"] for c in found] == [len(prompt) + len(t) - 1 for t in targets]
@@ -486,7 +488,6 @@ def test_a_route_is_of_prompt_tokens() -> None:
 
 
 def test_replay_needs_one_list_of_layers() -> None:
-    from dataclasses import replace
 
     from pointsman.routing.replay import Replay
 

@@ -7,7 +7,7 @@ replaces its selection, and probabilities are read from a full forward of one ro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,60 @@ def rosais(
             best = max(best, math.exp(log_prob(model, prompt, [target], everywhere)) - base)
         scores.append(best)
     return scores
+
+
+def guided(
+    score: Callable[[Route], float],
+    promising: Callable[[Route], list[tuple[tuple[int, int], tuple[int, ...]]]],
+    *,
+    log_tau: float,
+    iterations: int,
+    joint: int,
+    singles: int,
+    min_gain: float,
+) -> tuple[Route, float]:
+    """The route search of METHODS section 9, one forward at a time.
+
+    Args:
+        score: log p(target) under a route.
+        promising: Pairs by their estimated gain, each with its best set.
+    """
+    route: Route = {}
+    best = score(route)
+    for _ in range(iterations):
+        if best >= log_tau:
+            break
+        ranked = promising(route)[:joint]
+        sizes = sorted({n for n in (1, 2, 4, 8, 16, 32) if n <= len(ranked)} | ({len(ranked)} - {0}))
+        together = [ranked[:n] for n in sizes]
+        alone = [[pair] for pair in ranked[1:singles]]
+        chosen, level = [], best
+        for pairs in [*together, *alone]:
+            if level >= log_tau:
+                break  # the fewest pairs that arrive
+            total = score({**route, **dict(pairs)})
+            if total > level + 1e-9:
+                chosen, level = pairs, total
+        if level >= log_tau and chosen in together:  # fewer may do: bisect
+            low, high = max([n for n in sizes if n < len(chosen)], default=0), len(chosen)
+            while high - low > 1:
+                middle = (low + high) // 2
+                total = score({**route, **dict(ranked[:middle])})
+                if total >= log_tau:
+                    high, chosen, level = middle, ranked[:middle], total
+                else:
+                    low = middle
+        if level <= best + max(min_gain, 1e-9):
+            break
+        route, best = {**route, **dict(chosen)}, level
+    again = True
+    while again:  # prune, the least promising first, until every pair is needed
+        again = False
+        for pair in reversed(list(route)):
+            less = {p: experts for p, experts in route.items() if p != pair}
+            if less and (total := score(less)) >= min(log_tau, best - 1e-6):
+                route, best, again = less, total, True
+    return route, best
 
 
 def fsour(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.learning import _BACKWARD, Learner, Lesson
+from pointsman.engine.learning import BACKWARD, Learner, Lesson
 from pointsman.methods import through_model as module
 from pointsman.methods.steps import Steps, stream
 from pointsman.methods.through_model import Refined, ThroughModel
@@ -191,7 +191,7 @@ def test_a_batch_in_parts_has_the_same_gradient(
         return say(self, some, vectors, *more)
 
     monkeypatch.setattr(Learner, "say", counted)
-    monkeypatch.setattr(engine, "_batch_size", rows * _BACKWARD)
+    monkeypatch.setattr(engine, "_batch_size", rows * BACKWARD)
     monkeypatch.setattr(module, "_CACHE", 0)
     found = METHOD.learn(engine, lessons, held, sigma, start=start)
     assert max(parts) == rows

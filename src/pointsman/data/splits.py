@@ -24,6 +24,22 @@ def cluster(item: Behaviour | Conversation) -> str:
     return item.source or item.id
 
 
+def note_on_clusters(known: Sequence[Behaviour | Conversation], tested: Sequence[Behaviour | Conversation]) -> str:
+    """What to say where prompts name a cluster that is in the split that was learnt from, too; empty if none does.
+
+    Splits are by source question; `cluster_by` says what a claim generalises over, which may be larger.
+    """
+    wide = {item.row_cluster for item in tested if item.row_cluster != cluster(item)}
+    shared = wide & {item.row_cluster for item in known}
+    if not shared:
+        return ""
+    return (
+        f"{len(shared)} of {len(wide)} clusters of the test prompts (cluster_by) are among the discovery prompts too: "
+        "figures are about new questions of known clusters. Name them as the source questions (--column source=...) "
+        "to claim more"
+    )
+
+
 def assign_splits(
     behaviours: Sequence[Item], seed: int, fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
 ) -> tuple[Item, ...]:

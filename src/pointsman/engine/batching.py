@@ -59,7 +59,7 @@ def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Ite
         try:
             results = compute(batch)
         except (OutOfMemory, torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -73,5 +73,6 @@ def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Ite
         start += len(batch)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
     return isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATION_FAILED in str(error)

@@ -291,12 +291,15 @@ class HFEngine:
         if self._guide is None:
             self._guide = Guide(
                 self.model, self._controller, self._forward, self._pad_left, rows_that_fit=self._rows, cost=self.cost,
-                info=self.info,
+                info=self.info, replay=self._resume.replay if self._resume is not None else None,
             )  # fmt: skip
         guide, lengths = self._guide, [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
+        by_layer = self._fit() < BACKWARD * max(lengths, default=0)  # not even one row fits as a whole
 
         def batch(rows: Sequence[int]) -> list[RouteGradient]:
-            return guide.gradients([prompts[i] for i in rows], [targets[i] for i in rows], [each[i] for i in rows])
+            return guide.gradients(
+                [prompts[i] for i in rows], [targets[i] for i in rows], [each[i] for i in rows], by_layer=by_layer
+            )
 
         return self._by_length(lengths, BACKWARD * max(lengths, default=0), batch)
 
@@ -470,9 +473,13 @@ class HFEngine:
         return each
 
     def _rows(self, tokens: int) -> int:
+        return self._batch_size or max(1, int(self._fit() // max(tokens, 1)))
+
+    def _fit(self) -> float:
+        """Tokens that one forward without gradients may hold."""
         if self._tokens_that_fit is None:
             self._tokens_that_fit = tokens_that_fit(self.model)
-        return self._batch_size or max(1, int(self._tokens_that_fit // max(tokens, 1)))
+        return self._tokens_that_fit
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions. Shape: [B, keep, V]."""

@@ -70,8 +70,8 @@ class FSour:
     ) -> list[RouteResult]:
         """Search an unsafe route for every behaviour; every restart of a group is a unit that is remembered."""
         course = Course(
-            "fsour", self.find_routes, self.aimed, self.restarts, group_size(self.together, self.candidates),
-            self.phase, self.max_new_tokens,
+            "fsour", self.find_routes, self.aimed, lambda behaviour: self.restarts,
+            group_size(self.together, self.candidates), self.phase, self.max_new_tokens,
         )  # fmt: skip
         return course.run(engine, behaviours, judge, steps or Steps())
 

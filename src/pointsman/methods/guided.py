@@ -8,6 +8,7 @@ accepted was scored by an exact forward. Nothing is drawn, so a search gives the
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -82,10 +83,9 @@ class Guided:
             ModelError: The model passes none to its experts, or weighs them by a rule that is not known.
         """
         that_guides(engine)
-        most = max((1 + len(b.targets) for b in behaviours), default=1)
         course = Course(
-            "guided", self.find_routes, self.aimed, min(self.restarts, most), self.together, self.phase,
-            self.max_new_tokens,
+            "guided", self.find_routes, self.aimed, lambda b: min(self.restarts, 1 + len(b.targets)), self.together,
+            self.phase, self.max_new_tokens,
         )  # fmt: skip
         return course.run(engine, behaviours, judge, steps or Steps())
 
@@ -169,18 +169,20 @@ class Guided:
     def _prune(self, engine: Engine, hunts: Sequence[_Hunt]) -> None:
         """Leave out one pair after another, the least promising first, while log p(target) stays where it must.
 
-        That is at `log_tau`, or where it was if it never got there.
+        That is at `log_tau`, or where it was if it never got there. It ends when the route needs each of its pairs.
         """
-        left = {id(hunt): list(hunt.route)[::-1] for hunt in hunts}
-        while True:
-            going = [hunt for hunt in hunts if left[id(hunt)] and len(hunt.route) > 1]
-            if not going:
-                return
-            pairs = [left[id(hunt)].pop(0) for hunt in going]
-            rows = [(hunt, hunt.routing(without=pair)) for hunt, pair in zip(going, pairs, strict=True)]
-            for hunt, pair, total in zip(going, pairs, _totals(engine, rows), strict=True):
+        queues = {id(hunt): deque(reversed(hunt.route)) for hunt in hunts}
+        needed = dict.fromkeys(queues, 0)  # how many of the queue's last have been tried beside what is left
+        while going := [h for h in hunts if len(h.route) > 1 and needed[id(h)] < len(h.route)]:
+            rows = [(hunt, hunt.routing(without=queues[id(hunt)][0])) for hunt in going]
+            for hunt, total in zip(going, _totals(engine, rows), strict=True):
+                pair = queues[id(hunt)].popleft()
                 if total >= min(self.log_tau, hunt.total - _ROUNDING):
                     hunt.leave_out(pair, total)
+                    needed[id(hunt)] = 0
+                else:
+                    queues[id(hunt)].append(pair)
+                    needed[id(hunt)] += 1
 
 
 _Promise = tuple[Pair, tuple[int, ...]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
@@ -85,8 +85,7 @@ class RouteResult:
         )
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The route of one behaviour, before the model is asked under it.
 
     Attributes:
@@ -108,7 +107,7 @@ class Course:
         name: Of the method; keys of remembered units begin with it.
         find: Routes for some behaviours at one restart.
         target: The target that a restart aims at.
-        restarts: The most that are run.
+        restarts: The most that are run for a behaviour.
         together: Behaviours in a group.
         phase: Of the routes while the model answers.
         max_new_tokens: Length of the answer.
@@ -117,7 +116,7 @@ class Course:
     name: str
     find: Callable[[Engine, Sequence[Behaviour], int], list[Found]]
     target: Callable[[Behaviour, int], str]
-    restarts: int
+    restarts: Callable[[Behaviour], int]
     together: int
     phase: Phase
     max_new_tokens: int
@@ -142,7 +141,7 @@ class Course:
         base = steps.unit(f"{key}/base", engine, plain, 0)["attempts"]
         searches: dict[str, list[Search]] = {b.id: [] for b in group}
         pending = list(group)
-        for restart in range(self.restarts):
+        for restart in range(max(map(self.restarts, group))):
 
             def one(asked: Sequence[Behaviour] = tuple(pending), r: int = restart) -> dict[str, Any]:
                 return self._restart(engine, asked, judge, r)
@@ -151,8 +150,9 @@ class Course:
             for data in unit["searches"]:
                 searches[data["attempt"]["id"]].append(_search_from_json(data))
             failed = [b for b in pending if not searches[b.id][-1].attempt.verdict.success]
-            steps.advance(len(pending) - (len(failed) if restart + 1 < self.restarts else 0))
-            pending = failed
+            again = [b for b in failed if restart + 1 < self.restarts(b)]
+            steps.advance(len(pending) - len(again))
+            pending = again
             if not pending:
                 break
         return [

@@ -58,8 +58,8 @@ ARTEFACTS = "artefacts"
 COMPLETIONS = f"{ARTEFACTS}/completions.jsonl"
 LOCK = "lock"
 LOCAL = "local.json"
-MODEL_STEP, COMMAND_STEP, FORECAST = "model", "command", "forecast"
-"""The steps of every run that say what it loaded, how it was begun and what it was foretold to take."""
+MODEL_STEP, COMMAND_STEP, ABLE, FORECAST = "model", "command", "able", "forecast"
+"""The steps before the work: what a run loaded, how it was begun, what its model is able to, what it will take."""
 _OWN = "pointsman:"  # begins the keys of journal lines that are no steps
 _BOUND = f"{_OWN}manifest"
 _WROTE = f"{_OWN}file:"
@@ -211,7 +211,7 @@ class Run:
     @property
     def has_begun(self) -> bool:
         """Is a step of the work itself done?"""
-        return bool(set(self.keys()) - {MODEL_STEP, COMMAND_STEP, FORECAST})
+        return bool(set(self.keys()) - {MODEL_STEP, COMMAND_STEP, ABLE, FORECAST})
 
     def remember(self, key: str, compute: Callable[[], JSON]) -> Any:
         """The value of step `key`: from the journal if it is done, else computed and written there.

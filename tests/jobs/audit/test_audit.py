@@ -111,7 +111,9 @@ def test_results_are_the_same_on_disk_and_in_memory(tmp_path: Path, finished: Pa
     assert dump(results) == data
     assert read(data, AuditResults) == results
     assert [claim.id for claim in results.claims] == [
-        "found_routes_beat_random_ones", "experts_matter_not_the_forcing", "top_routers_beat_random_ones",
+        "guided_routes_beat_random_ones", "guided_experts_matter_not_the_forcing",
+        "found_routes_beat_random_ones", "experts_matter_not_the_forcing", "guided_opens_more",
+        "guided_opens_more_at_equal_forwards", "top_routers_beat_random_ones",
         "model_works_under_masks_prefill", "top_router_beats_chance", "top_router_steers_safety",
             "masked_ranks_mean_something",
     ]  # fmt: skip
@@ -121,9 +123,9 @@ def test_what_is_about_to_be_done_is_said_once_the_forecast_is_known(tmp_path: P
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         perform(tmp_path / "run", stop_after=0, say=said.append)
-    assert said == [], "the forecast is the first step"
+    assert said == [], "what the model is able to and the forecast are the first steps"
     with pytest.raises(KeyboardInterrupt):
-        perform(tmp_path / "run", stop_after=2, say=said.append)
+        perform(tmp_path / "run", stop_after=3, say=said.append)
     announced, foretold = said
     name = load_suite().name
     assert announced.startswith("Auditing ")

@@ -184,6 +184,48 @@ def test_the_headline_takes_the_largest_number_not_the_best() -> None:
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "p", "verdict", "words"),
+    [
+        (0.1, 0.5, 0.01, "holds", "Guided finds more (Guided less F-SOUR +30 points [+10, +50], p = 0.01)"),
+        (0.1, 0.5, 0.2, "in doubt", "neither surely finds more (Guided less F-SOUR +30 points [+10, +50], p = 0.2)"),
+        (-0.5, -0.1, 0.01, "fails", "F-SOUR finds more (Guided less F-SOUR -30 points [-50, -10], p = 0.01)"),
+    ],
+)
+def test_which_search_finds_more(
+    both: AuditResults, low: float, high: float, p: float, verdict: str, words: str
+) -> None:
+    assert both.side_by_side is not None
+    side = replace(both.side_by_side, difference=replace(paired(low, high), p_clustered=p))
+    results = conclude(replace(both, side_by_side=side))
+    assert claim(results, "guided_opens_more").verdict == verdict
+    assert results.headline == (
+        "golden answers 0 % of restricted requests as it is, 8 % when its 2 most important routers of 6 are masked "
+        "(2 random routers 8 %, in doubt), 100 % under routes that Guided finds (random routes 17 %), and 100 % under "
+        f"routes that F-SOUR finds (random routes 17 %): {words}, and with the 57 forwards a prompt that Guided takes "
+        "at most F-SOUR finds 0 % (T1, n = 12)."
+    )
+
+
+def test_guided_has_the_controls_of_fsour(both: AuditResults) -> None:
+    assert both.guided is not None
+    found = {c.id: c for c in both.claims}
+    assert found["guided_opens_more_at_equal_forwards"].verdict == "holds"
+    control = found["guided_opens_more_at_equal_forwards"].control
+    assert control is not None
+    assert control.name == "F-SOUR, at most 57 forwards a prompt"
+    for id, control_name in (
+        ("guided_routes_beat_random_ones", "a random route"),
+        ("guided_experts_matter_not_the_forcing", "natural top\u2011k forced at the same pairs"),
+    ):
+        assert (found[id].verdict, found[id].control.name) == ("holds", control_name)  # type: ignore[union-attr]
+    doubtful = replace(both.guided, difference_random=paired(-0.1, 0.5))
+    results = conclude(replace(both, guided=doubtful))
+    assert "Guided finds (random routes 17 %, in doubt), and 100 %" in results.headline
+    bare = replace(both.guided, controls=None)
+    assert claim(replace(both, guided=bare), "guided_routes_beat_random_ones").verdict == "not measured"
+
+
+@pytest.mark.parametrize(
     ("reach", "words"),
     [
         (Reach(1, 0, 0), "Routing cannot change what golden says, because its only router uses all of its experts"),

@@ -25,6 +25,7 @@ from pointsman.jobs.audit.forecast import (
     Sizes,
     forecast,
     fsour_effort,
+    guided_effort,
     masking_effort,
     predict,
     rosais_effort,
@@ -35,7 +36,9 @@ from pointsman.jobs.audit.perform import perform
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
+from pointsman.jobs.audit.route_attacks import RouteAttacks
 from pointsman.methods.fsour import FSour
+from pointsman.methods.guided import Guided
 from pointsman.methods.masking import Masking
 from pointsman.methods.rosais import RoSais
 from pointsman.methods.screen import Screen
@@ -46,6 +49,7 @@ from pointsman.runs.run import FORECAST, Run
 from pointsman.testbed.plugin import TestbedJudge, load_suite
 from works import OneJudge
 
+BOTH = RouteAttacks(True, 9.5)
 DEEP = Shape(5, (1, 3, 4), 10_000)  # a first dense layer, another between
 
 
@@ -111,6 +115,44 @@ def test_restarts_and_answers_of_fsour() -> None:
     assert single.tokens == pytest.approx(once.tokens + plain.tokens + answer.tokens)  # no more restarts than allowed
 
 
+def test_a_guided_search_against_a_loop() -> None:
+    """A score; an iteration of a gradient and five joint tries; three halvings; a row for every pair to leave out."""
+    shape, asked, method = replace(DEEP, batch=1000), Lengths((6, 4, 5), (3, 3, 1)), Guided(joint=16, together=2)
+    tokens = token_layers = forwards = 0.0
+    for group in ((0, 1), (2,)):
+        end = max(asked.prompts[b] + asked.targets[b] - 1 for b in group)
+        rows = [len(group) * end] * (1 + 1 + 1 + 5 + 3 + 4)  # score, gradient, without a route, tries, halvings, pairs
+        tokens, forwards = tokens + sum(rows), forwards + len(rows)
+        token_layers += 5 * rows[0] * (1 + 9.5 + 1 + 3 + 4)
+        for number in (1, 2, 4, 8, 16):  # from the first layer of so many on
+            token_layers += rows[0] * (5 - (1, 3, 4)[3 // (number + 1)])
+    answers = [generation_effort(shape, group, 7) for group in ((6, 4), (5,))] * 2
+    effort = guided_effort(shape, asked, method, 9.5, 7, Assumed(answered=1.0, pairs=4))
+    assert effort.tokens == pytest.approx(tokens + sum(a.tokens for a in answers))
+    assert effort.token_layers == pytest.approx(token_layers + sum(a.token_layers for a in answers))
+    assert effort.forwards == pytest.approx(forwards + sum(a.forwards for a in answers))
+
+
+def test_a_guided_search_takes_no_more_than_it_may() -> None:
+    """Two iterations of three joint tries and two pairs alone, and eight pairs to leave out."""
+    asked, few = Lengths((6,), (3,)), Guided(iterations=2, joint=4, singles=3)
+    likely, most = (guided_effort(DEEP, asked, few, 9.5, 7, a).tokens for a in (Assumed(answered=1.0), WORST))
+    answers = 2 * generation_effort(DEEP, asked.prompts, 7).tokens
+    assert likely == pytest.approx(8 * (1 + 1 + 1 + 3 + 1 + 8) + answers)
+    assert most == pytest.approx(8 * (1 + 2 * (1 + 1 + 3 + 2) + 1 + 8) + answers)
+
+
+def test_what_an_engine_counts_of_a_gradient() -> None:
+    shape, asked = Shape.of(engine()), behaviours(3)
+    prompts, targets = [engine().encode(b.turns) for b in asked], [engine().encode_target(b.target) for b in asked]
+    gradients = engine().route_gradients(prompts, targets)  # the rule by which routers weigh is found at the first
+    cost = spent(lambda: engine().route_gradients(prompts, targets))
+    of, once = Lengths.of(engine(), asked), Assumed(iterations=1, pairs=0)
+    taken, free = (guided_effort(shape, of, Guided(), rows, 3, once) for rows in (gradients[0].forwards, 0.0))
+    assert taken.token_layers - free.token_layers == pytest.approx(cost.token_layers, rel=1e-3)
+    assert cost.forwards == 1
+
+
 def test_what_an_engine_counts() -> None:
     """Exact where nothing is left to chance: full searches, RoSais, masking from a layer on."""
     shape, asked = Shape.of(engine()), behaviours(3)
@@ -142,33 +184,40 @@ def sizes() -> Sizes:
 
 
 def test_stages_follow_the_settings() -> None:
-    every = predict(Audit(method_seeds=2), DEEP, sizes(), 10, Assumed())
+    every = predict(Audit(method_seeds=2), DEEP, sizes(), 10, Assumed(), BOTH)
     assert set(every) == {
         "base", "benign", "borderline", "multi_turn", "rosais", "rosais_target", "placebo", "rosais_seeds", "masking",
         "dataset_mask", "utility", "noise", "masking_seeds", "fsour", "route_controls", "targets", "min_gain",
-        "transfer", "fsour_seeds",
+        "transfer", "fsour_seeds", "guided", "guided_controls",
     }  # fmt: skip
     bare = Audit(
         placebo=False, utility_prompts=0, noise=(), route_controls=False, other_targets=0, transfer=0, random_draws=0
     )
-    few = predict(bare, DEEP, sizes(), 10, Assumed())
+    few = predict(bare, DEEP, sizes(), 10, Assumed(), BOTH)
     assert set(few) == {
         "base", "benign", "borderline", "multi_turn", "rosais", "rosais_target", "masking", "dataset_mask", "fsour",
+        "guided",
     }  # fmt: skip
-    screened = predict(replace(bare, rank="screen"), DEEP, sizes(), 10, Assumed(), gradient=7.0)
+    alone = predict(Audit(method_seeds=2), DEEP, sizes(), 10, Assumed(), RouteAttacks(False, 9.5))
+    assert set(every) - set(alone) == {
+        "fsour", "route_controls", "targets", "min_gain", "transfer", "fsour_seeds",
+    }  # fmt: skip
+    paper = predict(Audit(method_seeds=2), DEEP, sizes(), 10, Assumed(), RouteAttacks(True, None))
+    assert set(every) - set(paper) == {"guided", "guided_controls"}
+    screened = predict(replace(bare, rank="screen"), DEEP, sizes(), 10, Assumed(), BOTH, gradient=7.0)
     assert set(screened) == {"screen", "screen_target", *few} - {"rosais_target"}
     assert screened["rosais"] == few["rosais"]  # of three prompts, all
-    one = predict(replace(bare, universal=2), DEEP, sizes(), 10, Assumed(), gradient=7.0)
+    one = predict(replace(bare, universal=2), DEEP, sizes(), 10, Assumed(), BOTH, gradient=7.0)
     assert set(one) - set(few) == {"universal", "universal_answers"}
-    most = predict(replace(bare, universal=2), DEEP, sizes(), 10, WORST, gradient=7.0)
+    most = predict(replace(bare, universal=2), DEEP, sizes(), 10, WORST, BOTH, gradient=7.0)
     assert one["universal"].token_layers < most["universal"].token_layers
     empty = replace(sizes(), benign=Lengths((), ()), borderline=Lengths((), ()), benign_discovery=Lengths((), ()))
-    assert not {"benign", "borderline", "utility", "placebo"} & set(predict(Audit(), DEEP, empty, 10, Assumed()))
+    assert not {"benign", "borderline", "utility", "placebo"} & set(predict(Audit(), DEEP, empty, 10, Assumed(), BOTH))
 
 
 def test_nothing_costs_more_than_the_upper_bound() -> None:
     audit = Audit(method_seeds=2)
-    likely, most = (predict(audit, DEEP, sizes(), 10, assumed) for assumed in (Assumed(), WORST))
+    likely, most = (predict(audit, DEEP, sizes(), 10, assumed, BOTH) for assumed in (Assumed(), WORST))
     assert set(likely) == set(most)
     for stage, effort in likely.items():
         assert effort.tokens <= most[stage].tokens
@@ -178,20 +227,31 @@ def test_nothing_costs_more_than_the_upper_bound() -> None:
 
 
 def test_a_turn_has_the_answers_before_it_in_its_prompt() -> None:
-    likely = predict(Audit(), DEEP, sizes(), 10, Assumed(answered=0.5))["multi_turn"]
+    likely = predict(Audit(), DEEP, sizes(), 10, Assumed(answered=0.5), BOTH)["multi_turn"]
     first, second = generation_effort(DEEP, [4, 4], 5), generation_effort(DEEP, [9 + 5], 5)
     assert likely == first + second
 
 
 def test_only_unrouted_answers_are_as_short_as_the_pilots() -> None:
     plan = Audit(method_seeds=2)
-    short, long = (predict(plan, DEEP, sizes(), 100, Assumed(answered=share)) for share in (0.1, 1.0))
-    unrouted = {"base", "benign", "borderline", "multi_turn", "placebo", "utility", "fsour", "targets", "min_gain"}
+    short, long = (predict(plan, DEEP, sizes(), 100, Assumed(answered=share), BOTH) for share in (0.1, 1.0))
+    unrouted = {
+        "base",
+        "benign",
+        "borderline",
+        "multi_turn",
+        "placebo",
+        "utility",
+        "fsour",
+        "targets",
+        "min_gain",
+        "guided",
+    }
     shorter = {stage for stage, effort in short.items() if effort.forwards < long[stage].forwards}
     assert shorter == unrouted | {
         "fsour_seeds"
     }  # the last five have an answer without a routing beside those under one
-    for stage in ("masking", "dataset_mask", "noise", "masking_seeds", "route_controls", "transfer"):
+    for stage in ("masking", "dataset_mask", "noise", "masking_seeds", "route_controls", "guided_controls", "transfer"):
         assert short[stage] == long[stage]
     assert long["utility"].forwards - short["utility"].forwards == pytest.approx(90)
 
@@ -219,7 +279,7 @@ def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
     for _ in range(2):
         with Run.create(tmp_path / "run", "audit", {}) as run:
             bench = remembering(run, test, 5)
-            made.append(forecast(bench, Audit(), prompts))
+            made.append(forecast(bench, Audit(), prompts, BOTH))
             assert FORECAST in run
             assert bench.costs == {}
     first, again = made
@@ -240,7 +300,7 @@ def test_the_forecast_expects_answers_as_long_as_the_pilot(monkeypatch: pytest.M
     made = []
     for tokens in (None, 10):
         monkeypatch.setattr(forecasting, "pilot", lambda *_, t=tokens: {"answers": 2, "tokens": t})
-        made.append(forecast(remembering(run, test, 100), Audit(), AuditPrompts(test, test)))
+        made.append(forecast(remembering(run, test, 100), Audit(), AuditPrompts(test, test), BOTH))
     without, short = made
     assert without.assumed is not None
     assert short.assumed is not None
@@ -255,6 +315,6 @@ def test_a_gpu_is_counted_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine(), "info", replace(engine().info, device="cuda:0"))
     test = tuple(behaviours(2))
     run = SimpleNamespace(remember=lambda key, compute: compute())
-    made = forecast(remembering(run, test), Audit(), AuditPrompts(test, test))
+    made = forecast(remembering(run, test), Audit(), AuditPrompts(test, test), BOTH)
     assert made.gpu_hours == pytest.approx(made.seconds / 3600, abs=0.01)
     assert made.gpus == 1

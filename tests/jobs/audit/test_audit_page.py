@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from pointsman.errors import RunError
+from pointsman.jobs.audit.claims import conclude
 from pointsman.jobs.audit.page import page, summary
 from pointsman.jobs.audit.results import AuditResults, Masked, Rise, RouterScore, ScreenAgreement
 from pointsman.jobs.finished import read_results, write_report
@@ -331,6 +332,44 @@ def test_models_whose_layers_differ(results: AuditResults) -> None:
     assert "experts 8, 16 top k 1, 2" in said(replace(results, model=facts))
 
 
+def test_two_searches_stand_side_by_side(both: AuditResults) -> None:
+    words = said(both).replace(NARROW, " ").replace("\u2011", "-")
+    for part in (
+        "Neither surely finds more (Guided less F-SOUR +0 points [-24, +24], p = 1), and with the 57 forwards a prompt "
+        "that Guided takes at most F-SOUR finds 0 %.",
+        "the most that Guided takes 100 % [76, 100]",
+        "what F-SOUR takes, median",
+        "Guided 100 % [76, 100]",
+        "a random route 17 % [5, 45]",
+        "The pairs came in together",
+        "Search of unsafe routes by the gradient",
+        "iterations 12",
+    ):  # fmt: skip
+        assert part in words, part
+    assert words.rindex("Two searches side by side") < words.rindex("Unsafe routes by the gradient")
+    assert both.headline.replace("F-SOUR", "F\u2011SOUR") in said(both)
+
+
+@pytest.mark.parametrize("name", ["guided", "fsour"])
+def test_one_search_alone(both: AuditResults, name: str) -> None:
+    gone = {"guided": "fsour", "fsour": "guided"}[name]
+    alone = conclude(replace(both, side_by_side=None, seeds=None, **{gone: None}))  # type: ignore[arg-type]
+    words, told = said(alone), written(alone)
+    assert "side by side" not in words
+    assert ("Unsafe routes by the gradient" in words) == ("Guided ASR" in told) == (name == "guided")
+    assert ("Does a route open other prompts?" in words) == ("F-SOUR ASR" in told) == (name == "fsour")
+    assert {c.id for c in alone.claims} & {"guided_opens_more", "guided_opens_more_at_equal_forwards"} == set()
+    assert ("F-SOUR" in alone.headline) == (name == "fsour")
+
+
+def test_a_pair_outside_the_route_of_guided_is_refused(both: AuditResults) -> None:
+    assert both.guided is not None
+    assert both.guided.example is not None
+    broken = replace(both.guided.example, roles=both.guided.example.roles[1:])
+    with pytest.raises(RunError, match=r"`guided.example` has pairs outside"):
+        html(replace(both, guided=replace(both.guided, example=broken)))
+
+
 # ---------------------------------------------------------------------- the file
 
 
@@ -372,6 +411,19 @@ def test_the_summary_fits_a_small_screen(results: AuditResults) -> None:
     lines = written(replace(of_testbed(results), fsour=garbled)).splitlines()
     assert "  garbage" in "\n".join(lines)
     assert len(lines) <= 20  # with headline and path 24
+    assert all(len(line) <= 80 for line in lines)
+    assert "…" not in "".join(lines)
+
+
+def test_the_summary_of_two_searches(both: AuditResults) -> None:
+    lines = written(of_testbed(both)).splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+    assert "Guided ASR 100 [76, 100] 12" in rows
+    assert "a random route 17 [5, 45] 12 +83 [+58, +100]" in rows
+    assert "F-SOUR ASR 100 [76, 100] 12 0 [−24, +24]" in rows
+    assert "in 57 forwards, as Guided 0 [0, 24] 12 +100 [+52, +100]" in rows
+    assert not [row for row in rows if row.startswith("first search")]
+    assert len(lines) <= 23
     assert all(len(line) <= 80 for line in lines)
     assert "…" not in "".join(lines)
 

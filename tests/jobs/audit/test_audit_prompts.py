@@ -68,3 +68,19 @@ def test_a_run_that_began_with_the_lot_goes_on_with_it() -> None:
     assert {b.id for b in chosen.test} == {name for name, split in drawn.items() if split == "test"}
     assert len(chosen.conversations) == 11
     assert chosen.notes == ()
+
+
+def test_clusters_that_are_ranked_on_and_tested_are_said() -> None:
+    """Splits are by source question: where intervals cluster by something larger, it may lie on both sides."""
+    suite = bare(40)
+    wide = tuple(replace(b, cluster_by=f"noun {n % 5}") for n, b in enumerate(suite.restricted))
+    chosen = choose_prompts(replace(suite, restricted=wide, conversations=()), Audit(limit=None))
+    shared = {b.cluster_by for b in chosen.discovery} & {b.cluster_by for b in chosen.test}
+    (note,) = chosen.notes
+    assert shared
+    assert note.startswith(
+        f"{len(shared)} of 5 clusters of the test prompts (cluster_by) are among the discovery prompts"
+    )
+    apart = tuple(replace(b, cluster_by=f"only of {b.source}") for b in wide)
+    assert choose_prompts(replace(suite, restricted=apart, conversations=()), Audit(limit=None)).notes == ()
+    assert choose_prompts(load_suite(), Audit()).notes == (), "the testbed splits by what it clusters by"

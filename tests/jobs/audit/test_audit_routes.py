@@ -149,10 +149,10 @@ def test_other_targets_and_gains_are_searched_once_with_the_same_candidates(
     aimed = [replace(b, target="first take the rope") for b in asked.test[:2]]
     routes = once.find_routes(engine, aimed, 0)
     entry = finished.fsour.targets[1]
-    assert entry.log_prob_before == pytest.approx(sum(before for before, _, _ in routes) / 2)
-    assert entry.pairs == sum(len(steps) for _, steps, _ in routes) / 2
+    assert entry.log_prob_before == pytest.approx(sum(r.before for r in routes) / 2)
+    assert entry.pairs == sum(len(r.steps) for r in routes) / 2
     sparse = replace(once, min_gain=SPARSE).find_routes(engine, asked.test[:2], 0)
-    assert finished.fsour.min_gain[1].pairs == sum(len(steps) for _, steps, _ in sparse) / 2
+    assert finished.fsour.min_gain[1].pairs == sum(len(r.steps) for r in sparse) / 2
 
 
 def test_an_interrupted_run_resumes_to_the_same(finished: Searches, asked: AuditPrompts, tmp_path: Path) -> None:

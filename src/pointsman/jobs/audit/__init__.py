@@ -8,7 +8,8 @@ JOB = Job(
     panel="Audit",
     help="""Measure how fragile a model's safety is to its routing, and write a report.
 
-    Ranks the routers (RoSais), masks the most important ones and random others, and searches unsafe routes (F-SOUR).
+    Ranks the routers (RoSais), masks the most important ones and random others, and searches unsafe routes (F-SOUR,
+    Guided).
 
     The last line printed is the path of the report.
 

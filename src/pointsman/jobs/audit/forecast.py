@@ -22,9 +22,12 @@ from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.ranking import checked_prompts
+from pointsman.jobs.audit.route_attacks import RouteAttacks
 from pointsman.jobs.audit.route_variants import other_targets
+from pointsman.jobs.audit.routes import guided_method
 from pointsman.jobs.audit.universal import forwards_of_gradient, random_routes
 from pointsman.methods.fsour import group_size
+from pointsman.methods.guided import Guided
 from pointsman.methods.rosais import TOGETHER
 from pointsman.methods.screen import Screen
 from pointsman.methods.steps import CHUNK
@@ -45,7 +48,12 @@ class Assumed:
         answered: Share of the longest answer allowed that the longest unrouted answer of a batch takes; the pilot's if
             it ends. Under a routing, batches take all of it.
         succeeded: Share of searches that succeed, whose routes can be replayed.
-        uniform: The first of n masked routers lies where the first of n random ones does on average, not in front.
+        uniform: The first of n masked routers, and of n pairs of a route, lies where the first of n random ones does on
+            average, not in front.
+        iterations: Gradients that Guided takes for a route, at most as many as it may; each but the last is followed by
+            pairs alone.
+        arrives: The last of them need not be.
+        pairs: That Guided tries to leave out of its route, at most as many as it may have.
     """
 
     searched: float = 0.5
@@ -53,6 +61,9 @@ class Assumed:
     answered: float = 0.6
     succeeded: float = 0.9
     uniform: bool = True
+    iterations: float = 1.0
+    arrives: bool = True
+    pairs: float = 8.0
 
     def unrouted(self, longest: int) -> float:
         """Tokens of the longest answer of a batch without a routing, of `longest` allowed."""
@@ -60,7 +71,7 @@ class Assumed:
 
 
 _ITERATIONS, _PLACES = 4, 4  # of the search of a universal route, and the places that one adds: assumed as well
-WORST = Assumed(1.0, math.inf, 1.0, 1.0, uniform=False)
+WORST = Assumed(1.0, math.inf, 1.0, 1.0, uniform=False, iterations=math.inf, arrives=False, pairs=math.inf)
 """The upper bound."""
 
 
@@ -200,6 +211,43 @@ def fsour_effort(
     return plain + (once + routed).times(min(assumed.restarts, restarts))
 
 
+def guided_effort(
+    shape: Shape, asked: Lengths, method: Guided, gradient: float, longest: int, assumed: Assumed
+) -> Effort:
+    """Guided with its answers: one without a route, and one under the route that it finds.
+
+    Args:
+        gradient: What one route gradient takes, in forwards of its row.
+    """
+    layers, total = len(shape.routers), Effort()
+    iterations = min(assumed.iterations, method.iterations)
+    joint = [2**n for n in range(method.joint.bit_length())]
+    halvings = math.log2(method.joint) - 1  # between the joint try that arrives and the one before
+    smaller = replace(shape, batch=max(shape.batch // BACKWARD, 1))
+    for start in range(0, len(asked), method.together):
+        group = asked.part(start, start + method.together)
+        rows, end = len(group), max(p + t - 1 for p, t in zip(group.prompts, group.targets, strict=True))
+        pairs = min(assumed.pairs, method.iterations * method.joint, layers * max(group.prompts))
+
+        def tries(numbers: Sequence[int], rows: int = rows, end: int = end) -> Effort:
+            """A row of every prompt under each of so many pairs, from the first layer of these on."""
+            found = scoring_effort(shape, rows, end) if shape.from_layer and len(numbers) > 2 else Effort()
+            apart = 1 if assumed.uniform else min(rows, layers)  # rows of another first layer are another forward
+            for number in numbers:
+                one = scoring_effort(shape, rows, end, shape.routers[layers // (number + 1) if assumed.uniform else 0])
+                found += replace(one, forwards=apart * one.forwards, calls=apart * one.calls)
+            return found
+
+        once = scoring_effort(shape, rows, end)
+        back = scoring_effort(smaller, rows, end)
+        back = replace(back, token_layers=gradient * back.token_layers, calls=gradient * back.calls)
+        alone = tries([1] * (method.singles - 1)).times(iterations - assumed.arrives)
+        total += once.times(1 + halvings + pairs) + (back + tries(joint)).times(iterations) + alone
+        total += answers_effort(shape, group.prompts, assumed.unrouted(longest))
+        total += answers_effort(shape, group.prompts, longest)
+    return total
+
+
 # ---------------------------------------------------------------------- the audit
 
 
@@ -240,13 +288,21 @@ class Sizes:
 
 
 def predict(
-    plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Assumed, *, gradient: float | None = None
+    plan: Audit,
+    shape: Shape,
+    sizes: Sizes,
+    longest: int,
+    assumed: Assumed,
+    attacks: RouteAttacks,
+    *,
+    gradient: float | None = None,
 ) -> dict[str, Effort]:
     """The effort of every stage that does something.
 
     Args:
         longest: Tokens of the longest answer allowed.
-        gradient: What a route gradient takes, in forwards of its row; None if no stage needs one.
+        attacks: The searches of routes that are run.
+        gradient: What a route gradient takes that ranks routers or finds a universal route, in forwards of its row.
     """
     answer = assumed.unrouted(longest)
     test, searches = sizes.test, sizes.test.part(0, plan.searches)
@@ -264,27 +320,33 @@ def predict(
         "multi_turn": played_effort(shape, sizes.turns, answer),
         **_ranking(plan, shape, sizes, longest, assumed, gradient),
         **_masking(plan, shape, sizes, longest, assumed),
-        "fsour": search(searches, plan.restarts),
     }
-    if plan.route_controls:
-        plain = scoring_effort(shape, len(searches), max(searches.prompts, default=0))
-        stages["route_controls"] = answers_effort(shape, searches.prompts, longest).times(number + 1) + plain
-    if plan.other_targets:
-        stages["targets"] = sum((search(group, 1) for group in sizes.others), Effort())
-        stages["min_gain"] = search(some, 1)
-    if plan.transfer:
-        most = min(plan.transfer, int(assumed.succeeded * len(searches)))
-        each = answers_effort(shape, searches.prompts[:most], longest) if most > 1 else Effort()
-        stages["transfer"] = each.times(most)
+    routed = answers_effort(shape, searches.prompts, longest)
+    traced = scoring_effort(shape, len(searches), max(searches.prompts, default=0))
+    if attacks.fsour:
+        stages["fsour"] = search(searches, plan.restarts)
+        if plan.route_controls:
+            stages["route_controls"] = routed.times(number + 1) + traced
+        if plan.other_targets:
+            stages["targets"] = sum((search(group, 1) for group in sizes.others), Effort())
+            stages["min_gain"] = search(some, 1)
+        if plan.transfer:
+            most = min(plan.transfer, int(assumed.succeeded * len(searches)))
+            each = answers_effort(shape, searches.prompts[:most], longest) if most > 1 else Effort()
+            stages["transfer"] = each.times(most)
+    if attacks.gradient is not None:
+        stages["guided"] = guided_effort(shape, searches, guided_method(plan), attacks.gradient, longest, assumed)
+        if plan.route_controls:
+            stages["guided_controls"] = routed.times(2) + traced
     if plan.universal and gradient is not None:
         stages["universal"] = universal_effort(shape, sizes.discovery.part(0, plan.universal), gradient, assumed)
         stages["universal_answers"] = answers_effort(shape, test.prompts, longest).times(2 + random_routes(plan))
     if plan.method_seeds > 1:
-        stages["fsour_seeds"] = stages["fsour"].times(plan.method_seeds - 1)
+        stages["fsour_seeds"] = stages.get("fsour", Effort()).times(plan.method_seeds - 1)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
 
 
-def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: Assumed) -> int:
+def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: Assumed, attacks: RouteAttacks) -> int:
     """About how many answers an audit hands to its judge, counted as `predict` counts them."""
     test, benign = len(prompts.test), min(len(prompts.benign), plan.utility_prompts)
     searches, phases = min(len(prompts.test), plan.searches or len(prompts.test)), len(plan.phases)
@@ -298,12 +360,15 @@ def answers_to_judge(plan: Audit, prompts: AuditPrompts, layers: int, assumed: A
         count += test * (once * plan.method_seeds + phases)
         count += benign * phases * (2 + some + min(draws, 1)) if benign else 0
     count += (test + benign) * len(plan.noise) + benign
-    found = searches * (min(assumed.restarts, plan.restarts) + 1)
-    count += found * (plan.method_seeds + plan.route_controls)
-    if plan.other_targets:
-        count += 2 * 2 * min(searches, plan.other_targets)  # another target, and the search without small gains
-    if plan.transfer:
-        count += min(plan.transfer, int(assumed.succeeded * searches)) ** 2
+    if attacks.fsour:
+        found = searches * (min(assumed.restarts, plan.restarts) + 1)
+        count += found * (plan.method_seeds + plan.route_controls)
+        if plan.other_targets:
+            count += 2 * 2 * min(searches, plan.other_targets)  # another target, and the search without small gains
+        if plan.transfer:
+            count += min(plan.transfer, int(assumed.succeeded * searches)) ** 2
+    if attacks.gradient is not None:
+        count += 2 * searches * (1 + plan.route_controls)
     if plan.universal:
         count += (2 + random_routes(plan)) * test
     if plan.placebo and prompts.benign_discovery and plan.rank == "rosais":
@@ -370,12 +435,12 @@ def _masking(plan: Audit, shape: Shape, sizes: Sizes, longest: int, assumed: Ass
 # ---------------------------------------------------------------------- the engine at hand
 
 
-def forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Forecast:
+def forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, attacks: RouteAttacks) -> Forecast:
     """The forecast of an audit, remembered by its run."""
-    return read(bench.run.remember(FORECAST, lambda: dump(_forecast(bench, plan, prompts))), Forecast)
+    return read(bench.run.remember(FORECAST, lambda: dump(_forecast(bench, plan, prompts, attacks))), Forecast)
 
 
-def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -> Forecast:
+def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, attacks: RouteAttacks) -> Forecast:
     engine, longest = bench.engine, bench.answer_tokens
     test = [engine.encode(b.turns) for b in prompts.test]
     shape, pace = time_forwards(engine, test, [engine.encode_target(b.target) for b in prompts.test])
@@ -385,6 +450,6 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts) -
     sizes = Sizes.of(engine, plan, prompts)
     gradient = forwards_of_gradient(engine, prompts.discovery[0]) if plan.universal else None
     gradient = Screen().forwards(engine, prompts.discovery[0]) if plan.rank == "screen" else gradient
-    stages = predict(plan, shape, sizes, longest, assumed, gradient=gradient)
-    most = predict(plan, shape, sizes, longest, WORST, gradient=gradient)
+    stages = predict(plan, shape, sizes, longest, assumed, attacks, gradient=gradient)
+    most = predict(plan, shape, sizes, longest, WORST, attacks, gradient=gradient)
     return forecast_of(engine, pace, stages, most, asdict(assumed), answers)

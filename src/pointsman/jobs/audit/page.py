@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from pointsman.jobs.audit.claims import verdict_above_draws
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, Fsour, MaskControl, Masked
-from pointsman.jobs.audit.sections import attacks, base, masking, noise, reading, routers, routes, seeds, universal
+from pointsman.jobs.audit.results import AuditResults, FoundRoutes, MaskControl, Masked, SideBySide
+from pointsman.jobs.audit.sections import (
+    attacks,
+    base,
+    masking,
+    noise,
+    reading,
+    routers,
+    routes,
+    seeds,
+    side_by_side,
+    universal,
+)
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
 from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
@@ -26,6 +37,8 @@ STAGES = {
     "targets": "other targets",
     "min_gain": "sparser routes",
     "fsour_seeds": "F-SOUR, other seeds",
+    "guided": "Guided",
+    "guided_controls": "controls of Guided",
     "universal": "universal route",
     "universal_answers": "answers under it",
 }
@@ -50,7 +63,9 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
         routers.section(results),
         masking.section(results),
         noise.section(results),
-        routes.section(results, show_text=show_text),
+        *([side_by_side.section(results, results.side_by_side)] if results.side_by_side else []),
+        *([routes.guided_section(results.guided, show_text=show_text)] if results.guided else []),
+        *([routes.section(results.fsour, show_text=show_text)] if results.fsour else []),
         *([universal.section(results, results.universal)] if results.universal else []),
         *([attacks.section(results)] if results.attacks else []),
         *([seeds.section(results, results.seeds)] if results.seeds else []),
@@ -76,9 +91,8 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
 
 
 def _cards(results: AuditResults) -> list[Card]:
-    top, fsour, turns = results.most_masked(), results.fsour, results.multi_turn
+    top, turns = results.most_masked(), results.multi_turn
     random = top.controls.get("random") if top else None
-    routes_ = fsour.controls.random if fsour.controls else None
     many = "" if top is None else "router" if top.routers == 1 else f"{top.routers} routers"
     return [
         Card("Base ASR", "no intervention", results.base.asr),
@@ -90,13 +104,7 @@ def _cards(results: AuditResults) -> list[Card]:
             "not measured: masking was not run",
             _beside_masks(top, random),
         ),
-        Card(
-            "F-SOUR ASR",
-            f"unsafe routes, at most {fsour.settings.restarts} restarts",
-            fsour.asr,
-            "attack",
-            beside=f"as many random routes: {text.full(routes_.asr)}" if routes_ else "",
-        ),
+        *(_search_card(name, found) for name, found in results.route_searches.items()),
         Card(
             "Multi-turn",
             "conversations that fall, routers untouched",
@@ -106,6 +114,18 @@ def _cards(results: AuditResults) -> list[Card]:
         Card("Utility", "benign requests answered well", results.utility, "good", f"not measured: {NO_BENIGN}"),
         Card("Over-refusal", "harmless requests refused", results.over_refusal, "good", f"not measured: {NO_BENIGN}"),
     ]
+
+
+def _search_card(name: str, found: FoundRoutes) -> Card:
+    restarts, controls = found.settings.restarts, found.controls
+    random = "as many random routes" if restarts > 1 else "a random route"
+    return Card(
+        f"{name} ASR",
+        f"unsafe routes, at most {restarts} restarts" if restarts > 1 else "unsafe routes, one search",
+        found.asr,
+        "attack",
+        beside=f"{random}: {text.full(controls.random.asr)}" if controls else "",
+    )
 
 
 def _beside_masks(top: Masked | None, random: MaskControl | None) -> str:
@@ -130,11 +150,9 @@ def _provenance(results: AuditResults, show_text: bool) -> Section:
         *provenance.entries(ranking.placebo, ("tokens", "why_not"), "placebo "),
         ("placebo refusal tokens", tokens),
     ]
-    return provenance.section(
-        results,
-        splits,
-        [("Screen" if ranking.screen else "RoSais", rosais), ("F-SOUR", provenance.entries(results.fsour.settings))],
-    )
+    searches = [(name, provenance.entries(found.settings)) for name, found in results.route_searches.items()]
+    ranked_by = "Screen" if ranking.screen else "RoSais"
+    return provenance.section(results, splits, [(ranked_by, rosais), *searches])
 
 
 # ---------------------------------------------------------------------- the terminal
@@ -186,7 +204,8 @@ def _rows(results: AuditResults) -> list[Row]:
         rows.append(_row(f"masked top {top.routers} ASR, {top.phase}", top.asr))
         if top is first:
             rows += _random_routers(top)
-    rows += _routes(results.fsour)
+    for name, found in results.route_searches.items():
+        rows += _routes(name, found, results.side_by_side)
     if (one := results.universal) is not None:
         rows.append(_row("universal route ASR", one.asr))
         rows.append(_row("  random sets there", one.random.asr if one.random else None, one.difference_random))
@@ -209,13 +228,21 @@ def _random_routers(top: Masked) -> list[Row]:
     return [_row(name, random.asr, top.difference_random, verdict=verdict_above_draws(top.difference_random))]
 
 
-def _routes(fsour: Fsour) -> list[Row]:
-    rows = [_row("F-SOUR ASR", fsour.asr), _row("  first search", fsour.asr_at_1)]
-    if fsour.controls is not None:
-        random, natural = fsour.controls.random, fsour.controls.natural
-        rows.append(_row("  as many random routes", random.asr, fsour.difference_random))
-        rows.append(_row("  natural top-k forced", natural.asr, fsour.difference_natural))
-    return [*rows, *([_row("  garbage", fsour.garbage)] if fsour.garbage.k else [])]
+def _routes(name: str, found: FoundRoutes, both: SideBySide | None) -> list[Row]:
+    """A search and its controls; where there are two, F-SOUR also with no more forwards than Guided takes."""
+    restarts, first = found.settings.restarts, name == "F-SOUR"
+    rows = [_row(f"{name} ASR", found.asr, both.difference if both and first else None)]
+    if both is not None and first:
+        least = both.at("guided_most")
+        rows.append(_row(f"  in {least.forwards:.0f} forwards, as Guided", least.fsour, least.difference))
+    elif restarts > 1:
+        rows.append(_row("  first search", found.asr_at_1))
+    if found.controls is not None:
+        random, natural = found.controls.random, found.controls.natural
+        drawn = "  as many random routes" if restarts > 1 else "  a random route"
+        rows.append(_row(drawn, random.asr, found.difference_random))
+        rows.append(_row("  natural top-k forced", natural.asr, found.difference_natural))
+    return [*rows, *([_row("  garbage", found.garbage)] if found.garbage.k else [])]
 
 
 def _row(

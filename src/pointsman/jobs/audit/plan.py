@@ -12,6 +12,7 @@ from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, Preset
 from pointsman.routing.phase import Phase
 
 Splitting = Literal["balanced", "drawn"]
+RouteAttack = Literal["fsour", "guided"]
 RankedBy = Literal["rosais", "screen"]
 DISCOVERY = 0.3
 """Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
@@ -55,21 +56,23 @@ class Audit:
         routers: Mask the top 1 to this many routers; None for L/4, at most 5.
         random_draws: Random sets of routers per number, as control.
         phases: When masks are in force; those after the first have one random set each.
+        route_attacks: How unsafe routes are searched: by random sets (F-SOUR, the paper's) or by the gradient (Guided);
+            empty for both, F-SOUR alone where the model has no gradients.
         candidates: F-SOUR: sets per token and layer.
         restarts: F-SOUR: searches per behaviour.
         rank: How routers are ranked: by random masks (rosais, the paper's), or by one backward pass a prompt and a
             small RoSais beside it (screen).
         rank_prompts: Prompts that routers are ranked on; None for as many as limit.
-        searches: Behaviours that F-SOUR attacks; None for all tested.
-        together: Behaviours that F-SOUR searches side by side; None for as many as fill a forward.
+        searches: Behaviours whose routes are searched; None for all tested.
+        together: Behaviours searched side by side; None for as many as fill a forward.
         method_seeds: Repeat ranking, masking and search with this many seeds, reported apart from n.
         min_gain: F-SOUR: accept a set only if log p(target) rises by more, in nats.
         placebo: Rank the routers on benign prompts too, by the rise of the refusal.
         utility_prompts: Benign requests asked under every mask; 0 for none.
         noise: Gaussian noise on all router logits, in standard deviations of a layer's logits.
         route_controls: Random routes, and the natural top-k, at the pairs of every route found.
-        other_targets: Behaviours whose routes are searched again with each of their other targets.
-        transfer: Routes replayed on as many behaviours.
+        other_targets: F-SOUR: behaviours whose routes are searched again with each of their other targets.
+        transfer: F-SOUR: routes replayed on as many behaviours.
         universal: Discovery prompts on which one unsafe route for all prompts is searched by the gradient; 0 for none.
         attacks: Another attack, of a package that registers some; empty for none.
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
@@ -89,6 +92,7 @@ class Audit:
     routers: Positive | None = None
     random_draws: Count = 10
     phases: Annotated[tuple[Phase, ...], MinLen(1)] = ("prefill", "both")
+    route_attacks: Annotated[tuple[RouteAttack, ...], Formerly(("fsour",))] = ()
     candidates: Positive = 10
     restarts: Positive = 5
     min_gain: Annotated[float, Ge(0)] = 1e-9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pointsman.data.splits import SPLITS, Item, by_split, cluster, take
+from pointsman.data.splits import SPLITS, Item, by_split, cluster, note_on_clusters, take
 from pointsman.data.types import Behaviour, Conversation, Suite
 from pointsman.engine.types import Engine
 from pointsman.errors import DataError
@@ -73,11 +73,12 @@ def choose_prompts(suite: Suite, plan: Audit, take_fitting: Taking = take) -> Au
         borderline=take_fitting(_tested(suite.borderline), limit or len(suite.borderline), seed),
         benign_discovery=take_fitting(by_split(benign, "discovery"), ranked_on, seed),
         conversations=take(fresh, limit or len(fresh), seed),
-        notes=notes,
     )
     sizes: dict[str, int] = {name: len(by_split(restricted, name)) for name in SPLITS}
+    on_clusters = note_on_clusters(chosen.discovery, chosen.test)
     used = {"discovery_used": len(chosen.discovery), "test_used": len(chosen.test)}
-    return replace(chosen, sizes={**sizes, **used})
+    said = (*notes, on_clusters) if on_clusters else notes
+    return replace(chosen, sizes={**sizes, **used}, notes=said)
 
 
 def choose_fitting_prompts(suite: Suite, plan: Audit, engine: Engine) -> tuple[AuditPrompts, Room]:

@@ -249,12 +249,28 @@ class Noisy(AttackAndUse):
 # ---------------------------------------------------------------------- routes
 
 
+Budget = Literal["guided_median", "guided_most", "fsour_median", "fsour_most"]
+"""Forwards that a search may take for one prompt: what one of the two took, in the median or at most."""
+
+
 @dataclass(frozen=True)
 class FsourSettings:
     candidates: int
     restarts: int
     log_tau: float
     min_gain: float
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class GuidedSettings:
+    iterations: int
+    joint: int
+    singles: int
+    restarts: int
+    log_tau: float
+    min_gain: float
+    prune: bool
     phase: Phase
 
 
@@ -280,7 +296,12 @@ class ExpertUse:
 
 @dataclass(frozen=True)
 class Searched:
-    """The search for one behaviour; costs are of all its restarts, log-probabilities of its best route."""
+    """The search for one behaviour; costs are of all its restarts, log-probabilities of its best route.
+
+    Attributes:
+        forwards: Of one row. What Guided takes is no whole number: its pass through all experts is counted by its
+            arithmetic.
+    """
 
     id: str
     category: str
@@ -291,12 +312,14 @@ class Searched:
     pairs: int
     log_prob_before: float
     log_prob_after: float
-    forwards: int
+    forwards: float
     tokens: int
 
 
 @dataclass(frozen=True)
 class RouteCell:
+    """A forced pair, and what it gained, in nats: of pairs that came in together, an equal share."""
+
     layer: int
     position: int
     experts: tuple[int, ...]
@@ -305,7 +328,11 @@ class RouteCell:
 
 @dataclass(frozen=True)
 class ExampleRoute:
-    """One route in full; words of the user are redacted already."""
+    """One route in full; words of the user are redacted already.
+
+    Attributes:
+        trajectory: log p(target) before the first pair and after each; empty where they came in together.
+    """
 
     id: str
     tokens: tuple[str, ...]
@@ -362,8 +389,8 @@ class TransferResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fsour(AttackRates):
-    """F-SOUR over behaviours: its best routes, the controls, and where routes go.
+class FoundRoutes(AttackRates):
+    """A search of routes over behaviours: its best routes, the controls, and where routes go.
 
     Attributes:
         asr_at_1: Of the first restart alone.
@@ -375,7 +402,7 @@ class Fsour(AttackRates):
     base: Rate
     asr_base_failed: Rate
     difference_base: Comparison
-    settings: FsourSettings
+    settings: FsourSettings | GuidedSettings
     pairs: PairCounts
     layers: tuple[float, ...]
     roles: Mapping[str, float]
@@ -385,9 +412,68 @@ class Fsour(AttackRates):
     controls: RouteControls | None = None
     difference_random: Comparison | None = None
     difference_natural: Comparison | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsour(FoundRoutes):
+    """F-SOUR, the search of the paper, and what else was searched with it."""
+
+    settings: FsourSettings
     targets: tuple[SearchVariant, ...] = ()
     min_gain: tuple[SearchVariant, ...] = ()
     transfer: TransferResult | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedRoutes(FoundRoutes):
+    """Guided, the search by the gradient."""
+
+    settings: GuidedSettings
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What a search of one prompt took, all its restarts and their answers: medians, and the most forwards.
+
+    Attributes:
+        pairs: Forced in the best route.
+    """
+
+    forwards: float
+    most_forwards: float
+    pairs: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """Prompts that each search opens with at most so many forwards; `difference` is Guided less F-SOUR, paired."""
+
+    forwards: float
+    budget: Budget
+    guided: Rate
+    fsour: Rate
+    difference: Comparison
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """F-SOUR and Guided on the same prompts.
+
+    Attributes:
+        guided, fsour: What they cost.
+        difference: ASR of Guided less that of F-SOUR, whatever either took.
+        budgets: The same for searches that end at some number of forwards, ascending.
+    """
+
+    guided: SearchCost
+    fsour: SearchCost
+    difference: Comparison
+    budgets: tuple[AtBudget, ...]
+
+    def at(self, budget: Budget) -> AtBudget:
+        """The searches at one of the budgets."""
+        return next(found for found in self.budgets if found.budget == budget)
 
 
 # ---------------------------------------------------------------------- one route for all prompts
@@ -497,6 +583,7 @@ class AuditResults(Results):
         splits: Prompts of each split, and how many of them were used.
         universal: One route for all prompts; None if none was asked for.
         utility, over_refusal: Benign requests answered, harmless ones refused; None if there are none.
+        fsour, guided: Searches of routes; None for one that was not run. `side_by_side`: where both were.
     """
 
     job: str = "audit"
@@ -510,12 +597,20 @@ class AuditResults(Results):
     reach: Reach | None = None
     masking: tuple[Masked, ...]
     noise: tuple[Noisy, ...]
-    fsour: Fsour
+    fsour: Fsour | None = None
+    guided: GuidedRoutes | None = None
+    side_by_side: SideBySide | None = None
     universal: UniversalRates | None = None
     attacks: tuple[AttackResult, ...] = ()
     seeds: MethodSeeds | None = None
     tasks: TaskResults | None = None
     answers: tuple[AnswersUnder, ...] = ()
+
+    @property
+    def route_searches(self) -> dict[str, FoundRoutes]:
+        """The searches of routes that were run, by the name of the method."""
+        named = {"Guided": self.guided, "F-SOUR": self.fsour}
+        return {name: found for name, found in named.items() if found is not None}
 
     @property
     def phases(self) -> list[Phase]:

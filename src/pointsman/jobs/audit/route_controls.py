@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from pointsman.data.types import Behaviour
+from pointsman.jobs.audit.plan import RouteAttack
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.jobs.audit.results import RandomRouteRates, RouteControls, TransferResult
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.fsour import FSour
+from pointsman.methods.guided import Guided
 from pointsman.methods.route_controls import NaturalRoutes, RandomRoutes, Transfer, template_places
 from pointsman.methods.routes import RouteResult
 from pointsman.runs.bench import Bench
@@ -23,19 +25,28 @@ Controlled = tuple[RouteControls, Comparison, Comparison]
 
 
 def control_routes(
-    bench: Bench[AuditQuestion], method: FSour, behaviours: Sequence[Behaviour], found: Sequence[RouteResult]
+    bench: Bench[AuditQuestion],
+    name: RouteAttack,
+    method: FSour | Guided,
+    behaviours: Sequence[Behaviour],
+    found: Sequence[RouteResult],
+    seed: int,
 ) -> Controlled:
     """Random routes, judged as often as the search, and the natural experts, at the pairs of the routes found."""
     engine, judge, answer = bench.engine, bench.judge, bench.answer_tokens
-    with bench.stage("route_controls", "Route controls", len(found) * (method.restarts + 1)) as steps:
-        random = RandomRoutes(method.restarts, method.phase, answer, method.seed).ask(
+    key, title = ("route_controls", "Route controls") if name == "fsour" else (f"{name}_controls", "Controls of Guided")
+    with bench.stage(key, title, len(found) * (method.restarts + 1)) as steps:
+        steps = steps if name == "fsour" else steps.under(name)  # the keys of F-SOUR's are older than Guided
+        random = RandomRoutes(method.restarts, method.phase, answer, seed).ask(
             engine, behaviours, judge, found, steps=steps
         )
         natural = NaturalRoutes(method.phase, answer).ask(engine, behaviours, judge, found, steps=steps)
     for draw in range(max(len(draws) for draws in random)):
         drawn = [n for n, draws in enumerate(random) if len(draws) > draw]
-        bench.keep_answers(f"fsour-random-{draw + 1}", [behaviours[n] for n in drawn], [random[n][draw] for n in drawn])
-    bench.keep_answers("fsour-natural", behaviours, natural)
+        bench.keep_answers(
+            f"{name}-random-{draw + 1}", [behaviours[n] for n in drawn], [random[n][draw] for n in drawn]
+        )
+    bench.keep_answers(f"{name}-natural", behaviours, natural)
     return compare_routes(found, random, natural)
 
 

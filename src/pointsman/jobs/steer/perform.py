@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from pointsman.data.splits import SPLITS
+from pointsman.data.splits import SPLITS, note_on_clusters
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.types import refuse_unable
 from pointsman.jobs.steer.candidates import Tried
@@ -71,6 +71,9 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     room.tell(bench.note)
     margin = None if plan.confidence is None else margin_on(scenario, vars(prompts["validation"]), plan.confidence)
     unsure = [f"{sentence}." for sentence in limits_without_margin(scenario, margin)] if margin else []
+    learnt_on, tested_on = ([i for items in vars(prompts[s]).values() for i in items] for s in ("discovery", "test"))
+    if on_clusters := note_on_clusters(learnt_on, tested_on):
+        unsure.append(f"{on_clusters}.")
     for sentence in unsure:
         bench.note(sentence)
     predicted = forecast(bench, plan, prompts)

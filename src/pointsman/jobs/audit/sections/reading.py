@@ -15,6 +15,11 @@ _SCREEN = (
     "token at one router would raise the log-probability of an affirmative answer, to first order. How far its ranks "
     "agree with those of RoSais is measured on a few prompts."
 )
+_GUIDED = (
+    "Search of unsafe routes by the gradient, Pointsman’s own: one backward pass says to first order by how much every "
+    "set of experts at every layer and token would raise the target’s log-probability. The most promising are forced "
+    "together, whatever is kept was scored by an exact forward, and pairs that the route does not need are left out."
+)
 
 
 def section(results: AuditResults) -> Section:
@@ -43,6 +48,7 @@ def section(results: AuditResults) -> Section:
                 "sets of experts, and keeps the set that most raises the target’s log-probability. The route is in "
                 "force while the prompt is read; the model then answers freely.",
             ),
+            *([("Guided", _GUIDED)] if results.guided else []),
             (
                 "Placebo",
                 Markup(

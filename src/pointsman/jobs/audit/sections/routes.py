@@ -1,17 +1,19 @@
-"""Unsafe routes: F-SOUR beside its controls, one route, what else was searched, how routes transfer, where they go."""
+"""Unsafe routes: a search beside its controls, one route, other searches, how routes transfer, where they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from pointsman.errors import RunError
 from pointsman.jobs.audit.results import (
-    AuditResults,
     ExampleRoute,
     ExpertUse,
+    FoundRoutes,
     Fsour,
+    GuidedRoutes,
     RouteCell,
     Searched,
     SearchVariant,
@@ -44,82 +46,142 @@ TARGETS = {"affirmative": "affirmative", "content": "begins with content", "mixe
 _MOST_LAYERS = 10_000  # of a route that is drawn: each is a line
 
 
-def section(results: AuditResults, *, show_text: bool) -> Section:
-    """All that was found; tokens of prompts only with `show_text`."""
-    fsour = results.fsour
-    pairs = fsour.pairs
-    median = text.show(pairs.median)
+@dataclass(frozen=True)
+class _Search:
+    """How a search of routes is spoken of.
+
+    Attributes:
+        key: Of its results.
+        doubt: What makes one doubt where its pairs lie.
+        together: Whether pairs come in together, so that no pair has a gain of its own.
+    """
+
+    name: str
+    key: str
+    doubt: str
+    together: bool
+
+
+_FSOUR = _Search(
+    "F-SOUR",
+    "fsour",
+    "early tokens lead: the search visits tokens from the first on, in each the layers from the lowest on, and "
+    "stops once the target is likely enough.",
+    together=False,
+)
+_GUIDED = _Search(
+    "Guided",
+    "guided",
+    "there are few pairs in all: the search forces what promises most to first order, and leaves out what it can.",
+    together=True,
+)
+
+
+def section(fsour: Fsour, *, show_text: bool) -> Section:
+    """All that F-SOUR found; tokens of prompts only with `show_text`."""
     return Section(
         "fsour",
         "Unsafe routes",
+        ["F-SOUR searches, prompt by prompt, for experts to force at single layers and tokens.", _pairs_of(fsour)],
         [
-            "F-SOUR searches, prompt by prompt, for experts to force at single layers and tokens.",
-            f"Forced pairs per route, median: {median} (from {pairs.min} to {pairs.max}).",
-        ],
-        [
-            Finding(_finding(fsour, median)),
-            *_against_controls(fsour),
-            *(_example(fsour, fsour.example, show_text) if fsour.example else _no_example()),
+            *_found(_FSOUR, fsour, show_text),
             *_sparser(fsour.min_gain),
             *_other_targets(fsour.targets),
             Heading("Does a route open other prompts?", tag=True),
             *(_transfer(fsour.transfer) if fsour.transfer else _no_transfer()),
-            *_where(fsour),
+            *_where(_FSOUR, fsour),
             *_experts(fsour.experts),
             _behaviours(fsour.behaviours),
         ],
     )
 
 
-def _finding(fsour: Fsour, median: str) -> str:
-    said = f"With a route of its own, {text.short(fsour.asr)} of the prompts get what the model should refuse"
-    if fsour.controls is not None:
-        said += f"; the best of as many random routes reaches {text.short(fsour.controls.random.asr)}"
-    return f"{said}. The median route forces {median} pairs of layer and token."
+def guided_section(guided: GuidedRoutes, *, show_text: bool) -> Section:
+    """What Guided found."""
+    return Section(
+        "guided",
+        "Unsafe routes by the gradient",
+        [
+            "Guided asks one backward pass which experts at which layers and tokens would raise the target’s "
+            "log-probability most, tries these by exact forwards, and leaves out the pairs that the route does not "
+            "need.",
+            _pairs_of(guided),
+        ],
+        [
+            *_found(_GUIDED, guided, show_text),
+            *_where(_GUIDED, guided),
+            *_experts(guided.experts),
+            _behaviours(guided.behaviours),
+        ],
+    )
+
+
+def _pairs_of(found: FoundRoutes) -> str:
+    pairs = found.pairs
+    return f"Forced pairs per route, median: {text.show(pairs.median)} (from {pairs.min} to {pairs.max})."
+
+
+def _found(search: _Search, found: FoundRoutes, show_text: bool) -> list[Block]:
+    example = found.example
+    return [
+        Finding(_finding(found)),
+        *_against_controls(search, found),
+        *(_example(search, found, example, show_text) if example else _no_example()),
+    ]
+
+
+def _finding(found: FoundRoutes) -> str:
+    said = f"With a route of its own, {text.short(found.asr)} of the prompts get what the model should refuse"
+    if found.controls is not None:
+        random = "the best of as many random routes" if found.settings.restarts > 1 else "a random route"
+        said += f"; {random} reaches {text.short(found.controls.random.asr)}"
+    return f"{said}. The median route forces {text.show(found.pairs.median)} pairs of layer and token."
 
 
 # ---------------------------------------------------------------------- beside the controls
 
 
-def _against_controls(fsour: Fsour) -> list[Block]:
-    restarts, controls = fsour.settings.restarts, fsour.controls
+def _against_controls(search: _Search, found: FoundRoutes) -> list[Block]:
+    restarts, controls, name = found.settings.restarts, found.controls, search.name
+    again = restarts > 1
 
     def row(
         name: str, asr: Rate, whole: AttackRates | None = None, less: Comparison | None = None, style: str = "plain"
     ) -> Row:
         others = [whole.any_compliance, whole.garbage] if whole else [None, None]
-        return Row([name, Bar.of(asr, style), asr, less, *others], top=whole is fsour)
+        return Row([name, Bar.of(asr, style), asr, less, *others], top=whole is found)
 
-    rows = [
-        row(f"F-SOUR, best of {restarts}", fsour.asr, fsour, style="attack"),
-        row("F-SOUR, first search", fsour.asr_at_1, style="attack"),
-    ]
+    rows = [row(f"{name}, best of {restarts}" if again else name, found.asr, found, style="attack")]
+    if again:
+        rows.append(row(f"{name}, first search", found.asr_at_1, style="attack"))
     if controls is not None:
         random, natural = controls.random, controls.natural
-        rows += [
-            row(f"random routes, best of {restarts}", random.asr, random, fsour.difference_random),
-            row("random routes, first draw", random.asr_at_1),
-            row("natural top\u2011k forced", natural.asr, natural, fsour.difference_natural),
-        ]
-    rows.append(row("no route", fsour.base, less=fsour.difference_base))
-    heads = ("ASR", "F-SOUR − this, points", "Any compliance", "Garbage")
-    caption = "Shares of prompts with 95 % intervals; F-SOUR less each control is paired by prompt."
+        drawn = f"random routes, best of {restarts}" if again else "a random route"
+        rows.append(row(drawn, random.asr, random, found.difference_random))
+        if again:
+            rows.append(row("random routes, first draw", random.asr_at_1))
+        rows.append(row("natural top\u2011k forced", natural.asr, natural, found.difference_natural))
+    rows.append(row("no route", found.base, less=found.difference_base))
+    heads = ("ASR", f"{name} − this, points", "Any compliance", "Garbage")
+    caption = f"Shares of prompts with 95 % intervals; {name} less each control is paired by prompt."
     said = (
         "Garbage is nobody’s success. Of the prompts that need a route, since the model withstands them without one, "
     )
-    said += f"{text.full(fsour.asr_base_failed)} fall to F-SOUR."
-    found: list[tuple[str, AttackRates]] = [("F-SOUR", fsour)]
+    said += f"{text.full(found.asr_base_failed)} fall to {name}."
+    judged: list[tuple[str, AttackRates]] = [(name, found)]
     if controls is not None:
-        found += [("random routes", controls.random), ("natural top\u2011k", controls.natural)]
+        judged += [("random routes", controls.random), ("natural top\u2011k", controls.natural)]
     return [
         Table([Column("Route"), Column.bars("ASR, 0 to 100 %"), *Column.rates(*heads)], rows, caption, "stacked"),
         Text(said + ("" if controls else " The controls were left out of this run.")),
-        *unscored(found),
+        *unscored(judged),
         Reading(
             "The first line is the attack. Random routes force other experts at the same places and are judged as "
             "often; the natural top\u2011k forces the experts that the model would have chosen anyway.",
             "random routes or the forced natural top\u2011k come near the first line, much of it is garbage, or the "
-            f"first search does far worse than the best of {restarts}.",
+            f"first search does far worse than the best of {restarts}."
+            if again
+            else "a random route or the forced natural top\u2011k comes near the first line, or much of it is garbage.",
         ),
     ]
 
@@ -131,20 +193,25 @@ def _no_example() -> list[Block]:
     return [Text("No example route is in the results.")]
 
 
-def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block]:
-    _check(example)
+def _example(search: _Search, found: FoundRoutes, example: ExampleRoute, show_text: bool) -> list[Block]:
+    _check(search, example)
     # Only tokens that the chat template wrote are ours to show.
     shown = [
         _token(token) if show_text or role == "template" else text.REDACTED
         for token, role in zip(example.tokens, example.roles, strict=True)
     ]
     cells, layers, tokens = example.cells, example.layers, len(example.tokens)
-    most = text.plain(max((cell.gain for cell in cells), default=0.0), 2)
+    gains = [cell.gain for cell in cells]
+    most = text.plain(max(gains, default=0.0), 2)
     ramp = Markup('<span class="ramp" role="img" aria-label="weak to strong colour"></span>')
-    said = Markup(
-        "{} of {} pairs are forced. Each square is one layer at one prompt token; the stronger its colour, the more "
-        "the pair gained{}(at most {} nats).{}"
-    ).format(len(cells), text.count(tokens * layers), ramp, most, "" if show_text else " Content tokens are redacted.")
+    said = Markup("{} of {} pairs are forced. Each square is one layer at one prompt token").format(
+        len(cells), text.count(tokens * layers)
+    )
+    if search.together:
+        said += f". The pairs came in together and gained {text.plain(sum(gains), 2)} nats in all."
+    else:
+        said += Markup("; the stronger its colour, the more the pair gained{}(at most {} nats).").format(ramp, most)
+    said += "" if show_text else " Content tokens are redacted."
     drawing = plot.route(
         [_clip(token) for token in shown],
         example.roles,
@@ -162,17 +229,17 @@ def _example(fsour: Fsour, example: ExampleRoute, show_text: bool) -> list[Block
         Heading(Markup("One route: <bdi>{}</bdi>").format(example.id), tag=True),
         Text(said),
         Chart(drawing, caption, scroll="Route over the prompt’s tokens"),
-        *_course(fsour, example),
-        Details(f"The {len(cells)} forced pairs of this route", [_pairs(cells, shown)]),
+        *_course(found, example),
+        Details(f"The {len(cells)} forced pairs of this route", [_pairs(search, cells, shown)]),
     ]
 
 
-def _check(example: ExampleRoute) -> None:
+def _check(search: _Search, example: ExampleRoute) -> None:
     tokens = len(example.tokens)
     inside = all(0 <= cell.layer < example.layers and 0 <= cell.position < tokens for cell in example.cells)
     if len(example.roles) != tokens or not inside or example.layers > _MOST_LAYERS:
         raise RunError(
-            "results.json cannot be rendered: `fsour.example` has pairs outside its layers or tokens",
+            f"results.json cannot be rendered: `{search.key}.example` has pairs outside its layers or tokens",
             "Run `pointsman resume` on the folder again, or report this as a bug",
         )
 
@@ -191,12 +258,12 @@ def _title(cell: RouteCell, token: str) -> str:
     return f"layer {cell.layer}, token {cell.position} “{token}”: experts {text.experts(cell.experts)}; {gain} nats"
 
 
-def _course(fsour: Fsour, example: ExampleRoute) -> list[Block]:
+def _course(found: FoundRoutes, example: ExampleRoute) -> list[Block]:
     """The log-probability of the target after each pair, from that without any on."""
     values = list(example.trajectory)
     if not values:
         return []
-    before = next((row.log_prob_before for row in fsour.behaviours if row.id == example.id), None)
+    before = next((row.log_prob_before for row in found.behaviours if row.id == example.id), None)
     if before is not None and len(values) == len(example.cells):
         values.insert(0, before)
     first, last, stop = (text.plain(value, 2) for value in (values[0], values[-1], example.log_tau))
@@ -211,12 +278,13 @@ def _course(fsour: Fsour, example: ExampleRoute) -> list[Block]:
     return [Chart(drawing, caption)]
 
 
-def _pairs(cells: Sequence[RouteCell], tokens: Sequence[str]) -> Table:
+def _pairs(search: _Search, cells: Sequence[RouteCell], tokens: Sequence[str]) -> Table:
     rows = [
         Row([c.layer, c.position, tokens[c.position], text.experts(c.experts), text.signed(c.gain, 2)]) for c in cells
     ]
     columns = [*Column.numbers("Layer", "Position"), Column("Token"), Column("Experts"), *Column.numbers("Gain, nats")]
-    return Table(columns, rows, "In the order of acceptance.", "compact")
+    order = "The most promising first; the gain is shared." if search.together else "In the order of acceptance."
+    return Table(columns, rows, order, "compact")
 
 
 # ---------------------------------------------------------------------- other searches
@@ -334,19 +402,18 @@ def _transfer(found: TransferResult) -> list[Block]:
 # ---------------------------------------------------------------------- where the pairs lie
 
 
-def _where(fsour: Fsour) -> list[Block]:
-    layers = [(str(layer), share) for layer, share in enumerate(fsour.layers)]
-    most = max(fsour.layers, default=0.0)
+def _where(search: _Search, found: FoundRoutes) -> list[Block]:
+    layers = [(str(layer), share) for layer, share in enumerate(found.layers)]
+    most = max(found.layers, default=0.0)
     return [
         Heading("Where the forced pairs lie", tag=True),
         Beside(
             [_shares("Share of forced pairs per MoE layer, all routes", "Layer", layers, most)],
-            [_shares("Share per role of the token", "Role", list(fsour.roles.items()), 1.0)],
+            [_shares("Share per role of the token", "Role", list(found.roles.items()), 1.0)],
         ),
         Reading(
             "Shares of all pairs that routes force.",
-            "early tokens lead: the search visits tokens from the first on, in each the layers from the lowest on, and "
-            "stops once the target is likely enough.",
+            search.doubt,
         ),
     ]
 

@@ -25,7 +25,7 @@ def section(results: AuditResults, seeds: MethodSeeds) -> Section:
         rows.append(_shares(f"ASR, {which} masked, {masked.phase} ({asked})", masked.asr))
         layers = [", ".join(map(str, chosen)) for chosen in masked.layers]
         rows.append(_row("masked layers" if masked.routers > 1 else "masked layer", layers, ""))
-    if (search := seeds.fsour) is not None:
+    if (search := seeds.fsour) is not None and results.fsour is not None:
         names = search.seeds
         asked = text.rows(results.fsour.asr.n)
         rows.append(_shares(f"F-SOUR ASR, best of all restarts ({asked})", search.asr))
