@@ -140,7 +140,7 @@ def test_the_gpu_run_runs_shrunk_and_its_tables_say_so(tmp_path: Path, capsys: p
     assert "EXTRAPOLATED from 3 of 24" in shown
     assert "of the matrix rate" in shown
     results = json.loads(out.read_text(encoding="utf-8"))
-    assert {f["part"] for f in results["figures"]} == {"fsour", "rosais", "generation", "trace"}
+    assert {f["part"] for f in results["figures"]} == {"fsour", "guided", "rosais", "generation", "trace"}
     assert all(f["value"] == f["value"] for f in results["figures"])
     assert [(g["T"], g["L"], g["N"]) for g in results["growth"]] == [(6, 3, 2), (6, 2, 2)]
     for figure in results["figures"]:

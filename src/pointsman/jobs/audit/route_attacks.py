@@ -9,7 +9,7 @@ from typing import Any
 from pointsman.data.types import Behaviour
 from pointsman.engine.abilities import that_guides
 from pointsman.engine.types import Engine
-from pointsman.errors import PointsmanError
+from pointsman.errors import BadLogits, PointsmanError
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
 from pointsman.runs.bench import Bench
@@ -59,6 +59,8 @@ def choose_route_attacks(bench: Bench[AuditQuestion], plan: Audit, behaviours: S
     def able() -> dict[str, Any]:
         try:
             return {"forwards": _forwards_of_gradient(bench.engine, behaviours)}
+        except BadLogits:
+            raise  # F-SOUR would fare no better
         except PointsmanError as error:
             if plan.route_attacks:
                 raise
