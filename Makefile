@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-slow test-versions test-utility lock schemas lint types imports evidence evidence-foretell evidence-tables bench bench-quick bench-memory clean
+.PHONY: demo test test-slow test-versions test-utility lock schemas lint types imports evidence evidence-foretell evidence-tables bench bench-quick bench-memory bench-large clean
 
 # Exactly the versions that were tested: constraints.txt. A CPU build of torch satisfies it as well. What builds Pointsman
 # comes first and the build is not isolated, because newer pips do not apply constraints to isolated builds.
@@ -79,6 +79,10 @@ bench-quick: $(VENV)/.installed
 # Traces of 10,000 contexts of a model of 48 layers with 128 experts, written and learnt from: peak memory. Ten minutes.
 bench-memory: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trace_memory.py
+
+# One guided route on a random OLMoE-1B-7B in bfloat16: needs 16 GiB of memory, or half with LAYERS=8. Ten minutes.
+bench-large: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large_model.py --layers $(or $(LAYERS),16)
 
 clean:
 	rm -rf $(VENV) .venv-lock .venv-versions .venv-utility build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -103,8 +103,10 @@ def testbed_prompts(count: int) -> list[Behaviour]:
     return found[:count]
 
 
-def random_prompts(engine: HFEngine, tokens: int, count: int, seed: int = 0) -> list[Behaviour]:
-    """Prompts of exactly `tokens` tokens with targets of 11, of random words of the testbed's language."""
+def random_prompts(
+    engine: HFEngine, tokens: int, count: int, seed: int = 0, target: int = TARGET_TOKENS
+) -> list[Behaviour]:
+    """Prompts of exactly `tokens` tokens with targets of `target`, of random words of the testbed's language."""
     rng = random.Random(seed)
     words = sorted(word for word in engine.tokenizer.get_vocab() if word.isalpha())
     around = len(engine.encode(["a"])) - 1
@@ -114,9 +116,9 @@ def random_prompts(engine: HFEngine, tokens: int, count: int, seed: int = 0) -> 
     def say(length: int) -> str:
         return " ".join(rng.choice(words) for _ in range(length))
 
-    found = [Behaviour(f"random-{tokens}-{n}", say(tokens - around), say(TARGET_TOKENS)) for n in range(count)]
+    found = [Behaviour(f"random-{tokens}-{n}", say(tokens - around), say(target)) for n in range(count)]
     for behaviour in found:
         lengths = len(engine.encode(behaviour.turns)), len(engine.encode_target(behaviour.target))
-        if lengths != (tokens, TARGET_TOKENS):
-            raise ValueError(f"a prompt and target of {lengths} tokens instead of {(tokens, TARGET_TOKENS)}")
+        if lengths != (tokens, target):
+            raise ValueError(f"a prompt and target of {lengths} tokens instead of {(tokens, target)}")
     return found

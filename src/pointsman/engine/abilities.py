@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from pointsman.engine.types import Engine, Prompt, Routing
+from pointsman.engine.types import Engine, GradientMemory, Prompt, Routing
 from pointsman.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,19 @@ class Guides(Engine, Protocol):
 
         Raises:
             ModelError: The model passes no gradient to its experts, or weighs them by a rule that is not known.
+        """
+        ...
+
+    def gradient_memory(
+        self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, tries: int = 0
+    ) -> GradientMemory | None:
+        """What `route_gradients` of these needs on top of the model, about, and what is free; nothing is computed.
+
+        Args:
+            tries: Rows of each prompt that are scored side by side in between.
+
+        Returns:
+            None where it cannot be told: of quantised weights, and of a model on several devices.
         """
         ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -76,3 +78,12 @@ def in_batches(items: Sequence[Item], rows: int, compute: Callable[[Sequence[Ite
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
     return isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATION_FAILED in str(error)
+
+
+def give_memory_back() -> None:
+    """What freed tensors took goes back to the system: the C library of Linux keeps it otherwise, in pieces that the
+    next large tensor may not fit into. Takes milliseconds."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has it
+        if trim is not None:
+            trim(0)

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 _ROWS = 8  # of a timed forward
 _STEPS = 4  # of a timed generation
 _BRIEF = 0.1  # seconds; what takes less is timed again
-_LONG = 0.5  # seconds; no larger forward is timed
+_LONG = 0.5  # seconds; once several rows take so long, no more are timed
 _PILOT = 4  # answers
 _PILOT_TOKENS = 64  # of each at most
 
@@ -145,7 +145,8 @@ def time_forwards(engine: Engine, prompts: Sequence[Prompt], targets: Sequence[t
 
     few, few_layers = _timed(engine, lambda: engine.score(prompts[:1], targets[:1], routing=route))
     rows, many, many_layers = _ROWS, few, few_layers
-    while many < _LONG and rows * (len(prompts[0]) + len(targets[0])) <= shape.batch // 4:  # as full as real ones
+    tokens = len(prompts[0]) + len(targets[0])
+    while (many < _LONG or rows == _ROWS) and rows * tokens <= shape.batch // 4:  # as full as real ones
         rows *= 2
         wide = _repeated(prompts, rows), _repeated(targets, rows)
         many, many_layers = _timed(engine, lambda wide=wide: engine.score(*wide, routing=route))  # type: ignore[misc]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pointsman.engine.batching import is_out_of_memory
+from pointsman.engine.batching import give_memory_back, is_out_of_memory
 from pointsman.engine.channels import given
 from pointsman.engine.learning import weights_held
 from pointsman.engine.types import Cost, EngineInfo, Prompt
@@ -44,6 +44,8 @@ _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, tor
 
 _OTHER_SETS = 32  # random ones, on which a rule is tried
 _FEW_SETS = 512  # of so many, a router whose weights follow no known rule is asked for each
+
+_LARGE = 1 << 30  # bytes of a model whose passes leave much memory behind
 
 _CURVED = 1e-2  # by which derivatives at the whole and at half the weights must differ, relative to the largest
 _GAUSS = ((0.1127016653792583, 5 / 18), (0.5, 8 / 18), (0.8872983346207417, 5 / 18))
@@ -193,6 +195,7 @@ class Guide:
         self._cost, self._name, self._opening = cost, info.name, info.opening
         self._layers = int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
         self.forwards = 3 + forwards_of_all_experts(model, controller.routers)
+        self._large = sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type == "cpu") > _LARGE
         self._covers = [cover(router) for router in controller.routers]
         self._parts: dict[int, int] = {}  # of a layer, which part of what its router returns are the weights
         self._rules: dict[int, tuple[Rule, np.ndarray]] = {}  # of a layer, with the scale of each expert
@@ -217,15 +220,18 @@ class Guide:
             ModelError: It passes no gradient to the weights of its experts, or weighs them in an unknown way.
         """
         started = time.perf_counter()
+        self._tidy()
         with weights_held(self._model), self._controller.attached():
             self._controller.set(list(routing), prompt_lengths=[len(p) for p in prompts])
             replay = self._replay if by_layer else None
             blocks, totals, tokens = self._backward(prompts, targets, replay)
+            self._tidy()
             free = [_without_sets(each) for each in routing]
             places = [
                 slice(tokens - len(p) - len(t) + 1, tokens - len(t) + 1) for p, t in zip(prompts, targets, strict=True)
             ]
             layers = [self._layer(router, block, free, places) for router, block in blocks]
+        self._tidy()
         rows = len(prompts) * tokens
         forwards = self.forwards + (1 if replay is not None else 0)
         self._cost.forwards += 1
@@ -235,6 +241,11 @@ class Guide:
         return [
             RouteGradient(total, tuple(layer[row] for layer in layers), forwards) for row, total in enumerate(totals)
         ]
+
+    def _tidy(self) -> None:
+        """Where they are large, what freed tensors took goes back to the system."""
+        if self._large:
+            give_memory_back()
 
     # -- the pass backwards ------------------------------------------------------------------------------------
 
@@ -311,13 +322,13 @@ class Guide:
             controller.first_layer, controller.last_layer = begin, end - 1
             with _gradients_kept():
                 replay.between(begin, end, None if entering is None else entering.clone())  # layers may write on it
-                return forward(keep if begin == end else 1)
+                return forward(keep if begin == end else 0)
 
         try:
             with replay.attached():
                 replay.between(0, replay.count)
                 with torch.no_grad():
-                    forward(1)
+                    forward(0)
                 streams = [None if each is None else each.detach() for each in replay.outputs]  # after every layer
                 entering = streams[-1]
                 if entering is None:
@@ -661,14 +672,14 @@ def forwards_of_all_experts(model: nn.Module, routers: Sequence[Router]) -> floa
     again = 0.0
     for router in routers:
         block = model.get_submodule(router.path.rpartition(".")[0])
-        experts = _expert_weights(block, model.get_submodule(router.path), router.experts)
+        experts = expert_weights(block, model.get_submodule(router.path), router.experts)
         idle = experts * (1 - router.top_k / router.experts)
         total -= idle
         again += (sum(p.numel() for p in block.parameters()) - idle) * router.experts / router.top_k
     return float(again / total)
 
 
-def _expert_weights(block: nn.Module, router: nn.Module, experts: int) -> int:
+def expert_weights(block: nn.Module, router: nn.Module, experts: int) -> int:
     """How many weights the experts of a block have together."""
     lists = [m for m in block.modules() if isinstance(m, nn.ModuleList) and len(m) == experts]
     if lists:

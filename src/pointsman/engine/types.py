@@ -241,6 +241,23 @@ class RouteScorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class GradientMemory:
+    """What route gradients need at their peak, on top of the model.
+
+    Attributes:
+        needed: Bytes, about.
+        free: Bytes that were free when this was foretold; None if nobody says.
+        rows: Rows of a forward with its backward.
+        by_layer: Whether not even one row fits as a whole, so that one decoder layer after the other is held.
+    """
+
+    needed: int
+    free: int | None
+    rows: int
+    by_layer: bool
+
+
 class Engine(Protocol):
     """A loaded model that accepts ``routing``. The result never depends on batch size, padding or co-batched rows.
 

@@ -89,6 +89,11 @@ class Guided:
         )  # fmt: skip
         return course.run(engine, behaviours, judge, steps or Steps())
 
+    @property
+    def tries_together(self) -> int:
+        """Tries of one behaviour that are scored at once, at most."""
+        return max(len(doubling(self.joint)), self.singles - 1)
+
     def aimed(self, behaviour: Behaviour, restart: int) -> str:
         """The target that a restart aims at."""
         targets = (behaviour.target, *behaviour.targets)

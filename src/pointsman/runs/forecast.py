@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pointsman.engine.pace import Effort, Pace, Shape, generation_effort, gpus
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, GradientMemory
 from pointsman.methods.steps import CHUNK
 from pointsman.runs.results import Forecast, RunCost, Spent, StageCost
 
@@ -76,7 +76,16 @@ def foretold(forecast: Forecast, *, resumed: bool = False) -> str:
     if forecast.upper is not None:
         line += f" (at most {_duration(forecast.upper.seconds).removeprefix('about ')})"
     line += f": {forecast.forwards:,} forwards of {_many(forecast.tokens)} tokens"
-    return line if forecast.gpu_hours is None else f"{line}, {forecast.gpu_hours:.2g} GPU-hours"
+    line += "" if forecast.gpu_hours is None else f", {forecast.gpu_hours:.2g} GPU-hours"
+    return line if forecast.gradient_memory is None else f"{line}; {memory_foretold(forecast.gradient_memory)}"
+
+
+def memory_foretold(memory: GradientMemory) -> str:
+    """Such as "gradients and their tries need about 1.3 GiB above the model, 20 GiB are free"."""
+    line = f"gradients and their tries need about {_gib(memory.needed)} above the model"
+    if memory.by_layer:
+        line += ", layer by layer"
+    return line if memory.free is None else f"{line}, {_gib(memory.free)} are free"
 
 
 def against_forecast(cost: RunCost, forecast: Forecast) -> str:
@@ -100,6 +109,10 @@ def _duration(seconds: float) -> str:
         if seconds >= 1.95 * length:
             return f"about {seconds / length:.{1 if unit == 'hours' and seconds < 36000 else 0}f} {unit}"
     return f"about {round(seconds)} seconds" if seconds >= 1.5 else "about a second"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2g} GiB" if count >= 2**30 / 10 else f"{max(round(count / 2**20), 1)} MiB"
 
 
 def _many(count: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, GradientMemory
 from pointsman.errors import RunError
 from pointsman.judges.making import innermost
 from pointsman.judges.types import Judge
@@ -258,6 +258,7 @@ class Forecast(Spent):
         pace: Seconds of each kind of work.
         pilot: Answers that were generated to see their length, and tokens of the longest; None if all were cut off.
         gpus, gpu_hours: Where the model lies on any.
+        gradient_memory: What route gradients need on top of the model; None if there are none, or it cannot be told.
     """
 
     upper: Spent | None = None
@@ -267,6 +268,7 @@ class Forecast(Spent):
     pilot: Mapping[str, int | None] | None = None
     gpus: int | None = None
     gpu_hours: float | None = None
+    gradient_memory: GradientMemory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -289,6 +289,8 @@ def test_a_run_remembers_its_forecast(tmp_path: Path) -> None:
     assert first.pace is not None
     assert first.pilot is not None
     assert first.pilot["answers"] == 4
+    assert first.gradient_memory is not None
+    assert first.gradient_memory.needed > 0
     assert first.tokens == pytest.approx(sum(s.tokens for s in first.stages), abs=20)
     assert first.upper is not None
     assert first.seconds < first.upper.seconds

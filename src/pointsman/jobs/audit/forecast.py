@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pointsman.data.types import Behaviour
+from pointsman.engine.abilities import that_guides
 from pointsman.engine.learning import BACKWARD
 from pointsman.engine.pace import Effort, Shape, pilot, scoring_effort, time_forwards
-from pointsman.engine.types import Engine
+from pointsman.engine.types import Engine, GradientMemory
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
@@ -53,6 +54,8 @@ class Assumed:
         iterations: Gradients that Guided takes for a route, at most as many as it may; each but the last is followed by
             pairs alone.
         arrives: The last of them need not be.
+        halvings: Tries that follow the joint try that arrives, at most as many as there are pairs between it and the
+            one before.
         pairs: That Guided tries to leave out of its route, at most as many as it may have.
     """
 
@@ -63,6 +66,7 @@ class Assumed:
     uniform: bool = True
     iterations: float = 1.0
     arrives: bool = True
+    halvings: float = 4.0
     pairs: float = 8.0
 
     def unrouted(self, longest: int) -> float:
@@ -70,8 +74,13 @@ class Assumed:
         return max(self.answered * longest, 1.0)
 
 
+_GRADIENT_CALLS = 4.0
+"""Of every layer in a route gradient: forward, backward, which counts two, and all of its experts, side by side."""
+
 _ITERATIONS, _PLACES = 4, 4  # of the search of a universal route, and the places that one adds: assumed as well
-WORST = Assumed(1.0, math.inf, 1.0, 1.0, uniform=False, iterations=math.inf, arrives=False, pairs=math.inf)
+WORST = Assumed(
+    1.0, math.inf, 1.0, 1.0, uniform=False, iterations=math.inf, arrives=False, halvings=math.inf, pairs=math.inf
+)
 """The upper bound."""
 
 
@@ -123,13 +132,18 @@ def screen_effort(shape: Shape, asked: Lengths, gradient: float, *, whole: bool 
         gradient: What one takes, in forwards of its row.
         whole: Of the whole target, not of its first token.
     """
-    smaller, total = replace(shape, batch=max(shape.batch // BACKWARD, 1)), Effort()
+    total = Effort()
     for start in range(0, len(asked), TOGETHER):
         some = asked.part(start, start + TOGETHER)
         end = max(p + (t if whole else 1) - 1 for p, t in zip(some.prompts, some.targets, strict=True))
-        once = scoring_effort(smaller, len(some), end)
-        total += replace(once, token_layers=gradient * once.token_layers, calls=gradient * once.calls)
+        total += _gradient_effort(shape, len(some), end, gradient)
     return total
+
+
+def _gradient_effort(shape: Shape, rows: int, tokens: int, gradient: float) -> Effort:
+    """Route gradients of some rows, each of which takes `gradient` forwards of it."""
+    once = scoring_effort(replace(shape, batch=max(shape.batch // BACKWARD, 1)), rows, tokens)
+    return replace(once, token_layers=gradient * once.token_layers, calls=_GRADIENT_CALLS * once.calls)
 
 
 def universal_effort(shape: Shape, asked: Lengths, gradient: float, assumed: Assumed) -> Effort:
@@ -219,11 +233,23 @@ def guided_effort(
     Args:
         gradient: What one route gradient takes, in forwards of its row.
     """
+    total = guided_search_effort(shape, asked, method, gradient, assumed)
+    for start in range(0, len(asked), method.together):
+        group = asked.part(start, start + method.together).prompts
+        total += answers_effort(shape, group, assumed.unrouted(longest)) + answers_effort(shape, group, longest)
+    return total
+
+
+def guided_search_effort(shape: Shape, asked: Lengths, method: Guided, gradient: float, assumed: Assumed) -> Effort:
+    """The search of Guided, without the answers.
+
+    Args:
+        gradient: What one route gradient takes, in forwards of its row.
+    """
     layers, total = len(shape.routers), Effort()
     iterations = min(assumed.iterations, method.iterations)
     joint = [2**n for n in range(method.joint.bit_length())]
-    halvings = math.log2(method.joint) - 1  # between the joint try that arrives and the one before
-    smaller = replace(shape, batch=max(shape.batch // BACKWARD, 1))
+    halvings = min(assumed.halvings, math.log2(method.joint) - 1)  # between the joint try that arrives and the last
     for start in range(0, len(asked), method.together):
         group = asked.part(start, start + method.together)
         rows, end = len(group), max(p + t - 1 for p, t in zip(group.prompts, group.targets, strict=True))
@@ -239,12 +265,9 @@ def guided_effort(
             return found
 
         once = scoring_effort(shape, rows, end)
-        back = scoring_effort(smaller, rows, end)
-        back = replace(back, token_layers=gradient * back.token_layers, calls=gradient * back.calls)
+        back = _gradient_effort(shape, rows, end, gradient)
         alone = tries([1] * (method.singles - 1)).times(iterations - assumed.arrives)
         total += once.times(1 + halvings + pairs) + (back + tries(joint)).times(iterations) + alone
-        total += answers_effort(shape, group.prompts, assumed.unrouted(longest))
-        total += answers_effort(shape, group.prompts, longest)
     return total
 
 
@@ -448,8 +471,33 @@ def _forecast(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, a
     ended = answers["tokens"]
     assumed = Assumed() if ended is None else Assumed(answered=ended / longest)
     sizes = Sizes.of(engine, plan, prompts)
-    gradient = forwards_of_gradient(engine, prompts.discovery[0]) if plan.universal else None
-    gradient = Screen().forwards(engine, prompts.discovery[0]) if plan.rank == "screen" else gradient
+    gradient = None
+    if plan.universal or plan.rank == "screen":
+        most_tokens = max(prompts.discovery, key=lambda b: len(engine.encode(b.turns)) + len(b.target))
+        ranks = plan.rank == "screen"
+        gradient = Screen().forwards(engine, most_tokens) if ranks else forwards_of_gradient(engine, most_tokens)
     stages = predict(plan, shape, sizes, longest, assumed, attacks, gradient=gradient)
     most = predict(plan, shape, sizes, longest, WORST, attacks, gradient=gradient)
-    return forecast_of(engine, pace, stages, most, asdict(assumed), answers)
+    made = forecast_of(engine, pace, stages, most, asdict(assumed), answers)
+    return replace(made, gradient_memory=_gradient_memory(engine, plan, prompts, attacks))
+
+
+def _gradient_memory(
+    engine: Engine, plan: Audit, prompts: AuditPrompts, attacks: RouteAttacks
+) -> GradientMemory | None:
+    """What the largest route gradients of an audit need; None if there are none, or where it cannot be told."""
+    guided, universal = guided_method(plan), Universal()
+    asked: list[tuple[Sequence[Behaviour], int, int]] = []  # behaviours, of them at a time at most, and tries of each
+    if attacks.gradient is not None:
+        asked.append((prompts.test[: plan.searches], guided.together, guided.tries_together))
+    if plan.universal:
+        asked.append((prompts.discovery[: plan.universal], universal.together, guided.tries_together))
+    if plan.rank == "screen":
+        asked.append((prompts.discovery, len(prompts.discovery), 0))
+    found = []
+    for behaviours, together, tries in asked:
+        rows = [(engine.encode(b.turns), engine.encode_target(b.target)) for b in behaviours]
+        rows.sort(key=lambda row: -len(row[0]) - len(row[1]))
+        longest, targets = [p for p, _ in rows[:together]], [t for _, t in rows[:together]]
+        found.append(that_guides(engine).gradient_memory(longest, targets, tries=tries))
+    return max((memory for memory in found if memory is not None), key=lambda memory: memory.needed, default=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pointsman.report import plot, text
 from pointsman.report.blocks import Cell, Column, Details, Row, Section, Table
+from pointsman.runs.forecast import memory_foretold
 from pointsman.runs.results import Forecast, RunCost, Spent, StageCost
 
 KINDS: tuple[tuple[str, Callable[[Spent], float], Callable[[float | None], str]], ...] = (
@@ -28,6 +29,8 @@ def section(cost: RunCost, names: Mapping[str, str]) -> Section:
     """All of it, and stage by stage; `names` are those of stages that are not called by their key."""
     predicted = cost.predicted
     said = "Predicted before the run, and in fact." if predicted else "No prediction was made before this run."
+    if predicted and predicted.gradient_memory:
+        said += f" Of memory was predicted: {memory_foretold(predicted.gradient_memory)}."
     stages = [_stages(cost, predicted, names)] if cost.stages or (predicted and predicted.stages) else []
     details = [Details("Stage by stage", stages)] if stages else []
     return Section("cost", "Cost", [said], [_totals(cost, predicted), *details])
