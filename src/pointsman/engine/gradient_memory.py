@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pointsman.engine.route_gradients import cover, expert_weights
+from pointsman.engine.all_experts import cover, expert_weights
 from pointsman.routing.routers import Router
 
 _NORMS = 4  # of a layer, each of which keeps what it was given, in float32
