@@ -60,13 +60,9 @@ def test_foretold_and_allocated(family: str, rows: int, by_layer: bool, monkeypa
     assert foretold / 2 < allocated(lambda: engine.route_gradients(prompts, targets)) < foretold * 2
 
 
-DEEP = {"olmoe": dict(num_hidden_layers=24), "qwen2_moe": dict(num_hidden_layers=24)}
-
-
-@pytest.mark.parametrize("family", sorted(DEEP))
-def test_a_deep_model_needs_less_layer_by_layer(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deep_model_needs_less_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the backward needs of all layers outweighs the experts of one."""
-    engine = small_engine(family, dtype=torch.float32, **DEEP[family])
+    engine = small_engine(dtype=torch.float32, num_hidden_layers=24)
     prompts, targets = long_rows(engine, 1)
     engine.route_gradients(prompts, targets)
     facts, foretold = [], []

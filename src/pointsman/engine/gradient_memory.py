@@ -70,7 +70,7 @@ def bytes_of_gradient(
     back = tokens * (held + kept / depth) + said if by_layer else tokens * kept + said
     experts = width * (block / hidden + _EXPERTS_AT_WORK * chosen)  # bytes of a token in a block that runs
     every = tokens * (held + sets * experts)
-    scored = tokens * experts + logits * vocabulary * (width + 8)
+    scored = tokens * (held + experts) + logits * vocabulary * (width + 8)  # keys, values and streams are held
     return round(max(rows * back, rows * every, tries * scored))
 
 
