@@ -4,7 +4,9 @@ Columns are named as the journal names what was done: ``base``; ``masking/prefil
 ``frozen/...`` (one mask for all), ``noise/both/0.3``; ``utility/...``, the same asked of benign prompts; ``fsour/0``,
 ``fsour/1`` (restarts) and ``fsour/best``; ``random-routes/0`` and on, ``natural-routes``; ``transfer/ID`` (the route
 that was found for ID); the same of Guided as ``guided/0``, ``guided/best``, ``guided/random-routes/0`` and so on;
-``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of the discovery split). Before a name
+``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of the discovery split) and
+``screen/free/first_token/layer-8#`` (what the screen foretells of it); ``universal/routed``, ``universal/natural``,
+``universal/random/0`` and on. Before a name
 stands ``seed-1/``, ``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another way.
 """
 
@@ -24,13 +26,14 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import Taking, choose_prompts
 from pointsman.jobs.audit.question import ask_again
+from pointsman.jobs.audit.ranking import checked_prompts
 from pointsman.judges.types import Verdict
 from pointsman.runs.run import Run
 
 Found = Mapping[str, Any]
 _UNIT = re.compile(r"(?P<name>.+)/\d+")
 _ROUTES = re.compile(r"(?P<search>(.*/)?(fsour|guided))/\d+/(?P<restart>base|\d+)")
-_RANKING = re.compile(r"(?P<name>.*rosais/.+)/\d+")
+_RANKING = re.compile(r"(?P<name>.*(rosais|screen)/.+)/\d+")
 
 
 class _Table:
@@ -133,8 +136,12 @@ def _take_rankings(tables: Mapping[str, _Table], done: Mapping[str, Found]) -> N
     for key, value in done.items():
         if unit := _RANKING.fullmatch(key):
             found.setdefault(unit["name"], []).extend(value["scores"])
+    screened = any("screen/" in name for name in found)
     for name, scores in found.items():
         table = tables["benign_discovery" if name.startswith("placebo/") else "discovery"]
-        for item, rises in zip(table.items, scores, strict=True):
+        items = table.items
+        if screened and "screen/" not in name:  # RoSais beside the screen, on some of its prompts
+            items = [items[n] for n in checked_prompts(len(items))]
+        for item, rises in zip(items, scores, strict=True):
             for layer, rise in enumerate(rises):
                 table.put(f"{name}/layer-{layer}#", item.id, f"{rise:.8g}")

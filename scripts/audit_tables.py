@@ -5,10 +5,10 @@ A control that could refute a figure stands in its row, with what it makes of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from evidence_files import newest
+from evidence_files import newest, read_new
 from shown import Rows, Shown, asked, percent, table
 
 from pointsman.jobs.audit.claims import verdict_above_draws
@@ -339,21 +339,30 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
         return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
     head = ["checkpoint (n; effective)", "as it is", "two routers masked", "two random ones",
-            "best random set (sets that reach it)", "“it takes the top” with 1, 2, 3 masked",
-            "routes found (F-SOUR)", "random routes"]  # fmt: skip
+            "“it takes the top” with 1, 2, 3 masked", "routes found: F-SOUR, 5 searches", "random routes",
+            "Guided, 1 search (n; forwards)", "one route for all (Guided)"]  # fmt: skip
     rows = []
     for e in Shown.of(names).shown:
         two, f = masked(e, 2), e["fsour"]
         if two is None or "random" not in two["controls"]:
             continue
-        control, more = two["controls"]["random"], two["difference_random"]
+        control = two["controls"]["random"]
         rows.append([
             f"{e['checkpoint']} ({asked(two['asr']).replace(' (', '; ').rstrip(')')})", short(e["base"]["asr"]),
-            short(two["asr"]), short(control["asr"]), f"{best_draw(control)} ({reached(more)})",
+            short(two["asr"]), short(control["asr"]),
             ", ".join(claim(top["difference_random"]) for number in (1, 2, 3) if (top := masked(e, number))),
             short(f["asr"]), f"{short(f['controls']['random']['asr'])}: {claim(f['difference_random'])}",
+            *_guided(read_new(f"guided-{e['checkpoint']}"), short),
         ])  # fmt: skip
     yield table(head, rows)
+
+
+def _guided(e: Evidence | None, short: Callable[[Evidence], str]) -> list[str]:
+    """What Guided finds on a checkpoint, of a run of its own."""
+    if e is None:
+        return ["-", "-"]
+    asr, forwards = e["guided"]["asr"], e["side_by_side"]["guided"]["forwards"]
+    return [f"{short(asr)} ({asr['n']}; {forwards:.0f})", short(e["universal"]["asr"])]
 
 
 def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:

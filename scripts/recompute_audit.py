@@ -14,7 +14,7 @@ import numpy as np
 from rows import Row
 
 from pointsman.stats.permutation import permutation_p
-from pointsman.stats.rank_agreement import kendall_w
+from pointsman.stats.rank_agreement import kendall_w, spearman
 from pointsman.stats.rates import Rate
 
 Evidence = Mapping[str, Any]
@@ -117,6 +117,8 @@ def recount(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
             yield from _routes(search, evidence[search], restricted)
     if evidence.get("side_by_side"):
         yield from _side_by_side(evidence["side_by_side"], restricted)
+    if evidence.get("universal"):
+        yield from _universal(evidence["universal"], restricted)
     yield from _rankings(evidence, rows)
     yield from _seeds(evidence, restricted, Counter.of(rows, "restricted", "discovery"))
 
@@ -242,6 +244,15 @@ def _side_by_side(found: Evidence, restricted: Counter) -> Iterator[Recount]:
             yield from _rate(f"side_by_side.budgets[{number}].{search}", at[search], rate)
 
 
+def _universal(found: Evidence, restricted: Counter) -> Iterator[Recount]:
+    """One route for all prompts, beside its controls."""
+    yield from restricted.attack("universal", found, "universal/routed")
+    yield from restricted.attack("universal.natural", found["natural"], "universal/natural")
+    if found["random"]:
+        first, *others = (f"universal/random/{draw}" for draw in range(len(found["draws"])))
+        yield from restricted.attack("universal.random", found["random"], first, others)
+
+
 def _transfer(transfer: Evidence, restricted: Counter) -> Iterator[Recount]:
     """Routes replayed: on their own prompts, and on those of other clusters."""
     of = {row.id: row for row in restricted.rows}
@@ -258,10 +269,19 @@ def _rankings(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
     """Means of every router, p and W."""
     discovery, harmless = Counter.of(rows, "restricted", "discovery"), Counter.of(rows, "benign", "discovery")
     layers = len(evidence["rosais"])
-    scores = discovery.numbers("rosais/first_token/0", layers)
-    sources = [row.cluster for row in discovery.asked("rosais/first_token/0/layer-0#").rows]
+    screen = evidence["rosais_settings"].get("screen")
+    ranked = "screen/free/first_token" if screen else "rosais/first_token/0"
+    scores = discovery.numbers(ranked, layers)
+    sources = [row.cluster for row in discovery.asked(f"{ranked}/layer-0#").rows]
     p = permutation_p(scores, sources)
-    targets = discovery.numbers("target/rosais/target/0", layers).mean(axis=0)
+    targets = discovery.numbers("target/screen/free/target" if screen else "target/rosais/target/0", layers).mean(
+        axis=0
+    )
+    if screen:
+        checked = discovery.asked("rosais/first_token/0/layer-0#")
+        beside, same = checked.numbers("rosais/first_token/0", layers), checked.numbers(ranked, layers)
+        agreement = spearman(same.mean(axis=0), beside.mean(axis=0))
+        yield Recount("rosais_settings.screen.spearman", screen["spearman"], agreement)
     placebo = harmless.numbers("placebo/rosais/first_token/0", layers)
     for said in evidence["rosais"]:
         layer = said["layer"]
