@@ -350,6 +350,14 @@ def test_two_searches_stand_side_by_side(both: AuditResults) -> None:
     assert both.headline.replace("F-SOUR", "F\u2011SOUR") in said(both)
 
 
+def test_cards_fill_rows_and_long_headlines_are_set_smaller(results: AuditResults, both: AuditResults) -> None:
+    """Rows of three and of four: the style sheet knows these numbers."""
+    found = [html(each) for each in (results, both)]
+    assert [each.count('<li class="card') for each in found] == [6, 8]
+    assert ['<h1 class="long">' in each for each in found] == [False, True]
+    assert "100\u00a0% against 0\u00a0% (T1" in found[1]
+
+
 @pytest.mark.parametrize("name", ["guided", "fsour"])
 def test_one_search_alone(both: AuditResults, name: str) -> None:
     gone = {"guided": "fsour", "fsour": "guided"}[name]
