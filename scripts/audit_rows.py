@@ -5,9 +5,9 @@ Columns are named as the journal names what was done: ``base``; ``masking/prefil
 ``fsour/1`` (restarts) and ``fsour/best``; ``random-routes/0`` and on, ``natural-routes``; ``transfer/ID`` (the route
 that was found for ID); the same of Guided as ``guided/0``, ``guided/best``, ``guided/random-routes/0`` and so on. Of a
 best route also ``pairs#`` and ``log-prob#``, and ``forwards#`` and ``seconds#``, which all restarts took. One route for
-all prompts: ``universal/routed``, ``universal/natural``, ``universal/random/0`` and on; ``universal/log-prob#`` is of the
-discovery prompts that it was found on. ``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of
-the discovery split), ``screen/free/first_token/layer-8#`` (its estimate). Before a name stands ``seed-1/``,
+all prompts: ``universal/routed``, ``universal/natural``, ``universal/random/0`` and on; ``universal/log-prob#`` is of
+the discovery prompts that it was found on. ``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8;
+of the discovery split), ``screen/free/first_token/layer-8#`` (its estimate). Before a name stands ``seed-1/``,
 ``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another way.
 """
 
@@ -125,15 +125,21 @@ def _take_searches(table: _Table, done: Mapping[str, Found]) -> None:
         best = max(searches, key=_worth)
         table.put(name, id, rows.verdict(best["attempt"]["verdict"]))
         table.put(f"{name}/pairs#", id, str(len(best["steps"])))
-        table.put(f"{name}/log-prob#", id, repr(best["after"]))
+        table.put(f"{name}/log-prob#", id, repr(_log_prob(best)))
         forwards = round(sum(search["cost"]["rows"] for search in searches), 1)
         table.put(f"{name}/forwards#", id, str(forwards).removesuffix(".0"))
         table.put(f"{name}/seconds#", id, repr(sum(search["cost"]["seconds"] for search in searches)))
 
 
 def _worth(search: Found) -> tuple[float, bool, float]:
-    verdict, steps = Verdict(**search["attempt"]["verdict"]), search["steps"]
-    return verdict.score or 0.0, verdict.any_compliance, steps[-1][3] if steps else search["before"]
+    verdict = Verdict(**search["attempt"]["verdict"])
+    return verdict.score or 0.0, verdict.any_compliance, _log_prob(search)
+
+
+def _log_prob(search: Found) -> float:
+    """log p(target) under the whole route."""
+    steps = search["steps"]
+    return float(steps[-1][3] if steps else search["before"])
 
 
 def _take_rankings(tables: Mapping[str, _Table], done: Mapping[str, Found], plan: Audit) -> None:

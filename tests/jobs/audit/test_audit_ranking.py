@@ -138,6 +138,7 @@ def test_the_screen_ranks_with_its_agreement_with_rosais_beside_it(engine: HFEng
 
 
 def test_rosais_is_measured_on_prompts_from_everywhere() -> None:
-    assert checked_prompts(2) == [0, 1]
-    assert checked_prompts(4) == [0, 1, 2, 3]
-    assert checked_prompts(20) == [0, 5, 10, 15]
+    assert checked_prompts(TINY, 2) == [0, 1]
+    assert checked_prompts(TINY, 4) == [0, 1, 2, 3]
+    assert checked_prompts(TINY, 20) == [0, 5, 10, 15]
+    assert checked_prompts(replace(TINY, rank_check=20), 20) == list(range(20))
