@@ -191,7 +191,10 @@ def fsour(audits: Shown) -> str:
             "garbage", "forced pairs, median", "minutes"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        f, controls = e["fsour"], e["fsour"].get("controls") or {}
+        f = e["fsour"]
+        if not f:
+            return []
+        controls = f.get("controls") or {}
         seconds = next(s["seconds"] for s in e["cost"]["stages"] if s["stage"] == "fsour")
         return [[
             e["checkpoint"], asked(f["asr"]), percent(f["asr_at_1"]), percent(f["asr"]),
@@ -213,7 +216,7 @@ def candidates(hundred: Sequence[Evidence], audits: Shown) -> str:
     for e in hundred:
         usual = next((a for a in audits.shown if a["checkpoint"] == e["checkpoint"]), None)
         for one in (e, usual):
-            if one is None:
+            if one is None or not one["fsour"]:
                 continue
             f, controls = one["fsour"], one["fsour"].get("controls") or {}
             seconds = next(s["seconds"] for s in one["cost"]["stages"] if s["stage"] == "fsour")
@@ -236,7 +239,7 @@ def aims(audits: Shown) -> str:
             "forced pairs, median"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        f = e["fsour"]
+        f = e["fsour"] or {}
         kinds = [(f"target: {t['target']}", t) for t in f.get("targets") or ()]
         kinds += [(f"minimum gain {g['min_gain']:g} nat", g) for g in f.get("min_gain") or ()]
         return [
@@ -253,7 +256,7 @@ def transfer(audits: Shown) -> str:
             "on the others' prompts"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        t = e["fsour"].get("transfer")
+        t = (e["fsour"] or {}).get("transfer")
         if not t:
             return []
         kept = f"{100 * t['pairs_kept']:.0f} %"
@@ -268,6 +271,8 @@ def whereabouts(audits: Shown) -> str:
 
     def rows(e: Evidence) -> Rows:
         f = e["fsour"]
+        if not f:
+            return []
         roles = ", ".join(f"{role} {100 * share:.0f} %" for role, share in f["roles"].items())
         order = sorted(range(len(f["layers"])), key=lambda n: -f["layers"][n])[:4]
         layers = ", ".join(f"{n} ({100 * f['layers'][n]:.0f} %)" for n in order)
@@ -296,7 +301,7 @@ def seeds(audits: Shown) -> str:
              f"{spearman['mean']:.2f}"],
         ]  # fmt: skip
         shares = [(f"masking, top-{m['routers']}: ASR", m["asr"]) for m in seeds["masking"]]
-        shares += [("F-SOUR: ASR@1", f["asr_at_1"]), ("F-SOUR: ASR@5", f["asr"])]
+        shares += [("F-SOUR: ASR@1", f["asr_at_1"]), ("F-SOUR: ASR@5", f["asr"])] if f else []
         for what, each in shares:
             said = ", ".join(f"{100 * a:.0f} %" for a in each)
             found.append([name, what, named, said, f"{100 * sum(each) / len(each):.0f} %"])
@@ -344,7 +349,7 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
     rows = []
     for e in Shown.of(names).shown:
         two, f = masked(e, 2), e["fsour"]
-        if two is None or "random" not in two["controls"]:
+        if two is None or not f or not f.get("controls") or "random" not in two["controls"]:
             continue
         control, more = two["controls"]["random"], two["difference_random"]
         rows.append([
@@ -367,7 +372,7 @@ def _guided(e: Evidence | None, short: Callable[[Evidence], str]) -> list[str]:
 
 def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:
     audits = Shown.of(names)
-    some = audits.only(lambda e: bool(e["fsour"].get("controls")))
+    some = audits.only(lambda e: bool((e["fsour"] or {}).get("controls")))
     yield from audits.told()
     yield "## The shipped models"
     yield (

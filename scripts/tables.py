@@ -1,4 +1,4 @@
-"""Write the tables of README and of docs/ (evidence, guided, steering) from evidence/*.json; none is typed by hand.
+"""Write the tables of README and docs/ from evidence/*.json; none is typed by hand.
 
     python scripts/tables.py [--check]
 
@@ -29,10 +29,9 @@ MARKS = {
 def parts() -> list[tuple[Path, str, Iterable[str]]]:
     """Every page, the marks between which something is made, and what."""
     plan = read_plan(EVIDENCE / "plan.yaml")
-    audits = [run.name for run in plan if run.kind == "audit"]
+    audits = [run.name for run in plan if run.kind == "audit" and not run.compares_searches]
     hundred = [name for name in audits if name.startswith("n100-")]
-    guided = [name for name in audits if name.startswith("guided-")]
-    proper = [name for name in audits if name not in (*hundred, *guided)]
+    proper = [name for name in audits if name not in hundred]
     shipped = [name for name in proper if "-seed" not in name and name != "english"]
     steered = [run for run in plan if run.kind in ("steer", "evaluate")]
     docs = ROOT / "docs"
@@ -40,7 +39,7 @@ def parts() -> list[tuple[Path, str, Iterable[str]]]:
         (ROOT / "README.md", "evidence", audit_tables.in_readme(shipped)),
         (docs / "evidence.md", "evidence", audit_tables.in_docs(proper, hundred)),
         (docs / "evidence.md", "hostile", hostile.in_docs(plan)),
-        (docs / "guided.md", "guided", guided_tables.in_docs(guided)),
+        (docs / "guided.md", "guided", guided_tables.in_docs([run.name for run in plan if run.compares_searches])),
         (docs / "steering.md", "steering", steering_tables.in_docs(steered)),
     ]
 

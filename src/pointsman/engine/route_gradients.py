@@ -615,7 +615,7 @@ class Guide:
         raise ModelError(
             f"{self._name} cannot be searched by its gradient: router {router.path} weighs experts by a rule that "
             f"Pointsman does not know (off by {100 * error:.1g} %)",
-            "Search its routes with F-SOUR (--route-attack fsour)",
+            "Search its routes with F-SOUR (--attack fsour)",
         )
 
     def _weights_of(
@@ -804,7 +804,7 @@ def _no_gradient(name: str, error: Exception | None = None) -> ModelError:
     why = f" ({' '.join(str(error).split())[:160]})" if error is not None else ""
     return ModelError(
         f"{name} passes no gradient from what it says to its experts{why}",
-        "Search its routes with F-SOUR (--route-attack fsour), or load it unquantised",
+        "Search its routes with F-SOUR (--attack fsour), or load it unquantised",
     )
 
 
@@ -812,5 +812,5 @@ def _no_weights(name: str, router: Router) -> ModelError:
     return ModelError(
         f"{name} cannot be searched by its gradient: it cannot be seen with which weights router {router.path} lets "
         "its experts enter",
-        "Search its routes with F-SOUR (--route-attack fsour)",
+        "Search its routes with F-SOUR (--attack fsour)",
     )

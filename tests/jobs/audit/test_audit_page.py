@@ -472,7 +472,9 @@ def test_the_summary_says_what_is_missing(results: AuditResults) -> None:
 
 
 def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResults) -> None:
-    agreement = ScreenAgreement(prompts=4, samples=20, spearman=0.731, kendall=None, top_n=2, same_top=1)
+    agreement = ScreenAgreement(
+        prompts=4, samples=20, spearman=0.731, low=0.5, high=0.864, kendall=None, top_n=2, same_top=1
+    )
     settings = replace(
         results.rosais_settings, samples=0, scale="log_probability", screen=agreement,
         placebo=replace(results.rosais_settings.placebo, why_not="the screen has none"),
@@ -481,7 +483,7 @@ def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResu
     words, terminal = said(screened), written(screened)
     for part in (
         "Screen per router", "estimated by one backward pass a prompt", "to first order", "top routers by screen score",
-        "lowest screen score", "Spearman ρ with RoSais 0.73", "Kendall τ with RoSais –", "1 of 2",
+        "lowest screen score", "Spearman ρ with RoSais 0.73 [0.50, 0.86]", "Kendall τ with RoSais –", "1 of 2",
         "on 4 prompts on which RoSais was measured too (20 masks)", "No placebo: the screen has none.",
     ):  # fmt: skip
         assert part in words, part

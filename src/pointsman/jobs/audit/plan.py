@@ -63,6 +63,7 @@ class Audit:
         rank: How routers are ranked: by random masks (rosais, the paper's), or by one backward pass a prompt and a
             small RoSais beside it (screen).
         rank_prompts: Prompts that routers are ranked on; None for as many as limit.
+        rank_check: Where the screen ranks: prompts on which RoSais is measured beside it.
         searches: Behaviours whose routes are searched; None for all tested.
         together: Behaviours searched side by side; None for as many as fill a forward.
         method_seeds: Repeat ranking, masking and search with this many seeds, reported apart from n.
@@ -90,6 +91,7 @@ class Audit:
     limit: Positive | None = 20
     rank: Annotated[RankedBy, Formerly("rosais")] = "rosais"
     rank_prompts: Positive | None = None
+    rank_check: Annotated[Positive, Formerly(4)] = 4
     samples: Positive = 20
     routers: Positive | None = None
     random_draws: Count = 10

@@ -235,7 +235,7 @@ def _beside_rosais(screen: ScreenAgreement) -> list[tuple[str, str, str]]:
     """How far the screen agrees with what it stands for."""
     on = f"on {text.many(screen.prompts, 'prompt')} on which RoSais was measured too ({screen.samples} masks)"
     return [
-        ("Spearman ρ with RoSais", text.plain(screen.spearman, 2), f"rank correlation of screen and RoSais {on}"),
+        ("Spearman ρ with RoSais", _spearman(screen), f"rank correlation of screen and RoSais {on}"),
         ("Kendall τ with RoSais", text.plain(screen.kendall, 2), "the same, by pairs of routers"),
         (
             "Top routers shared with RoSais",
@@ -243,6 +243,14 @@ def _beside_rosais(screen: ScreenAgreement) -> list[tuple[str, str, str]]:
             "how many of those that are masked RoSais would mask, by these prompts",
         ),
     ]
+
+
+def _spearman(screen: ScreenAgreement) -> str:
+    """With its interval over prompts, where there is one."""
+    said = text.plain(screen.spearman, 2)
+    if screen.low is None or screen.high is None:
+        return said
+    return f"{said} [{text.plain(screen.low, 2)}, {text.plain(screen.high, 2)}]"
 
 
 def _beside(rows: Sequence[RouterScore], placebo: PlaceboSettings, digits: int, marked: int) -> list[Block]:
