@@ -118,7 +118,7 @@ def compared(kept: Kept, **changed: Any) -> dict[str, list[list[str]]]:
     }  # fmt: skip
     masks = next(e for e in old["masking"] if e["routers"] == 1 and e["phase"] == "prefill")
     universal = {
-        "asr": masks["asr"], "random": masks["controls"]["random"], "natural": old["base"], "draws": [0.1, 0.25],
+        "asr": masks["asr"], "any_compliance": masks["asr"], "random": masks["controls"]["random"], "natural": old["base"], "draws": [0.1, 0.25],
         "difference_random": masks["difference_random"], "places": [{}] * 6, "prompts": 24,
         "reached": {"k": 20}, "forwards": 2420.0,
     }  # fmt: skip
@@ -156,8 +156,8 @@ def test_guided_stands_beside_f_sour_with_what_both_take(kept: Kept) -> None:
 def test_a_route_for_all_prompts_and_the_screen_stand_with_what_they_are_held_against(kept: Kept) -> None:
     tables = compared(kept)
     (found,) = tables["places"]
-    assert (found[1:5], found[9]) == (["6", "24", "20", "2,420"], "25 % of 2")
-    assert found[11] == "in doubt"
+    assert (found[1:5], found[10]) == (["6", "24", "20", "2,420"], "25 % of 2")
+    assert found[12] == "in doubt"
     assert tables["prompts"] == [["olmoe", "24", "20", "0.73 [0.50, 0.90]", "-", "1 of 1", "0.500", "0.025", "20.0"]]
 
 
