@@ -26,8 +26,8 @@ def in_docs(names: Sequence[str]) -> Iterator[str]:
         yield "### Guided beside F-SOUR"
         yield (
             "The same requests of the test split, one search each, in one run; exact judge, greedy, 95 % intervals "
-            "clustered by what is claimed to generalise. A success is *correct* restricted content. Confirms: Guided had "
-            "not been run on the checkpoint before the plan of these runs was committed; F-SOUR and masks had."
+            "clustered by what is claimed to generalise. A success is *correct* restricted content. Confirms: Guided "
+            "had not been run on the checkpoint before the plan of these runs was committed; F-SOUR and masks had."
         )
         yield success(both)
         yield (
