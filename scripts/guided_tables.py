@@ -26,8 +26,8 @@ def in_docs(names: Sequence[str]) -> Iterator[str]:
         yield "### Guided beside F-SOUR"
         yield (
             "The same requests of the test split, one search each, in one run; exact judge, greedy, 95 % intervals "
-            "clustered by what is claimed to generalise. A success is *correct* restricted content. Untouched before: "
-            "no method had been run on the checkpoint before the plan was committed."
+            "clustered by what is claimed to generalise. A success is *correct* restricted content. Confirms: Guided "
+            "had not been run on the checkpoint before the plan of these runs was committed; F-SOUR and masks had."
         )
         yield success(both)
         yield (
@@ -60,7 +60,7 @@ def in_docs(names: Sequence[str]) -> Iterator[str]:
 
 
 def success(runs: Shown) -> str:
-    head = [CHECKPOINT, "untouched before", "n (effective)", "without a route", "F-SOUR, one search", "Guided",
+    head = [CHECKPOINT, "confirms", "n (effective)", "without a route", "F-SOUR, one search", "Guided",
             "Guided less F-SOUR, points", "opened, but answered wrongly: F-SOUR, Guided",
             "reached log tau: F-SOUR, Guided"]  # fmt: skip
 

@@ -144,7 +144,7 @@ def compared(kept: Kept, **changed: Any) -> dict[str, list[list[str]]]:
 
 def test_guided_stands_beside_f_sour_with_what_both_take(kept: Kept) -> None:
     tables = compared(kept)
-    (found,) = tables["untouched before"]
+    (found,) = tables["confirms"]
     assert (found[1], found[2]) == ("yes", "200 (90)")
     assert found[5:] == ["100.0 % [98, 100]", "+21 [+10, +30]", "7, 0", "200, 200"]
     assert tables["forwards, median: F-SOUR"] == [
@@ -164,7 +164,7 @@ def test_a_route_for_all_prompts_and_the_screen_stand_with_what_they_are_held_ag
 def test_a_difference_of_searches_with_several_restarts_is_none_of_one(kept: Kept) -> None:
     old = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))["fsour"]
     five = {**old, "settings": {"restarts": 5}, "reached": 200, "answered_wrongly": 7}
-    assert compared(kept, fsour=five)["untouched before"][0][6] == "-"
+    assert compared(kept, fsour=five)["confirms"][0][6] == "-"
 
 
 def test_what_was_not_measured_has_no_table(kept: Kept) -> None:
