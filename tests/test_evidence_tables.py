@@ -118,7 +118,8 @@ def compared(kept: Kept, **changed: Any) -> dict[str, list[list[str]]]:
     }  # fmt: skip
     masks = next(e for e in old["masking"] if e["routers"] == 1 and e["phase"] == "prefill")
     universal = {
-        "asr": masks["asr"], "any_compliance": masks["asr"], "random": masks["controls"]["random"], "natural": old["base"], "draws": [0.1, 0.25],
+        "asr": masks["asr"], "any_compliance": masks["asr"], "random": masks["controls"]["random"],
+        "natural": old["base"], "draws": [0.1, 0.25],
         "difference_random": masks["difference_random"], "places": [{}] * 6, "prompts": 24,
         "reached": {"k": 20}, "forwards": 2420.0,
     }  # fmt: skip
