@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from audit_tables import claim, made_by, points
-from evidence_files import read_new
-from shown import Rows, Shown, asked, percent
+from evidence_files import EVIDENCE, read, read_new
+from shown import Rows, Shown, asked, percent, table
 
 Evidence = dict[str, Any]
 CHECKPOINT = "testbed checkpoint"
@@ -48,6 +48,12 @@ def in_docs(names: Sequence[str]) -> Iterator[str]:
             "random sets at its places, each draw one route for all prompts."
         )
         yield universal_routes(universal)
+        if moved := read(EVIDENCE / "universal-transfer.json"):
+            yield (
+                "The same routes, asked of the other checkpoints of their family, which were trained from other seeds "
+                "and have no weights in common (100 requests each; random: random sets at the same places, one draw)."
+            )
+            yield transfer(moved["transfer"])
     screened = runs.only(lambda e: bool(e["rosais_settings"].get("screen")))
     if screened.shown:
         yield "### The screen beside RoSais"
@@ -144,6 +150,15 @@ def universal_routes(runs: Shown) -> str:
         ]]  # fmt: skip
 
     return runs.table(head, rows)
+
+
+def transfer(moved: Sequence[Evidence]) -> str:
+    """What a route does to checkpoints that it was not found on."""
+    head = ["found on", "asked of", "correct content", "any compliance", "random sets"]
+    return table(head, [
+        [one["found_on"], one["asked_of"], *(percent(one[rate]) for rate in ("asr", "any_compliance", "random"))]
+        for one in moved if one["found_on"] != one["asked_of"]
+    ])  # fmt: skip
 
 
 def screen(runs: Shown) -> str:
