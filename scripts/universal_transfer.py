@@ -33,7 +33,7 @@ def transfer(family: str, routes: Mapping[str, UniversalRoute]) -> list[dict[str
     """Every route on every checkpoint of a family, its own among them."""
     suite = load_suite()
     behaviours = take([b for b in suite.restricted if b.split == "test"], ASKED, SEED)
-    sources = [behaviour.source for behaviour in behaviours]
+    clusters = [behaviour.row_cluster for behaviour in behaviours]
     found = []
     for target in routes:
         engine = pointsman.load(f"testbed:{target}")
@@ -42,7 +42,7 @@ def transfer(family: str, routes: Mapping[str, UniversalRoute]) -> list[dict[str
                 engine, behaviours, TestbedJudge(), route, plain=()
             )
             rates = AttackRates.of(answers.routed, SEED)
-            random = Rate.of(successes(answers.random[0]), sources, SEED)
+            random = Rate.of(successes(answers.random[0]), clusters, SEED)
             found.append({
                 "family": family, "found_on": source, "asked_of": target, "asr": vars(rates.asr),
                 "any_compliance": vars(rates.any_compliance), "random": vars(random),
