@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pointsman.engine.route_gradients import LayerGradient, Weighing, every_set
+from pointsman.engine.route_gradients import LayerGradient
+from pointsman.engine.weighing import Weighing, every_set
 from pointsman.methods import shared_sets
 from pointsman.methods.shared_sets import at_tokens, best_shared_set, joined, summed_gains
 from pointsman.routing.routers import Router

@@ -7,7 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pointsman.engine.route_gradients import LayerGradient, Rule, Weighing, cover, every_set
+from pointsman.engine.all_experts import cover
+from pointsman.engine.route_gradients import LayerGradient
+from pointsman.engine.weighing import Rule, Weighing, every_set
 from pointsman.methods.best_sets import best_sets
 from pointsman.routing.routers import Router
 

@@ -16,8 +16,9 @@ from engines import behaviours, small_engine
 from oracle.loops import Route
 from plain_engine import PlainEngine
 from pointsman.engine.abilities import that_guides
+from pointsman.engine.all_experts import AllExperts
 from pointsman.engine.hf import HFEngine
-from pointsman.engine.route_gradients import Guide, RouteGradient
+from pointsman.engine.route_gradients import RouteGradient
 from pointsman.engine.types import Prompt
 from pointsman.errors import BadLogits, ControlFailed, ModelError, UsageError
 from pointsman.methods.guided import Guided
@@ -298,7 +299,7 @@ def test_rows_beside_and_padding_change_nothing(engine: HFEngine, monkeypatch: p
 def test_sets_side_by_side_change_nothing(engine: HFEngine, row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for together in (1, 3, 100):
-        monkeypatch.setattr(Guide, "_sets_together", lambda *_, together=together: together)
+        monkeypatch.setattr(AllExperts, "_sets_together", lambda *_, together=together: together)
         monkeypatch.setattr(engine, "_guide", None)
         found += engine.route_gradients([row[0]] * 2, [row[1]] * 2)
     for other in found[1:]:

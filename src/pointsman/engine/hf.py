@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,18 +12,20 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pointsman.engine.abilities import Guides, HoldsModule, Learns, Patches
 from pointsman.engine.batching import in_batches, tokens_that_fit
 from pointsman.engine.chat import Chat
+from pointsman.engine.generation import most_probable
 from pointsman.engine.learning import BACKWARD, Learner, weights_held
 from pointsman.engine.patching import Patcher
-from pointsman.engine.resume import Resume
+from pointsman.engine.resume import Resume, how_resumed
 from pointsman.engine.route_gradients import Guide, RouteGradient
-from pointsman.engine.rows import first_layer, per_row, shared_rows
+from pointsman.engine.rows import padded_left, per_row, refuse_length, refuse_targets
 from pointsman.engine.scorer import FullScorer, ResumedScorer, Targets, read_scores
 from pointsman.engine.settings import settings_of
+from pointsman.engine.shared_scoring import SharedScoring, shared_rows
+from pointsman.engine.turns import Turns
 from pointsman.engine.types import (
     Ability,
     Completion,
@@ -37,7 +38,7 @@ from pointsman.engine.types import (
     refuse_no_prompts,
     refuse_rows,
 )
-from pointsman.errors import BadLogits, InterventionError, ModelError, PromptTooLong, UsageError
+from pointsman.errors import InterventionError, ModelError, UsageError
 from pointsman.routing.calling import Calling, without_wrappers
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.given import HasIntervention, plain, warn_of_other_weights
@@ -55,8 +56,7 @@ def _in_turn(verb: Callable[Concatenate[HFEngine, _Asked], _Out]) -> Callable[Co
 
     @wraps(verb)
     def asked(self: HFEngine, /, *args: _Asked.args, **kwargs: _Asked.kwargs) -> _Out:
-        with self._turn:
-            self._refuse_if_open()
+        with self._turns.call():
             return verb(self, *args, **kwargs)
 
     return asked
@@ -102,14 +102,13 @@ class HFEngine:
         self._controller = Controller(model, self.routers, self.proof.fingerprint)
         resume = Resume.of(model, self._controller)
         self._resume = resume if isinstance(resume, Resume) else None
-        self.resumes = _said(resume)
+        self.resumes = how_resumed(resume)
         self.resumes_fully = self._resume is not None and self._resume.tokens
         self._layers = int(model.config.get_text_config().num_hidden_layers)
         self._batch_size = batch_size
         self._guide: Guide | None = None
         self._tokens_that_fit: float | None = None
-        self._open = False  # within the block of a scorer, patcher or learner
-        self._turn = threading.RLock()  # one thread at a time
+        self._turns = Turns()
         self._device = model.get_input_embeddings().weight.device
         self._vocabulary = len(model.get_input_embeddings().weight)
         self._calling = Calling(model)
@@ -184,7 +183,7 @@ class HFEngine:
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {max_new_tokens}", "Give 1 or more")
         for prompt in prompts:
-            self._check_length(len(prompt) + 1)
+            refuse_length(len(prompt) + 1, self.info)
         each = self._per_row(routing, len(prompts))
 
         def batch(rows: Sequence[int]) -> list[Completion]:
@@ -216,13 +215,18 @@ class HFEngine:
         routing: Routing = None,
         first_tokens: Sequence[int] | None = None,
     ) -> list[Score]:
-        self._check_targets(prompts, targets)
+        refuse_targets(prompts, targets, self.info)
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
         each = self._per_row(routing, len(prompts))
         if self._resume is not None:
             shared = shared_rows(prompts, targets, each)
             if shared:
-                return self._score_shared(self._resume, prompts, targets, each, first_tokens, shared)
+                with self._resume.attached():
+                    together = SharedScoring(
+                        self._resume, self._controller, rows_that_fit=self._rows, count=self._count,
+                        layers=self._layers, device=self._device, info=self.info,
+                    )  # fmt: skip
+                    return together.scores(prompts, targets, each, first_tokens, shared)
 
         def batch(rows: Sequence[int]) -> list[Score]:
             chosen = [each[i] for i in rows]
@@ -239,12 +243,12 @@ class HFEngine:
         routing: Intervention | HasIntervention | None = None,
     ) -> Iterator[RouteScorer]:
         """See `Engine.scorer`. Resumed from (layer, token) where the model allows it, else with full forwards."""
-        self._check_targets(prompts, targets)
+        refuse_targets(prompts, targets, self.info)
         given, routing = routing, plain(routing)
         refuse_rows([routing])
         self._controller.check(routing)
         warn_of_other_weights(given, self.model)
-        with self._exclusively():
+        with self._turns.alone():
             if self._resume is None or not self._resume.tokens or not prompts:
                 yield FullScorer(self._score_rows, self.routers, self._layers, prompts, targets, routing)
                 return
@@ -266,7 +270,7 @@ class HFEngine:
         """
         if self._resume is None:
             raise UsageError(f"{self.info.name} cannot be patched: {self.resumes}", "Patch another model")
-        with self._exclusively(), self._resume.attached():
+        with self._turns.alone(), self._resume.attached():
             yield Patcher(
                 self._resume, self._controller, rows_that_fit=self._rows, cost=self.cost, device=self._device,
                 name=self.info.name,
@@ -275,7 +279,7 @@ class HFEngine:
     @contextmanager
     def learner(self) -> Iterator[Learner]:
         """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
-        with self._exclusively(), weights_held(self.model), self._controller.attached():
+        with self._turns.alone(), weights_held(self.model), self._controller.attached():
             yield Learner(
                 self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name,
                 self.info.opening,
@@ -286,7 +290,7 @@ class HFEngine:
         self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], *, routing: Routing = None
     ) -> list[RouteGradient]:
         """See `Guides.route_gradients`."""
-        self._check_targets(prompts, targets)
+        refuse_targets(prompts, targets, self.info)
         each = self._per_row(routing, len(prompts))
         if self._guide is None:
             self._guide = Guide(
@@ -322,7 +326,7 @@ class HFEngine:
 
         lengths = [len(p) for p in prompts]
         for length in lengths:
-            self._check_length(length)
+            refuse_length(length, self.info)
         parts = self._by_length(lengths, max(lengths, default=0), batch)
         return RouteTrace.concatenate([part for part in parts if len(part)])
 
@@ -333,28 +337,11 @@ class HFEngine:
     ) -> list[Completion]:
         ids, mask = self._pad_left([p.ids for p in prompts])
         rooms = [min(max_new_tokens, self.info.context - len(p)) for p in prompts]  # shape: [B]
-        watch = _FiniteLogits()
-        settings = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            guidance_scale=1.0,
-            no_repeat_ngram_size=0,
-            max_new_tokens=max(rooms),
-            eos_token_id=self._ends or None,
-            pad_token_id=self._pad,
-            use_cache=True,
-        )
         started = time.perf_counter()
-        with self._calling.handed_over(self.model), self._under(routing, None), torch.no_grad():
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([watch]),
-            )
-        new = output[:, ids.shape[1] :].tolist()  # shape: [B, <= max_new_tokens]
-        watch.check(self.info.name)
+        with self._calling.handed_over(self.model), self._under(routing, None):
+            new = most_probable(
+                self.model, ids, mask, max(rooms), ends=self._ends, pad=self._pad, name=self.info.name
+            )  # fmt: skip
         steps = len(new[0]) if new else 0
         self._count(steps, ids.numel() + len(prompts) * max(steps - 1, 0), started)
         return [self._completion(prompt, row[:room]) for prompt, row, room in zip(prompts, new, rooms, strict=True)]
@@ -381,80 +368,6 @@ class HFEngine:
         scores = read_scores(logits, begins, targets, first_tokens, self.info.name, self.info.opening)
         self._count(1, ids.numel(), started)
         return scores
-
-    def _score_shared(
-        self,
-        resume: Resume,
-        prompts: Sequence[Prompt],
-        targets: Sequence[tuple[int, ...]],
-        routing: list[Intervention | None],
-        first_tokens: Sequence[int] | None,
-        shared: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]],
-    ) -> list[Score]:
-        """One full forward of every prompt; each row again from the first layer that its routing touches."""
-        results: dict[int, Score] = {}
-        kinds = list(shared.values())  # rows of each prompt and target
-        kinds.sort(key=lambda rows: (-len(prompts[rows[0]]), rows[0]))
-
-        def group(part: Sequence[list[int]]) -> list[None]:
-            asked = Targets(
-                [prompts[r[0]] for r in part], [targets[r[0]] for r in part], self._device, self.info.opening
-            )
-            self._score_group(resume, asked, part, routing, targets, first_tokens, results)
-            return [None] * len(part)
-
-        longest = max(len(prompts[rows[0]]) + len(targets[rows[0]]) for rows in kinds)
-        with resume.attached():
-            list(in_batches(kinds, self._rows(longest), group))
-        return [results[row] for row in range(len(prompts))]
-
-    def _score_group(
-        self,
-        resume: Resume,
-        asked: Targets,
-        part: Sequence[list[int]],
-        routing: list[Intervention | None],
-        targets: Sequence[tuple[int, ...]],
-        first_tokens: Sequence[int] | None,
-        results: dict[int, Score],
-    ) -> None:
-        started = time.perf_counter()
-        keep, end = asked.keep(range(len(part))), max(asked.length)
-        self._controller.set(None)
-        self._controller.recorder = None
-        memory, logits = resume.remember(asked.ids, keep)
-        begins = [prompt - 1 - keep.start for prompt in asked.prompt]
-        wanted = [targets[rows[0]] for rows in part]
-        plain = read_scores(logits, begins, wanted, first_tokens, self.info.name, self.info.opening)
-        self._count(1, asked.ids.numel(), started)
-        by_layer: dict[int, list[tuple[int, int]]] = {}  # first decoder layer -> (place in the memory, row)
-        for place, same in enumerate(part):
-            for row in same:
-                first = first_layer(routing[row])
-                if first is None:
-                    results[row] = plain[place]
-                else:
-                    by_layer.setdefault(self.routers[first].decoder_layer, []).append((place, row))
-
-        for layer, rows in sorted(by_layer.items()):
-
-            def batch(some: Sequence[tuple[int, int]], layer: int = layer) -> list[Score]:
-                began = time.perf_counter()
-                places = [place for place, _ in some]
-                self._controller.set(
-                    [routing[row] for _, row in some], prompt_lengths=[asked.prompt[place] for place in places]
-                )
-                of_row = torch.tensor(places, device=self._device)
-                logits, _ = resume.run(memory, of_row, layer, 0, end, keep)
-                scores = read_scores(
-                    logits, [begins[p] for p in places], [wanted[p] for p in places], first_tokens, self.info.name,
-                    self.info.opening,
-                )  # fmt: skip
-                self._count(1, len(some) * end, began, layers=self._layers - layer)
-                return scores
-
-            for (_, row), score in zip(rows, in_batches(rows, self._rows(end), batch), strict=True):
-                results[row] = score
 
     @property
     def weights(self) -> str:
@@ -490,13 +403,7 @@ class HFEngine:
 
     def _pad_left(self, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Ids and attention mask. Shapes: [B, T] each."""
-        longest = max(len(row) for row in rows)
-        ids = torch.full((len(rows), longest), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for n, row in enumerate(rows):
-            ids[n, longest - len(row) :] = torch.tensor(row)
-            mask[n, longest - len(row) :] = 1
-        return ids.to(self._device), mask.to(self._device)
+        return padded_left(rows, self._pad, self._device)
 
     @contextmanager
     def _under(
@@ -514,79 +421,17 @@ class HFEngine:
         finally:
             self._controller.recorder = None
 
-    @contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        """The engine for one block alone: other threads wait, and the same one asks nothing else meanwhile."""
-        with self._turn:
-            self._refuse_if_open()
-            self._controller.recorder = None
-            self._open = True
-            try:
-                yield
-            finally:
-                self._open = False
-
-    def _refuse_if_open(self) -> None:
-        if self._open:
-            raise InterventionError(
-                "The engine answers nothing else while its scorer, patcher or learner is open",
-                "Leave that `with` block first",
-            )
-
     def _by_length(self, lengths: list[int], longest: int, batch: Callable[[Sequence[int]], list[_Out]]) -> list[_Out]:
         """Run `batch` over row numbers, longest rows first (so that memory fails early), and restore the order."""
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         results = dict(zip(order, in_batches(order, self._rows(longest), batch), strict=True))
         return [results[i] for i in range(len(lengths))]
 
-    def _check_targets(self, prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]]) -> None:
-        refuse_no_prompts(prompts)
-        if len(targets) != len(prompts):
-            raise UsageError(f"There are {len(targets)} targets for {len(prompts)} prompts", "Give one for each")
-        for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-            if isinstance(target, str):
-                raise UsageError(f"The target of prompt {number} is text", "Give engine.encode_target(text)")
-            if not target:
-                raise UsageError(f"The target of prompt {number} is empty", "Give a target of at least one token")
-            self._check_length(len(prompt) + len(target))
-
-    def _check_length(self, tokens: int) -> None:
-        if tokens > self.info.context:
-            raise PromptTooLong(
-                f"A prompt needs {tokens} tokens with its answer, and {self.info.name} has a context of "
-                f"{self.info.context}",
-                "Shorten or remove it (the behaviours file is checked before anything is run)",
-            )
-
     def _count(self, forwards: int, tokens: int, started: float, layers: int | None = None) -> None:
         self.cost.forwards += forwards
         self.cost.tokens += tokens
         self.cost.token_layers += tokens * (self._layers if layers is None else layers)
         self.cost.seconds += time.perf_counter() - started
-
-
-class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
-    """Notices NaN and +inf logits during generation without changing them."""
-
-    def __init__(self) -> None:
-        self._bad: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        bad = ~torch.isfinite(scores.amax(-1)).all()
-        self._bad = bad if self._bad is None else self._bad | bad
-        return scores
-
-    def check(self, name: str) -> None:
-        if self._bad is not None and bool(self._bad):
-            raise BadLogits(f"{name} returned NaN or infinite logits", "Try another dtype, such as bfloat16")
-
-
-def _said(resume: Resume | str) -> str:
-    if isinstance(resume, str):
-        return f"forwards are not resumed, every score takes a full one ({resume})"
-    if not resume.tokens:
-        return f"forwards are resumed from any layer, but not from a token ({resume.why_not})"
-    return "forwards are resumed from any layer and token"
 
 
 def _ordered(layer: LayerTrace) -> LayerTrace:

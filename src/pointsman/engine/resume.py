@@ -364,3 +364,12 @@ def _in_a_line(error: Exception) -> str:
         return str(error)
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+
+
+def how_resumed(resume: Resume | str) -> str:
+    """From where forwards are resumed, in words, from what `Resume.of` gave."""
+    if isinstance(resume, str):
+        return f"forwards are not resumed, every score takes a full one ({resume})"
+    if not resume.tokens:
+        return f"forwards are resumed from any layer, but not from a token ({resume.why_not})"
+    return "forwards are resumed from any layer and token"

@@ -1,12 +1,16 @@
-"""Rows of a call: the routing of each, and which of them share what is computed."""
+"""Rows of a call: the routing of each, which of them are refused, and how they stand side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from pointsman.engine.types import Prompt, Routing, refuse_rows
-from pointsman.errors import InterventionError
+import torch
+from torch import Tensor
+
+from pointsman.engine.types import EngineInfo, Prompt, Routing, refuse_no_prompts, refuse_rows
+from pointsman.errors import InterventionError, PromptTooLong, UsageError
 from pointsman.routing.given import plain
 from pointsman.routing.intervention import Intervention
 
@@ -35,17 +39,34 @@ def _given_out(routing: Intervention, rows: int) -> list[Intervention | None]:
     return [replace(routing, rules=tuple(rule for of, rule in rules if of is None or row in of)) for row in range(rows)]
 
 
-def shared_rows(
-    prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], routing: Sequence[Intervention | None]
-) -> dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] | None:
-    """The rows of every prompt and target, if remembering each once is worth it: at least three rows share one."""
-    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        rows.setdefault((prompt.ids, target), []).append(row)
-    return rows if any(routing) and len(prompts) >= 3 * len(rows) else None
+def refuse_targets(prompts: Sequence[Prompt], targets: Sequence[tuple[int, ...]], info: EngineInfo) -> None:
+    """Refuse what is no prompt with its target, or has no room in the context of a model."""
+    refuse_no_prompts(prompts)
+    if len(targets) != len(prompts):
+        raise UsageError(f"There are {len(targets)} targets for {len(prompts)} prompts", "Give one for each")
+    for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        if isinstance(target, str):
+            raise UsageError(f"The target of prompt {number} is text", "Give engine.encode_target(text)")
+        if not target:
+            raise UsageError(f"The target of prompt {number} is empty", "Give a target of at least one token")
+        refuse_length(len(prompt) + len(target), info)
 
 
-def first_layer(routing: Intervention | None) -> int | None:
-    """The first MoE layer that a routing touches; None if it touches none."""
-    layers = [rule.layers[0] for rule in routing.rules if rule.layers] if routing else []
-    return min(layers, default=None)
+def refuse_length(tokens: int, info: EngineInfo) -> None:
+    """Refuse a row of so many tokens, where the context of a model is shorter."""
+    if tokens > info.context:
+        raise PromptTooLong(
+            f"A prompt needs {tokens} tokens with its answer, and {info.name} has a context of {info.context}",
+            "Shorten or remove it (the behaviours file is checked before anything is run)",
+        )
+
+
+def padded_left(rows: Sequence[tuple[int, ...]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask. Shapes: [B, T] each."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for n, row in enumerate(rows):
+        ids[n, longest - len(row) :] = torch.tensor(row)
+        mask[n, longest - len(row) :] = 1
+    return ids.to(device), mask.to(device)

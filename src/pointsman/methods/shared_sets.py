@@ -14,7 +14,8 @@ from functools import cache
 
 import numpy as np
 
-from pointsman.engine.route_gradients import LayerGradient, Weighing, every_set
+from pointsman.engine.route_gradients import LayerGradient
+from pointsman.engine.weighing import Weighing, every_set
 from pointsman.methods.best_sets import best_sets
 from pointsman.routing.routers import Router
 
