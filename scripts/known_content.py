@@ -2,8 +2,8 @@
 
     python scripts/known_content.py CHECKPOINT...
 
-The ceiling of every attack that ends a refusal: the target stands as the beginning of the answer, and the model goes
-on. Asked of the test requests of evidence/guided-CHECKPOINT.json.
+A yardstick for attacks that end a refusal, and no bound: the target stands as the beginning of the answer, and the
+model goes on. Asked of the test requests of evidence/guided-CHECKPOINT.json.
 """
 
 from __future__ import annotations
