@@ -3,9 +3,12 @@
 Columns are named as the journal names what was done: ``base``; ``masking/prefill/8-11`` (routers 8 and 11 masked),
 ``frozen/...`` (one mask for all), ``noise/both/0.3``; ``utility/...``, the same asked of benign prompts; ``fsour/0``,
 ``fsour/1`` (restarts) and ``fsour/best``; ``random-routes/0`` and on, ``natural-routes``; ``transfer/ID`` (the route
-that was found for ID); the same of Guided as ``guided/0``, ``guided/best``, ``guided/random-routes/0`` and so on;
-``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8; of the discovery split). Before a name
-stands ``seed-1/``, ``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another way.
+that was found for ID); the same of Guided as ``guided/0``, ``guided/best``, ``guided/random-routes/0`` and so on. Of a
+best route also ``pairs#`` and ``log-prob#``, and ``forwards#`` and ``seconds#``, which all restarts took. One route for
+all prompts: ``universal/routed``, ``universal/natural``, ``universal/random/0`` and on; ``universal/log-prob#`` is of
+the discovery prompts that it was found on. ``rosais/first_token/0/layer-8#`` (the rise under the best mask on router 8;
+of the discovery split), ``screen/free/first_token/layer-8#`` (its estimate). Before a name stands ``seed-1/``,
+``target-1/``, ``min-gain-0.1/`` and ``placebo/`` where it was done in another way.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from pointsman.data.types import Behaviour, Conversation
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import Taking, choose_prompts
 from pointsman.jobs.audit.question import ask_again
+from pointsman.jobs.audit.ranking import checked_prompts
 from pointsman.judges.types import Verdict
 from pointsman.runs.run import Run
 
 Found = Mapping[str, Any]
 _UNIT = re.compile(r"(?P<name>.+)/\d+")
 _ROUTES = re.compile(r"(?P<search>(.*/)?(fsour|guided))/\d+/(?P<restart>base|\d+)")
-_RANKING = re.compile(r"(?P<name>.*rosais/.+)/\d+")
+_RANKING = re.compile(r"(?P<name>.*(rosais|screen)/.+)/\d+")
+_UNIVERSAL = re.compile(r"universal/(start|\d+|prune)")
 
 
 class _Table:
@@ -74,7 +79,9 @@ def rows_of(folder: Path) -> list[Row]:
     for key, value in done.items():
         _take_answers(tables, _name(key), value)
     _take_searches(tables["restricted"], done)
-    _take_rankings(tables, done)
+    _take_rankings(tables, done, plan)
+    if plan.universal:
+        _take_universal(tables["discovery"], done, plan.universal)
     return [row for table in tables.values() for row in table.rows()]
 
 
@@ -118,23 +125,44 @@ def _take_searches(table: _Table, done: Mapping[str, Found]) -> None:
         best = max(searches, key=_worth)
         table.put(name, id, rows.verdict(best["attempt"]["verdict"]))
         table.put(f"{name}/pairs#", id, str(len(best["steps"])))
+        table.put(f"{name}/log-prob#", id, repr(_log_prob(best)))
         forwards = round(sum(search["cost"]["rows"] for search in searches), 1)
         table.put(f"{name}/forwards#", id, str(forwards).removesuffix(".0"))
+        table.put(f"{name}/seconds#", id, repr(sum(search["cost"]["seconds"] for search in searches)))
 
 
 def _worth(search: Found) -> tuple[float, bool, float]:
-    verdict, steps = Verdict(**search["attempt"]["verdict"]), search["steps"]
-    return verdict.score or 0.0, verdict.any_compliance, steps[-1][3] if steps else search["before"]
+    verdict = Verdict(**search["attempt"]["verdict"])
+    return verdict.score or 0.0, verdict.any_compliance, _log_prob(search)
 
 
-def _take_rankings(tables: Mapping[str, _Table], done: Mapping[str, Found]) -> None:
-    """Rises of every prompt and router. The journal has them in the order of the prompts, without ids."""
+def _log_prob(search: Found) -> float:
+    """log p(target) under the whole route."""
+    steps = search["steps"]
+    return float(steps[-1][3] if steps else search["before"])
+
+
+def _take_rankings(tables: Mapping[str, _Table], done: Mapping[str, Found], plan: Audit) -> None:
+    """Rises of every prompt and router. The journal has them in the order of the prompts, without ids.
+
+    Beside the screen RoSais is measured on some of the prompts only.
+    """
     found: dict[str, list[Sequence[float]]] = {}
     for key, value in done.items():
         if unit := _RANKING.fullmatch(key):
             found.setdefault(unit["name"], []).extend(value["scores"])
     for name, scores in found.items():
         table = tables["benign_discovery" if name.startswith("placebo/") else "discovery"]
-        for item, rises in zip(table.items, scores, strict=True):
+        asked = table.items
+        if plan.rank == "screen" and name.startswith("rosais/"):
+            asked = [asked[n] for n in checked_prompts(plan, len(asked))]
+        for item, rises in zip(asked, scores, strict=True):
             for layer, rise in enumerate(rises):
                 table.put(f"{name}/layer-{layer}#", item.id, f"{rise:.8g}")
+
+
+def _take_universal(table: _Table, done: Mapping[str, Found], many: int) -> None:
+    """What log p(target) is of the prompts that the universal route was found on, where its search ended."""
+    last = [value for key, value in done.items() if _UNIVERSAL.fullmatch(key)][-1]
+    for item, total in zip(table.items[:many], last["totals"], strict=True):
+        table.put("universal/log-prob#", item.id, repr(total))

@@ -5,10 +5,10 @@ A control that could refute a figure stands in its row, with what it makes of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from evidence_files import newest
+from evidence_files import newest, read_new
 from shown import Rows, Shown, asked, percent, table
 
 from pointsman.jobs.audit.claims import verdict_above_draws
@@ -191,7 +191,10 @@ def fsour(audits: Shown) -> str:
             "garbage", "forced pairs, median", "minutes"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        f, controls = e["fsour"], e["fsour"].get("controls") or {}
+        f = e["fsour"]
+        if not f:
+            return []
+        controls = f.get("controls") or {}
         seconds = next(s["seconds"] for s in e["cost"]["stages"] if s["stage"] == "fsour")
         return [[
             e["checkpoint"], asked(f["asr"]), percent(f["asr_at_1"]), percent(f["asr"]),
@@ -213,7 +216,7 @@ def candidates(hundred: Sequence[Evidence], audits: Shown) -> str:
     for e in hundred:
         usual = next((a for a in audits.shown if a["checkpoint"] == e["checkpoint"]), None)
         for one in (e, usual):
-            if one is None:
+            if one is None or not one["fsour"]:
                 continue
             f, controls = one["fsour"], one["fsour"].get("controls") or {}
             seconds = next(s["seconds"] for s in one["cost"]["stages"] if s["stage"] == "fsour")
@@ -236,7 +239,7 @@ def aims(audits: Shown) -> str:
             "forced pairs, median"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        f = e["fsour"]
+        f = e["fsour"] or {}
         kinds = [(f"target: {t['target']}", t) for t in f.get("targets") or ()]
         kinds += [(f"minimum gain {g['min_gain']:g} nat", g) for g in f.get("min_gain") or ()]
         return [
@@ -253,7 +256,7 @@ def transfer(audits: Shown) -> str:
             "on the others' prompts"]  # fmt: skip
 
     def rows(e: Evidence) -> Rows:
-        t = e["fsour"].get("transfer")
+        t = (e["fsour"] or {}).get("transfer")
         if not t:
             return []
         kept = f"{100 * t['pairs_kept']:.0f} %"
@@ -268,6 +271,8 @@ def whereabouts(audits: Shown) -> str:
 
     def rows(e: Evidence) -> Rows:
         f = e["fsour"]
+        if not f:
+            return []
         roles = ", ".join(f"{role} {100 * share:.0f} %" for role, share in f["roles"].items())
         order = sorted(range(len(f["layers"])), key=lambda n: -f["layers"][n])[:4]
         layers = ", ".join(f"{n} ({100 * f['layers'][n]:.0f} %)" for n in order)
@@ -296,7 +301,7 @@ def seeds(audits: Shown) -> str:
              f"{spearman['mean']:.2f}"],
         ]  # fmt: skip
         shares = [(f"masking, top-{m['routers']}: ASR", m["asr"]) for m in seeds["masking"]]
-        shares += [("F-SOUR: ASR@1", f["asr_at_1"]), ("F-SOUR: ASR@5", f["asr"])]
+        shares += [("F-SOUR: ASR@1", f["asr_at_1"]), ("F-SOUR: ASR@5", f["asr"])] if f else []
         for what, each in shares:
             said = ", ".join(f"{100 * a:.0f} %" for a in each)
             found.append([name, what, named, said, f"{100 * sum(each) / len(each):.0f} %"])
@@ -339,12 +344,12 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
         return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
     head = ["checkpoint (n; effective)", "as it is", "two routers masked", "two random ones",
-            "best random set (sets that reach it)", "“it takes the top” with 1, 2, 3 masked",
-            "routes found (F-SOUR)", "random routes"]  # fmt: skip
+            "best random set (sets that reach it)", "“it takes the top” with 1, 2, 3 masked", "F-SOUR, 5 searches",
+            "random routes", "Guided, 1 search (n; forwards)", "one route for all"]  # fmt: skip
     rows = []
     for e in Shown.of(names).shown:
         two, f = masked(e, 2), e["fsour"]
-        if two is None or "random" not in two["controls"]:
+        if two is None or not f or not f.get("controls") or "random" not in two["controls"]:
             continue
         control, more = two["controls"]["random"], two["difference_random"]
         rows.append([
@@ -352,13 +357,22 @@ def in_readme(names: Sequence[str]) -> Iterator[str]:
             short(two["asr"]), short(control["asr"]), f"{best_draw(control)} ({reached(more)})",
             ", ".join(claim(top["difference_random"]) for number in (1, 2, 3) if (top := masked(e, number))),
             short(f["asr"]), f"{short(f['controls']['random']['asr'])}: {claim(f['difference_random'])}",
+            *_guided(read_new(f"guided-{e['checkpoint']}"), short),
         ])  # fmt: skip
     yield table(head, rows)
 
 
+def _guided(e: Evidence | None, short: Callable[[Evidence], str]) -> list[str]:
+    """What Guided finds on a checkpoint, of a run of its own."""
+    if e is None:
+        return ["-", "-"]
+    asr, forwards = e["guided"]["asr"], e["side_by_side"]["guided"]["forwards"]
+    return [f"{short(asr)} ({asr['n']}; {forwards:.0f})", short(e["universal"]["asr"])]
+
+
 def in_docs(names: Sequence[str], hundred: Sequence[str]) -> Iterator[str]:
     audits = Shown.of(names)
-    some = audits.only(lambda e: bool(e["fsour"].get("controls")))
+    some = audits.only(lambda e: bool((e["fsour"] or {}).get("controls")))
     yield from audits.told()
     yield "## The shipped models"
     yield (

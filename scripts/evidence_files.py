@@ -67,23 +67,28 @@ def keep(planned: Planned, folder: Path, evidence: Path, commit: str, minutes: f
         kept["candidates"] = [c for c in results["candidates"] if c["stage"] == "fine"]
     if planned.kind in ROWS:
         outcomes = ROWS[planned.kind](folder)
-        counted = kept["recounted"] = recounted(results, outcomes)
+        counted = kept["recounted"] = recounted(kept, outcomes)
         if counted["wrong"]:
             raise ValueError(f"{counted['wrong']} of {counted['numbers']} numbers are not those that its rows give")
         rows.write(evidence / "rows" / f"{planned.name}.csv.gz", outcomes)
     write(evidence / f"{planned.name}.json", kept, indent=None if planned.kind == "dominant" else 1)
 
 
-def recounted(results: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
+def recounted(kept: Evidence, outcomes: Sequence[rows.Row]) -> Evidence:
     """How many numbers the rows give again, and how many of them otherwise."""
-    agree = [one.agrees for one in RECOUNT[results["job"]](results, outcomes)]
+    agree = [one.agrees for one in RECOUNT[kept["job"]](kept, outcomes)]
     return {"numbers": len(agree), "wrong": agree.count(False)}
 
 
 def without_texts(routes: Evidence) -> Evidence:
-    """The routes' section without its example and its list of behaviours, of which the forwards stay."""
+    """The routes' section without its example and its list of behaviours, of which there stays what they took in
+    forwards, how many routes reach log tau, and how many open the model for a wrong answer.
+    """
     kept = {key: value for key, value in routes.items() if key not in ("behaviours", "example")}
     kept["forwards"] = spread([searched["forwards"] for searched in routes["behaviours"]])
+    tau = routes["settings"]["log_tau"]
+    kept["reached"] = sum(searched["log_prob_after"] >= tau for searched in routes["behaviours"])
+    kept["answered_wrongly"] = sum(searched["label"] == "wrong" for searched in routes["behaviours"])
     return kept
 
 

@@ -79,6 +79,11 @@ class Planned:
         )  # fmt: skip
 
     @property
+    def compares_searches(self) -> bool:
+        """Whether it is an audit of the searches of routes, Guided beside F-SOUR, and of little else."""
+        return self.kind == "audit" and self.name.startswith("guided-")
+
+    @property
     def begun_as_published(self) -> bool:
         """Whether matrices on the surrogate start as in the code of MASCing's paper."""
         return "--init paper" in " ".join(self.options)

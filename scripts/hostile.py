@@ -40,11 +40,14 @@ class Case:
         return Case(plan, {run.name: found for run in plan if (found := read_new(run.name))})
 
     def names(self, kind: str, start: str = "", confirms: bool | None = None) -> list[str]:
-        """Planned runs of a kind whose name begins so."""
+        """Planned runs of a kind whose name begins so, but those that compare searches."""
         return [
             run.name
             for run in self.plan
-            if run.kind == kind and run.name.startswith(start) and confirms in (None, run.confirms)
+            if run.kind == kind
+            and not run.compares_searches
+            and run.name.startswith(start)
+            and confirms in (None, run.confirms)
         ]
 
     @property
@@ -195,7 +198,8 @@ def _limits(case: Case, names: Sequence[str]) -> str | None:
 def _effective(case: Case, names: Sequence[str]) -> str | None:
     shares = []
     for e in case.all(names):
-        rates = [e["base"]["refused"], e["fsour"]["asr"], *(top["asr"] for top in e["masking"] if top["routers"])]
+        routes = [found["asr"] for name in ("fsour", "guided") if (found := e.get(name))]
+        rates = [e["base"]["refused"], *routes, *(top["asr"] for top in e["masking"] if top["routers"])]
         shares += [effective / rate["n"] for rate in rates if (effective := Rate(**rate).effective_n)]
     least = min(case.all(names), key=lambda e: Rate(**e["base"]["refused"]).effective_n or 0)
     return (
@@ -272,6 +276,8 @@ def _hundred(case: Case, names: Sequence[str]) -> str | None:
     told = []
     for e in case.all(names):
         f = e["fsour"]
+        if f is None:
+            continue
         told.append(
             f"{e['checkpoint']} {_percent(f['asr_at_1']['rate'])} of {f['asr_at_1']['n']} prompts with "
             f"{f['pairs']['median']:.0f} pairs and {f['forwards']['median']:,.0f} forwards a prompt"
@@ -298,7 +304,7 @@ POINTS = (
     Point("b", "The test prompts were measured before the method was changed.",
           lambda case: [*case.names("audit", confirms=True), *case.names("steer", confirms=True)], _untouched),
     Point("c", "The runs were made from a tree with changes.",
-          lambda case: [run.name for run in case.plan], _one_commit),
+          lambda case: [run.name for run in case.plan if not run.compares_searches], _one_commit),
     Point("d", "A random set of routers does as well.", lambda case: case.audits, _controls),
     Point("e", "The limits are broken on test.", _steered, _limits),
     Point("f", "The rows are alike; the intervals are too narrow.", lambda case: case.audits, _effective),

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from rows import Row
 
+from pointsman.methods.universal import Universal
 from pointsman.stats.permutation import permutation_p
-from pointsman.stats.rank_agreement import kendall_w
+from pointsman.stats.rank_agreement import kendall_tau, kendall_w, spearman, spearman_interval
 from pointsman.stats.rates import Rate
 
 Evidence = Mapping[str, Any]
@@ -117,6 +118,8 @@ def recount(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
             yield from _routes(search, evidence[search], restricted)
     if evidence.get("side_by_side"):
         yield from _side_by_side(evidence["side_by_side"], restricted)
+    if evidence.get("universal"):
+        yield from _universal(evidence["universal"], restricted, Counter.of(rows, "restricted", "discovery"))
     yield from _rankings(evidence, rows)
     yield from _seeds(evidence, restricted, Counter.of(rows, "restricted", "discovery"))
 
@@ -206,6 +209,7 @@ def _routes(search: str, found: Evidence, restricted: Counter) -> Iterator[Recou
     yield from held.rate(f"{search}.asr_base_failed", found["asr_base_failed"], f"{search}/best", success)
     pairs = [float(row.outcomes[f"{search}/best/pairs#"]) for row in restricted.asked(f"{search}/best").rows]
     yield Recount(f"{search}.pairs.median", found["pairs"]["median"], float(np.median(pairs)))
+    yield from _ended(search, found, restricted.asked(f"{search}/best").rows)
     if controls := found["controls"]:
         where, first = f"{search}.controls", f"{controlled}random-routes/0"
         asked = restricted.asked(first).rows
@@ -230,9 +234,28 @@ def _routes(search: str, found: Evidence, restricted: Counter) -> Iterator[Recou
         yield from _transfer(transfer, restricted)
 
 
+def _ended(search: str, found: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
+    """How many routes reach log tau, and how many end in a wrong answer; older files say neither."""
+    if "reached" in found:
+        totals = [float(row.outcomes[f"{search}/best/log-prob#"]) for row in rows]
+        reached = sum(total >= found["settings"]["log_tau"] for total in totals)
+        yield Recount(f"{search}.reached", found["reached"], reached)
+        wrong = [row.outcomes[f"{search}/best"].rstrip("+") == "wrong" for row in rows]
+        yield Recount(f"{search}.answered_wrongly", found["answered_wrongly"], sum(wrong))
+
+
 def _side_by_side(found: Evidence, restricted: Counter) -> Iterator[Recount]:
-    """What each search opens with at most so many forwards."""
+    """What each search takes, what it opens, and what it opens with at most so many forwards."""
     rows = restricted.asked("guided/best").rows
+    for search in ("guided", "fsour"):
+        for name in ("forwards", "pairs", "seconds"):
+            column = f"{search}/best/{name}#"
+            if column in rows[0].outcomes:  # rows before these have no seconds
+                median = float(np.median([float(row.outcomes[column]) for row in rows]))
+                counted = round(median, 3) if name == "seconds" else median
+                yield Recount(f"side_by_side.{search}.{name}", found[search][name], counted)
+    ours, theirs = (restricted.share(f"{search}/best", KINDS["asr"]) for search in ("guided", "fsour"))
+    yield Recount("side_by_side.difference.difference", found["difference"]["difference"], ours - theirs)
     for number, at in enumerate(found["budgets"]):
         for search in ("guided", "fsour"):
             within = [float(row.outcomes[f"{search}/best/forwards#"]) <= at["forwards"] for row in rows]
@@ -240,6 +263,30 @@ def _side_by_side(found: Evidence, restricted: Counter) -> Iterator[Recount]:
             flags = [hit and cheap for hit, cheap in zip(hits, within, strict=True)]
             rate = Rate.of(flags, [row.cluster for row in rows])
             yield from _rate(f"side_by_side.budgets[{number}].{search}", at[search], rate)
+
+
+def _universal(found: Evidence, restricted: Counter, discovery: Counter) -> Iterator[Recount]:
+    """One route for all prompts, its controls, and how far it got where it was found."""
+    success, where = KINDS["asr"], "universal"
+    yield from restricted.attack(where, found, "universal/routed")
+    yield from restricted.attack(f"{where}.natural", found["natural"], "universal/natural")
+    top, base = restricted.share("universal/routed", success), restricted.share("base", success)
+    yield Recount(f"{where}.vs_base.difference", found["vs_base"]["difference"], top - base)
+    less = top - restricted.share("universal/natural", success)
+    yield Recount(f"{where}.difference_natural.difference", found["difference_natural"]["difference"], less)
+    draws = [f"universal/random/{draw}" for draw in range(len(found["draws"]))]
+    rates = [restricted.share(draw, success) for draw in draws]
+    for number, (said, rate) in enumerate(zip(found["draws"], rates, strict=True)):
+        yield Recount(f"{where}.draws[{number}]", said, rate)
+    if draws:
+        yield from restricted.attack(f"{where}.random", found["random"], draws[0], draws[1:])
+        more = found["difference_random"]
+        yield Recount(f"{where}.difference_random.reached", more["reached"], sum(rate >= top for rate in rates))
+        yield Recount(f"{where}.difference_random.difference", more["difference"], top - float(np.mean(rates)))
+    on = discovery.asked("universal/log-prob#").rows
+    reached = [float(row.outcomes["universal/log-prob#"]) >= Universal.log_tau for row in on]
+    yield Recount(f"{where}.prompts", found["prompts"], len(on))
+    yield from _rate(f"{where}.reached", found["reached"], Rate.of(reached, [row.cluster for row in on]))
 
 
 def _transfer(transfer: Evidence, restricted: Counter) -> Iterator[Recount]:
@@ -257,11 +304,14 @@ def _transfer(transfer: Evidence, restricted: Counter) -> Iterator[Recount]:
 def _rankings(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
     """Means of every router, p and W."""
     discovery, harmless = Counter.of(rows, "restricted", "discovery"), Counter.of(rows, "benign", "discovery")
-    layers = len(evidence["rosais"])
-    scores = discovery.numbers("rosais/first_token/0", layers)
-    sources = [row.cluster for row in discovery.asked("rosais/first_token/0/layer-0#").rows]
+    layers, screened = len(evidence["rosais"]), evidence["rosais_settings"].get("screen")
+    first, whole = ("rosais/first_token/0", "rosais/target/0")
+    if screened:
+        first, whole = ("screen/free/first_token", "screen/free/target")
+    scores = discovery.numbers(first, layers)
+    sources = [row.cluster for row in discovery.asked(f"{first}/layer-0#").rows]
     p = permutation_p(scores, sources)
-    targets = discovery.numbers("target/rosais/target/0", layers).mean(axis=0)
+    targets = discovery.numbers(f"target/{whole}", layers).mean(axis=0)
     placebo = harmless.numbers("placebo/rosais/first_token/0", layers)
     for said in evidence["rosais"]:
         layer = said["layer"]
@@ -271,8 +321,24 @@ def _rankings(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
         yield Recount(f"{where}.target.mean", said["target"]["mean"], float(targets[layer]))
         if said["placebo"]:
             yield Recount(f"{where}.placebo.mean", said["placebo"]["mean"], float(placebo[:, layer].mean()))
+    if screened:
+        yield from _agreement(screened, first, discovery.asked("rosais/first_token/0/layer-0#"), layers)
     held = evidence["rosais_settings"]["stability"]
     yield Recount("rosais_settings.stability.kendall_w", held["kendall_w"], kendall_w(scores))
+
+
+def _agreement(said: Evidence, screen: str, asked: Counter, layers: int) -> Iterator[Recount]:
+    """The screen beside RoSais, on the prompts on which both were measured."""
+    ours, theirs = asked.numbers(screen, layers), asked.numbers("rosais/first_token/0", layers)
+    means = ours.mean(axis=0), theirs.mean(axis=0)
+    low, high = spearman_interval(ours, theirs, [row.cluster for row in asked.rows]) or (None, None)
+    same = len(set.intersection(*({*np.argsort(-mean, kind="stable")[: said["top_n"]].tolist()} for mean in means)))
+    counted = {
+        "prompts": len(asked.rows), "spearman": spearman(*means), "low": low, "high": high,
+        "kendall": kendall_tau(*means), "same_top": same,
+    }  # fmt: skip
+    for name, number in counted.items():
+        yield Recount(f"rosais_settings.screen.{name}", said[name], number)
 
 
 def _seeds(evidence: Evidence, restricted: Counter, discovery: Counter) -> Iterator[Recount]:
@@ -280,7 +346,7 @@ def _seeds(evidence: Evidence, restricted: Counter, discovery: Counter) -> Itera
     found = evidence.get("seeds")
     if not found:
         return
-    ranking = found["rosais"]
+    ranking = found["rosais"] or {"seeds": (), "top1": ()}  # the screen has no seeds
     for seed, top in zip(ranking["seeds"], ranking["top1"], strict=True):
         means = discovery.numbers(f"{_under(seed)}rosais/first_token/{seed}", len(evidence["rosais"])).mean(axis=0)
         yield Recount(f"seeds.rosais.top1, seed {seed}", top, int(means.argmax()))
@@ -289,7 +355,7 @@ def _seeds(evidence: Evidence, restricted: Counter, discovery: Counter) -> Itera
             column = f"{_under(seed)}{_mask(record['phase'], layers)}"
             counted = restricted.share(column, KINDS["asr"])
             yield Recount(f"seeds.masking, top {record['routers']}, seed {seed}", asr, counted)
-    routes = found["fsour"]
+    routes = found["fsour"] or {"seeds": (), "asr": (), "asr_at_1": ()}
     for name, column in (("asr", "fsour/best"), ("asr_at_1", "fsour/0")):
         for seed, asr in zip(routes["seeds"], routes[name], strict=True):
             counted = restricted.share(f"{_under(seed)}{column}", KINDS["asr"])

@@ -1,4 +1,4 @@
-"""Write the tables of README, docs/evidence.md and docs/steering.md from evidence/*.json; none is typed by hand.
+"""Write the tables of README and docs/ from evidence/*.json; none is typed by hand.
 
     python scripts/tables.py [--check]
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import audit_tables
+import guided_tables
 import hostile
 import steering_tables
 from evidence_files import EVIDENCE
@@ -21,14 +22,14 @@ from evidence_plan import read_plan
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = {
     name: (f"<!-- {name}:begin (make evidence-tables) -->", f"<!-- {name}:end -->")
-    for name in ("evidence", "steering", "hostile")
+    for name in ("evidence", "guided", "steering", "hostile")
 }
 
 
 def parts() -> list[tuple[Path, str, Iterable[str]]]:
     """Every page, the marks between which something is made, and what."""
     plan = read_plan(EVIDENCE / "plan.yaml")
-    audits = [run.name for run in plan if run.kind == "audit"]
+    audits = [run.name for run in plan if run.kind == "audit" and not run.compares_searches]
     hundred = [name for name in audits if name.startswith("n100-")]
     proper = [name for name in audits if name not in hundred]
     shipped = [name for name in proper if "-seed" not in name and name != "english"]
@@ -38,6 +39,7 @@ def parts() -> list[tuple[Path, str, Iterable[str]]]:
         (ROOT / "README.md", "evidence", audit_tables.in_readme(shipped)),
         (docs / "evidence.md", "evidence", audit_tables.in_docs(proper, hundred)),
         (docs / "evidence.md", "hostile", hostile.in_docs(plan)),
+        (docs / "guided.md", "guided", guided_tables.in_docs([run.name for run in plan if run.compares_searches])),
         (docs / "steering.md", "steering", steering_tables.in_docs(steered)),
     ]
 

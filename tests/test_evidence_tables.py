@@ -14,6 +14,7 @@ sys.path.append(str(ROOT / "scripts"))  # behind the tests: both have something 
 
 import audit_tables  # noqa: E402
 import evidence_files  # noqa: E402
+import guided_tables  # noqa: E402
 import hostile  # noqa: E402
 import rows  # noqa: E402
 import steering_tables  # noqa: E402
@@ -104,6 +105,89 @@ def test_the_number_of_candidates_of_the_paper(kept: Kept) -> None:
     assert (hundred[1], hundred[8], ten[1], ten[8]) == ("100", "4,901", "10", "-")
     assert (hundred[5], ten[5]) == ("holds", "-"), "the control of five searches says nothing of one"
     assert "up to five searches" in ten[9]
+
+
+def compared(kept: Kept, **changed: Any) -> dict[str, list[list[str]]]:
+    """The cells of the tables of docs/guided.md, by the second column of each, from one run that compares searches."""
+    old = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))
+    routes = {**old["fsour"], "settings": {"restarts": 1}, "reached": 200, "answered_wrongly": 7}
+    guided = {**routes, "asr_at_1": {**routes["asr"], "rate": 1.0, "low": 0.98, "high": 1.0}, "answered_wrongly": 0}
+    costs = {
+        "guided": {"forwards": 31.4, "pairs": 6.0}, "fsour": {"forwards": 1570.0, "pairs": 44.5},
+        "difference": {"difference": 0.21, "low": 0.1, "high": 0.3},
+    }  # fmt: skip
+    masks = next(e for e in old["masking"] if e["routers"] == 1 and e["phase"] == "prefill")
+    universal = {
+        "asr": masks["asr"], "any_compliance": masks["asr"], "random": masks["controls"]["random"],
+        "natural": old["base"], "draws": [0.1, 0.25],
+        "difference_random": masks["difference_random"], "places": [{}] * 6, "prompts": 24,
+        "reached": {"k": 20}, "forwards": 2420.0,
+    }  # fmt: skip
+    correlation = {"spearman": 0.731, "low": 0.5, "high": 0.9, "kendall": None}
+    agreement = {"prompts": 24, "samples": 20, **correlation, "top_n": 1, "same_top": 1}
+    found = {
+        "fsour": routes, "guided": guided, "side_by_side": costs, "universal": universal, "confirms": True,
+        "rosais_settings": {**old["rosais_settings"], "prompts": 24, "screen": agreement},
+        "cost": {"stages": [
+            {"stage": name, "seconds": seconds}
+            for name, seconds in {"fsour": 300.0, "guided": 20.0, "rosais": 12.0, "screen": 0.6}.items()
+        ]},
+    }  # fmt: skip
+    kept.new("guided-olmoe", "olmoe", **{**found, **changed})
+    tables: dict[str, list[list[str]]] = {}
+    for text in guided_tables.in_docs(["guided-olmoe", "guided-qwen2_moe"]):
+        if text.startswith("|"):
+            head, _, *cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+            assert {len(row) for row in cells} == {len(head)}
+            tables[head[1]] = cells
+    return tables
+
+
+def test_guided_stands_beside_f_sour_with_what_both_take(kept: Kept) -> None:
+    tables = compared(kept)
+    (found,) = tables["confirms"]
+    assert (found[1], found[2]) == ("yes", "200 (90)")
+    assert found[5:] == ["100.0 % [98, 100]", "+21 [+10, +30]", "7, 0", "200, 200"]
+    assert tables["forwards, median: F-SOUR"] == [
+        ["olmoe", "1,570", "31", "50.0", "44.5", "6", "1.500", "0.100", "15.0"]
+    ]
+    assert [cells[1] for cells in tables["search"]] == ["F-SOUR", "Guided"]
+
+
+def test_a_route_for_all_prompts_and_the_screen_stand_with_what_they_are_held_against(kept: Kept) -> None:
+    tables = compared(kept)
+    (found,) = tables["places"]
+    assert (found[1:5], found[10]) == (["6", "24", "20", "2,420"], "25 % of 2")
+    assert found[12] == "in doubt"
+    assert tables["prompts"] == [["olmoe", "24", "20", "0.73 [0.50, 0.90]", "-", "1 of 1", "0.500", "0.025", "20.0"]]
+
+
+def test_a_difference_of_searches_with_several_restarts_is_none_of_one(kept: Kept) -> None:
+    old = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))["fsour"]
+    five = {**old, "settings": {"restarts": 5}, "reached": 200, "answered_wrongly": 7}
+    assert compared(kept, fsour=five)["confirms"][0][6] == "-"
+
+
+def test_what_was_not_measured_has_no_table(kept: Kept) -> None:
+    text = "\n".join(guided_tables.in_docs(["guided-olmoe"]))
+    assert "Not measured yet" in text
+    assert "|" not in text
+    settings = json.loads(OLD["olmoe"].read_text(encoding="utf-8"))["rosais_settings"]
+    left = compared(kept, fsour=None, side_by_side=None, universal=None, rosais_settings=settings)
+    assert list(left) == ["search"]
+    assert [cells[1] for cells in left["search"]] == ["Guided"]
+
+
+def test_an_audit_without_f_sour_has_its_other_tables(kept: Kept) -> None:
+    kept.new("olmoe", "olmoe", fsour=None)
+    assert len(lines(kept, "| olmoe |")) > 5
+    assert "| olmoe |" not in "".join(audit_tables.in_readme(["olmoe"]))
+
+
+def test_runs_that_compare_searches_are_kept_out_of_the_other_pages(kept: Kept) -> None:
+    kept.new("guided-olmoe", "olmoe")
+    assert sum(run.compares_searches for run in PLAN) == 9
+    assert all("No number yet" in text and "guided" not in text for text in said().values())
 
 
 def steering(*names: str) -> list[list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 
+from pointsman.cli import main
 from pointsman.data.types import Behaviour
 from pointsman.runs.room import Room
 
@@ -33,7 +34,7 @@ from rows import Row, read, write  # noqa: E402
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the golden audit, with its plug-in installed."""
     folder = tmp_path_factory.mktemp("golden")
-    for name in ("audit", "prompts", "plugin"):
+    for name in ("audit", "model", "prompts", "plugin"):
         shutil.copytree(GOLDEN / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -47,6 +48,15 @@ def counted(golden: Path) -> tuple[dict[str, Any], list[Row]]:
     """The golden audit and its rows, through the file that ships."""
     write(golden / "rows.csv.gz", rows_of(golden / "audit"))
     return json.loads((golden / "audit/results.json").read_text(encoding="utf-8")), read(golden / "rows.csv.gz")
+
+
+@pytest.fixture(scope="module")
+def compared(golden: Path) -> Path:
+    """A small audit with both searches of routes, a route for all prompts, and the screen."""
+    asked = "audit golden --limit 4 --rank screen --rank-prompts 4 --rank-check 3 --samples 3 --routers 1"
+    less = "--random-draws 2 --phase prefill --candidates 2 --restarts 1 --no-controls --route-controls --universal 3"
+    assert main([*asked.split(), *less.split(), "--out", str(golden / "compared")]) == 0
+    return golden / "compared"
 
 
 def test_all_numbers_are_as_said(counted: tuple[dict[str, Any], list[Row]]) -> None:
@@ -92,6 +102,48 @@ def test_a_figure_that_says_otherwise_is_noticed(counted: tuple[dict[str, Any], 
         place = place[key]
     place[last] += 0.01
     assert [one.where for one in recount(results, rows) if not one.agrees] != []
+
+
+def test_guided_a_route_for_all_prompts_and_the_screen_are_counted_again(compared: Path) -> None:
+    results, rows = json.loads((compared / "results.json").read_text(encoding="utf-8")), rows_of(compared)
+    found = list(recount(results, rows))
+    assert [one for one in found if not one.agrees] == []
+    places = {one.where for one in found}
+    best = re.compile(r"(fsour|guided)\.controls\.random\.(any_compliance|garbage|refused)|claims.*")
+    rated = {place for place in rates(results) if not best.fullmatch(place)}
+    assert {"guided.asr", "universal.reached", "universal.random.asr", "side_by_side.budgets[3].fsour"} <= rated
+    assert {f"{place}.k" for place in rated} <= places
+    for search in ("guided", "fsour"):
+        assert {f"side_by_side.{search}.{name}" for name in ("forwards", "pairs", "seconds")} <= places
+    assert {f"rosais_settings.screen.{name}" for name in ("prompts", "spearman", "low", "high", "kendall")} <= places
+    assert len({row.id for row in rows if "universal/log-prob#" in row.outcomes}) == 3
+    assert len({row.id for row in rows if "rosais/first_token/0/layer-0#" in row.outcomes}) == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "column", "cell", "wrong"),
+    [
+        ("test", "guided/best", "wrong", {"guided.asr.k", "guided.answered_wrongly"}),
+        ("test", "guided/best/log-prob#", "-9.0", {"guided.reached"}),
+        ("test", "guided/best/seconds#", "1e6", {"side_by_side.guided.seconds"}),
+        ("test", "universal/routed", "refused", {"universal.asr.k", "universal.vs_base.difference"}),
+        ("discovery", "universal/log-prob#", "-99.0", {"universal.reached.k"}),
+        ("discovery", "screen/free/first_token/layer-0#", "1e9", {"rosais[0].mean"}),
+    ],
+)
+def test_a_row_of_a_comparison_that_says_otherwise_is_noticed(
+    compared: Path, tmp_path: Path, split: str, column: str, cell: str, wrong: set[str]
+) -> None:
+    commit = json.loads((compared / "results.json").read_text(encoding="utf-8"))["provenance"]["commit"]
+    keep(Planned("guided-one", "audit", "golden", (), 3.0, confirms=True), compared, tmp_path, commit, minutes=1.0)
+    kept = json.loads((tmp_path / "guided-one.json").read_text(encoding="utf-8"))
+    rows = read(tmp_path / "rows/guided-one.csv.gz")
+    assert [one for one in recount(kept, rows) if not one.agrees] == []
+    some = [
+        replace(row, outcomes={**row.outcomes, column: cell}) if row.split == split and column in row.outcomes else row
+        for row in rows
+    ]
+    assert wrong <= {one.where for one in recount(kept, some) if not one.agrees}
 
 
 def test_what_is_kept_of_an_audit(golden: Path, tmp_path: Path) -> None:

@@ -50,10 +50,18 @@ class Registry:
         for point in self._points():
             if point.name == name:
                 return point.load()
-        names = self.names()
+        raise self.unknown(name)
+
+    def unknown(self, name: str, others: Sequence[str] = ()) -> UnknownName:
+        """That nobody registered this name, with the nearest ones.
+
+        Args:
+            others: Names that are known where this one was given, without being registered.
+        """
+        names = [*others, *self.names()]
         near = get_close_matches(name, names, n=2)
         hint = f"Did you mean {' or '.join(near)}? Known" if near else "Known"
-        raise UnknownName(f"Unknown {self.noun} {name!r}", f"{hint} {self.noun}s: {', '.join(names) or 'none'}")
+        return UnknownName(f"Unknown {self.noun} {name!r}", f"{hint} {self.noun}s: {', '.join(names) or 'none'}")
 
     def parameters(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of the entry `name` as its fields want them.

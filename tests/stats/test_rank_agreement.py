@@ -14,6 +14,7 @@ from pointsman.stats.rank_agreement import (
     kendall_tau,
     kendall_w,
     spearman,
+    spearman_interval,
     split_half,
     stability,
 )
@@ -119,6 +120,24 @@ def test_the_range_of_halves_ends_where_it_is_typed(seed: int) -> None:
     low, high = np.quantile(correlations, [0.025, 0.975])
     found, _ = split_half(scores, names(12), seed=seed)
     assert (found.low, found.high, found.halves) == (low, high, 200)
+
+
+def test_the_interval_of_a_correlation_draws_sources_and_not_prompts() -> None:
+    rng = np.random.default_rng(0)
+    noisy = rng.random((30, 9)) + np.arange(9) / 9
+    other = noisy + 0.5 * rng.random((30, 9))
+    sources = [f"s{n // 3}" for n in range(30)]
+    slow, draws = [], np.random.default_rng(0).multinomial(10, [0.1] * 10, size=2000)
+    for drawn in draws:
+        rows = np.repeat(np.arange(30), np.repeat(drawn, 3))
+        slow.append(stats.spearmanr(noisy[rows].mean(axis=0), other[rows].mean(axis=0)).statistic)
+    found = spearman_interval(noisy, other, sources)
+    assert found == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+    assert found[0] < spearman(noisy.mean(axis=0), other.mean(axis=0)) <= found[1]
+    twice = [np.repeat(each, 2, axis=0) for each in (noisy, other)]
+    assert spearman_interval(*twice, np.repeat(sources, 2).tolist()) == pytest.approx(found), "no new sources"
+    assert spearman_interval(noisy[:3], other[:3], sources[:3]) is None
+    assert spearman_interval(noisy, np.zeros((30, 9)), sources) is None
 
 
 def test_stable_and_unstable_rankings_are_told_apart() -> None:

@@ -106,7 +106,7 @@ def that_guides(engine: Engine) -> Guides:
     if not _guides(engine):
         raise UsageError(
             f"{engine.info.name} cannot be searched by its gradient: its engine ({type(engine).__name__}) has none",
-            f"Search its routes with F-SOUR (--route-attack fsour). Or: {_REMEDY}",
+            f"Search its routes with F-SOUR (--attack fsour). Or: {_REMEDY}",
         )
     return engine
 

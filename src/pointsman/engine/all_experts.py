@@ -249,5 +249,5 @@ def _no_weights(name: str, router: Router) -> ModelError:
     return ModelError(
         f"{name} cannot be searched by its gradient: it cannot be seen with which weights router {router.path} lets "
         "its experts enter",
-        "Search its routes with F-SOUR (--route-attack fsour)",
+        "Search its routes with F-SOUR (--attack fsour)",
     )

@@ -38,5 +38,5 @@ def no_gradient(name: str, error: Exception | None = None) -> ModelError:
     why = f" ({' '.join(str(error).split())[:160]})" if error is not None else ""
     return ModelError(
         f"{name} passes no gradient from what it says to its experts{why}",
-        "Search its routes with F-SOUR (--route-attack fsour), or load it unquantised",
+        "Search its routes with F-SOUR (--attack fsour), or load it unquantised",
     )

@@ -242,7 +242,7 @@ class Guide:
         raise ModelError(
             f"{self._name} cannot be searched by its gradient: router {router.path} weighs experts by a rule that "
             f"Pointsman does not know (off by {100 * error:.1g} %)",
-            "Search its routes with F-SOUR (--route-attack fsour)",
+            "Search its routes with F-SOUR (--attack fsour)",
         )
 
 

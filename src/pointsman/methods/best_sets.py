@@ -57,15 +57,11 @@ def _largest(values: np.ndarray, router: Router) -> np.ndarray:
     """The set of k experts of the largest sum that the architecture can select. Shapes: [T, E] -> [T, k], ascending."""
     if router.groups_used >= router.groups:
         return np.sort(np.argsort(-values, axis=1, kind="stable")[:, : router.top_k], axis=1)
-    size, best, chosen = router.experts // router.groups, np.full(len(values), -np.inf), None
-    for groups in combinations(range(router.groups), router.groups_used):
-        members = np.concatenate([np.arange(group * size, (group + 1) * size) for group in groups])
-        if len(members) < router.top_k:
-            continue
-        order = members[np.argsort(-values[:, members], axis=1, kind="stable")[:, : router.top_k]]
-        total = np.take_along_axis(values, order, 1).sum(1)
-        better = total > best
-        best = np.where(better, total, best)
-        chosen = order if chosen is None else np.where(better[:, None], order, chosen)
-    assert chosen is not None  # a router that can select no set is refused when it is found
+    size = router.experts // router.groups
+    groups = np.array(list(combinations(range(router.groups), router.groups_used)))  # shape: [G, groups used]
+    members = (groups[:, :, None] * size + np.arange(size)).reshape(len(groups), -1)
+    within = values[:, members]  # shape: [T, G, members]
+    order = np.argsort(-within, axis=2, kind="stable")[:, :, : router.top_k]
+    best = np.take_along_axis(within, order, 2).sum(2).argmax(1)  # which groups. Shape: [T]
+    chosen = np.take_along_axis(members[best], order[np.arange(len(values)), best], 1)
     return np.sort(chosen, axis=1)

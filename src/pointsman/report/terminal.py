@@ -18,6 +18,7 @@ def table(block: Table) -> rich.table.Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
+        collapse_padding="compact" in block.style,
         title_justify="left",
         caption_justify="left",
     )

@@ -314,6 +314,8 @@ class Plan:
             here = {p for rule in rules for p in rule.places(router.layer)}
             for phase, name in enumerate(("prefill", "decode")):
                 active = [rule for rule in rules if rule.where.phase in (name, "both")]
+                if not active:
+                    continue
                 other = entries.setdefault(_entry(active, router, None), len(entries))
                 lookup[row, phase, _OTHER:] = other
                 for place in here:
@@ -373,12 +375,12 @@ def _spread(logits: Tensor) -> Tensor:
 def _outside(entries: dict[_Entry, int], router: Router) -> Tensor | None:
     if all(allowed is None for _, allowed in entries):
         return None
-    table = torch.zeros(len(entries), router.experts, dtype=torch.bool)
+    table = np.zeros((len(entries), router.experts), dtype=np.bool_)
     for (_, allowed), n in entries.items():
         if allowed is not None:
             table[n] = True
             table[n, list(allowed)] = False
-    return table
+    return torch.from_numpy(table)
 
 
 def _steps(entries: dict[_Entry, int], router: Router) -> list[_Step]:

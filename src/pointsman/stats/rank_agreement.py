@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pointsman.stats.intervals import DECIMAL_TAILS, Floats, percentiles
-from pointsman.stats.resampling import sums_by_cluster
+from pointsman.stats.intervals import DECIMAL_TAILS, Floats, Interval, percentiles, spanning
+from pointsman.stats.resampling import FEWER_DRAWS, sums_by_cluster, times_drawn
 
 HALVES = 200
 """Random splits into two halves."""
@@ -117,6 +117,29 @@ def spearman(a: Floats, b: Floats) -> float | None:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
+
+
+def spearman_interval(a: Floats, b: Floats, sources: Sequence[str], seed: int = 0) -> Interval | None:
+    """95 % percentile interval of Spearman's correlation between two means, with sources drawn with replacement.
+
+    A source is drawn for both at once: prompts are what is drawn, and the routers stay.
+
+    Args:
+        a, b: Scores of the same prompts. Shapes: [Q, L].
+        sources: Source question of each prompt. Shape: [Q].
+        seed: Of the draws.
+
+    Returns:
+        It spans the correlation itself. None with fewer than two sources, or if there is no correlation.
+    """
+    (of_a, sizes, _), (of_b, _, _) = sums_by_cluster(a, sources), sums_by_cluster(b, sources)
+    whole = spearman(of_a.sum(axis=0), of_b.sum(axis=0))
+    if len(sizes) < 2 or whole is None:
+        return None
+    drawn = times_drawn(np.random.default_rng(seed), len(sizes), FEWER_DRAWS)  # shape: [draws, c]
+    prompts = (drawn @ sizes)[:, None]
+    found = [spearman(*means) for means in zip(drawn @ of_a / prompts, drawn @ of_b / prompts, strict=True)]
+    return spanning(percentiles(np.array([r for r in found if r is not None] or [whole])), whole)
 
 
 def kendall_tau(a: Floats, b: Floats) -> float | None:

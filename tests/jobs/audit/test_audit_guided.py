@@ -47,7 +47,7 @@ def _engine() -> HFEngine:
 
 
 def choose(folder: Path, engine: Engine, *attacks: str) -> RouteAttacks:
-    plan = Audit(route_attacks=attacks)  # type: ignore[arg-type]
+    plan = Audit(attacks=attacks)
     with Run.create(folder, "audit", {}) as run:
         bench = Bench(engine, AuditQuestion(Suite("s", ()), ManyJudge()), run)
         return choose_route_attacks(bench, plan, behaviours(6))
@@ -114,20 +114,25 @@ def test_a_model_that_passes_no_gradient_is_found_out_before_anything_is_asked(
 
 
 def test_guided_by_name_is_refused_before_anything_is_run(tmp_path: Path) -> None:
-    engine, plan = PlainEngine(), Audit(noise=(), route_attacks=("guided",))
+    engine, plan = PlainEngine(), Audit(noise=(), attacks=("guided",))
     with Run.create(tmp_path / "run", "audit", {}) as run, pytest.raises(UsageError) as caught:
         perform_audit(plan, Bench(engine, AuditQuestion(load_suite(), TestbedJudge()), run))
-    assert "Search its routes with F-SOUR (--route-attack fsour)" in str(caught.value)
+    assert "Search its routes with F-SOUR (--attack fsour)" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert engine.generated == engine.cost.forwards == 0
 
 
 def test_runs_that_began_before_there_was_guided_go_on_with_fsour_alone() -> None:
-    (known,) = [p for p in parameters(Audit) if p.name == "route_attacks"]
+    (known,) = [p for p in parameters(Audit) if p.name == "attacks"]
     assert known.limit(Formerly).value == ("fsour",)
-    assert known.label == "route-attack"
-    with pytest.raises(UsageError, match=r"route-attack is 'guide'\. Did you mean guided"):
-        Audit(route_attacks=("guide",))  # type: ignore[arg-type]
+    assert known.label == "attack"
+
+
+def test_searches_of_routes_and_attacks_of_other_packages_are_named_together() -> None:
+    plan = Audit(attacks=("guided", "shove:first=1", "fsour"))
+    assert plan.route_attacks == ("fsour", "guided")
+    assert plan.other_attacks == ("shove:first=1",)
+    assert Audit(attacks=("shove",)).route_attacks == Audit().route_attacks == ()
 
 
 # ---------------------------------------------------------------------- its stages

@@ -292,7 +292,7 @@ def test_edges_of_the_numbers(results: AuditResults) -> None:
     )  # fmt: skip
     found = html(edges)
     assert "nothing could be scored" in Reader(found).words
-    assert "nothing scored" in written(edges)
+    assert "unscored" in written(edges)
     assert not re.search(r"\b(nan|inf)\b", found.lower())
 
 
@@ -335,8 +335,8 @@ def test_models_whose_layers_differ(results: AuditResults) -> None:
 def test_two_searches_stand_side_by_side(both: AuditResults) -> None:
     words = said(both).replace(NARROW, " ").replace("\u2011", "-")
     for part in (
-        "Neither surely finds more (Guided less F-SOUR +0 points [-24, +24], p = 1), and with the 57 forwards a prompt "
-        "that Guided takes at most F-SOUR finds 0 %.",
+        "With at most 57 forwards a prompt Guided finds more, 100 % against 0 %.",
+        "F-SOUR at equal forwards at most 57 a prompt, as Guided",
         "the most that Guided takes 100 % [76, 100]",
         "what F-SOUR takes, median",
         "Guided 100 % [76, 100]",
@@ -348,6 +348,14 @@ def test_two_searches_stand_side_by_side(both: AuditResults) -> None:
         assert part in words, part
     assert words.rindex("Two searches side by side") < words.rindex("Unsafe routes by the gradient")
     assert both.headline.replace("F-SOUR", "F\u2011SOUR") in said(both)
+
+
+def test_cards_fill_rows_and_long_headlines_are_set_smaller(results: AuditResults, both: AuditResults) -> None:
+    """Rows of three and of four: the style sheet knows these numbers."""
+    found = [html(each) for each in (results, both)]
+    assert [each.count('<li class="card') for each in found] == [6, 8]
+    assert ['<h1 class="long">' in each for each in found] == [False, True]
+    assert "100\u00a0% against 0\u00a0% (T1" in found[1]
 
 
 @pytest.mark.parametrize("name", ["guided", "fsour"])
@@ -409,8 +417,8 @@ def test_the_summary_of_the_testbed(results: AuditResults) -> None:
 def test_the_summary_fits_a_small_screen(results: AuditResults) -> None:
     garbled = replace(results.fsour, garbage=replace(results.fsour.garbage, k=1))
     lines = written(replace(of_testbed(results), fsour=garbled)).splitlines()
-    assert "  garbage" in "\n".join(lines)
-    assert len(lines) <= 20  # with headline and path 24
+    assert "Garbage under routes: F-SOUR 0 %." in " ".join(" ".join(lines).split())
+    assert len(lines) <= 18
     assert all(len(line) <= 80 for line in lines)
     assert "…" not in "".join(lines)
 
@@ -418,19 +426,23 @@ def test_the_summary_fits_a_small_screen(results: AuditResults) -> None:
 def test_the_summary_of_two_searches(both: AuditResults) -> None:
     lines = written(of_testbed(both)).splitlines()
     rows = [" ".join(line.split()) for line in lines]
-    assert "Guided ASR 100 [76, 100] 12" in rows
-    assert "a random route 17 [5, 45] 12 +83 [+58, +100]" in rows
-    assert "F-SOUR ASR 100 [76, 100] 12 0 [−24, +24]" in rows
-    assert "in 57 forwards, as Guided 0 [0, 24] 12 +100 [+52, +100]" in rows
+    guided = rows.index("Guided ASR 100 [76, 100] 12 random routes 17 +83 [+58, +100] ✓")
+    assert rows[guided + 1 : guided + 6] == [
+        "natural top-k 0 +100 [+52, +100] ✓",
+        "F-SOUR 100 0 [−24, +24] ?",
+        "in 57 forwards 100 [76, 100] 12 F-SOUR 0 +100 [+52, +100] ✓",
+        "F-SOUR ASR 100 [76, 100] 12 random routes 17 +83 [+58, +100] ✓",
+        "natural top-k 0 +100 [+52, +100] ✓",
+    ]
     assert not [row for row in rows if row.startswith("first search")]
-    assert len(lines) <= 23
+    assert len(lines) <= 20  # a screen has 24, and the prompt needs some
     assert all(len(line) <= 80 for line in lines)
     assert "…" not in "".join(lines)
 
 
 def test_the_best_random_set_and_the_claim_stand_beside_the_attack(results: AuditResults) -> None:
-    (line,) = [line for line in written(results).splitlines() if "2 random routers" in line]
-    assert re.search(r"2 random routers \(best 17\) +8 .*in doubt", line)
+    (line,) = [line for line in written(results).splitlines() if "top 2 masked, prefill" in line]
+    assert re.search(r"random 8, best 17 +0 \[−25, \+25\] \?", line)
     words = said(results)
     assert "best of 2 sets 17 %, 1 as high as the top" in words.replace(NARROW, " ")
     assert "best 17 %, 1 reaches the top: in doubt" in words.replace(NARROW, " ")
@@ -460,7 +472,9 @@ def test_the_summary_says_what_is_missing(results: AuditResults) -> None:
 
 
 def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResults) -> None:
-    agreement = ScreenAgreement(prompts=4, samples=20, spearman=0.731, kendall=None, top_n=2, same_top=1)
+    agreement = ScreenAgreement(
+        prompts=4, samples=20, spearman=0.731, low=0.5, high=0.864, kendall=None, top_n=2, same_top=1
+    )
     settings = replace(
         results.rosais_settings, samples=0, scale="log_probability", screen=agreement,
         placebo=replace(results.rosais_settings.placebo, why_not="the screen has none"),
@@ -469,7 +483,7 @@ def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResu
     words, terminal = said(screened), written(screened)
     for part in (
         "Screen per router", "estimated by one backward pass a prompt", "to first order", "top routers by screen score",
-        "lowest screen score", "Spearman ρ with RoSais 0.73", "Kendall τ with RoSais –", "1 of 2",
+        "lowest screen score", "Spearman ρ with RoSais 0.73 [0.50, 0.86]", "Kendall τ with RoSais –", "1 of 2",
         "on 4 prompts on which RoSais was measured too (20 masks)", "No placebo: the screen has none.",
     ):  # fmt: skip
         assert part in words, part
@@ -477,7 +491,7 @@ def test_where_the_screen_ranked_nothing_says_that_rosais_did(results: AuditResu
     assert "by RoSais" not in words
     assert "lowest RoSais" not in words
     assert "screen" in terminal
-    assert "Screen against RoSais on 4 prompts: ρ 0.73, τ –." in " ".join(terminal.split())
+    assert "ρ to RoSais 0.73 (4 prompts)." in " ".join(terminal.split())
     usual = said(results)
     assert "screen" not in usual.lower().split("how to read this")[-1]
     assert "top routers by RoSais" in usual

@@ -18,7 +18,7 @@ from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.screen import Screen
 from pointsman.methods.steps import Steps
 from pointsman.stats.permutation import permutation_p
-from pointsman.stats.rank_agreement import stability
+from pointsman.stats.rank_agreement import spearman_interval, stability
 from pointsman.stats.rates import Mean
 from works import TINY, OneJudge, asked, audit_bench
 
@@ -122,8 +122,10 @@ def test_the_screen_ranks_with_its_agreement_with_rosais_beside_it(engine: HFEng
     few = [0, 1, 3, 4]
     masks = RoSais(samples=3, seed=5).rank(engine, [some.discovery[n] for n in few])
     mean = first.scores[few].mean(0)
+    low, high = spearman_interval(first.scores[few], masks.scores, masks.sources, 5) or (None, None)
+    assert low is not None
     assert ranking.settings.screen == ScreenAgreement(
-        prompts=4, samples=3, spearman=pytest.approx(stats.spearmanr(mean, masks.mean).statistic),
+        prompts=4, samples=3, spearman=pytest.approx(stats.spearmanr(mean, masks.mean).statistic), low=low, high=high,
         kendall=pytest.approx(stats.kendalltau(mean, masks.mean).statistic), top_n=2,
         same_top=len({*np.argsort(-mean)[:2]} & {*masks.ranking[:2]}),
     )  # fmt: skip
@@ -136,6 +138,7 @@ def test_the_screen_ranks_with_its_agreement_with_rosais_beside_it(engine: HFEng
 
 
 def test_rosais_is_measured_on_prompts_from_everywhere() -> None:
-    assert checked_prompts(2) == [0, 1]
-    assert checked_prompts(4) == [0, 1, 2, 3]
-    assert checked_prompts(20) == [0, 5, 10, 15]
+    assert checked_prompts(TINY, 2) == [0, 1]
+    assert checked_prompts(TINY, 4) == [0, 1, 2, 3]
+    assert checked_prompts(TINY, 20) == [0, 5, 10, 15]
+    assert checked_prompts(replace(TINY, rank_check=20), 20) == list(range(20))

@@ -16,7 +16,7 @@ from pointsman.jobs.audit.claims import claims_on_universal, conclude
 from pointsman.jobs.audit.page import page, summary
 from pointsman.jobs.audit.results import AuditResults, UniversalPlace, UniversalRates
 from pointsman.jobs.audit.sections.universal import in_words
-from pointsman.jobs.audit.universal import ROUTE, forwards_of_gradient, try_universal_route
+from pointsman.jobs.audit.universal import ROUTE, forwards_of_gradient, notes_on_universal, try_universal_route
 from pointsman.methods.attempts import Attempt, ask
 from pointsman.methods.universal import Replay, Universal
 from pointsman.methods.universal_route import UniversalRoute
@@ -93,6 +93,13 @@ def test_nobody_asked_for_it_and_no_controls(engine: HFEngine, base: list[Attemp
     assert (rates.random, rates.difference_random, rates.draws) == (None, None, ())
 
 
+def test_fewer_prompts_than_asked_for_are_said() -> None:
+    assert notes_on_universal(PLAN, asked()) == ()
+    (note,) = notes_on_universal(replace(PLAN, universal=100_000), asked())
+    assert f"on {len(asked().discovery)} prompts, and not on 100000" in note
+    assert notes_on_universal(replace(PLAN, universal=0), asked()) == ()
+
+
 def test_an_engine_without_gradients_is_refused_before_anything_is_asked(engine: HFEngine) -> None:
     assert forwards_of_gradient(engine, asked().test[0]) > 3
     with pytest.raises(UsageError, match=r"has none.*Leave --universal out"):
@@ -133,16 +140,20 @@ def some_rates(opened: int, drawn: tuple[int, ...] = (2, 5)) -> UniversalRates:
 
 def test_the_page_and_the_terminal_tell_it_beside_its_controls(results: AuditResults) -> None:
     told = conclude(replace(results, universal=some_rates(36)))
-    words = Reader(render(page(told))).words
+    words = " ".join(Reader(render(page(told))).words.split())
     for part in (
-        "One route for all prompts", "One route of 2 forced places takes the ASR", "16 discovery prompts in 4322",
-        "random sets, same places", "best of 2 draws 12", "natural experts forced there",
+        "One route for all prompts",
+        "One route that forces experts at 2 places takes ASR from 0 % [0, 24] to 90 % [77, 96]",
+        "random sets at its places reach 8 %", "16 discovery prompts in 4 322 forwards",
+        "random sets, same places", "best of 2 draws 13", "natural experts forced there",
         "2 before the last token of the prompt", "the first token of the request",
     ):  # fmt: skip
         assert part in words, part
-    names = [row.cells[0] for row in summary(told).rows]
-    assert "universal route ASR" in names
-    assert "  random sets there" in names
+    (row,) = [row.cells for row in summary(told).rows if row.cells[0] == "universal route ASR"]
+    assert row[1:5] == ["90", "[77, 96]", 40, "random sets 8"]
+    assert str(row[5]).endswith("] ✓")
+    assert "90 % under one route for all prompts (random experts at its places 8 %)" in told.headline
+    assert "Universal route ASR one route for all, found on 16 other prompts" in words
     none = Reader(render(page(results))).words
     assert "One route for all prompts" not in none
     nothing = replace(some_rates(1), places=())

@@ -51,7 +51,7 @@ def try_attacks(
         base: Answers to these behaviours as the model is.
     """
     found = []
-    for written in plan.attacks:
+    for written in plan.other_attacks:
         attack = make_attack(written)
         name, attempts = written_attack(attack), _try(bench, plan, attack, behaviours)
         vs_base, control = compare_success(attempts, base, plan.seed), attack.control()

@@ -404,7 +404,7 @@ def _ranking(
 ) -> dict[str, Effort]:
     """The stages that rank the routers."""
     if plan.rank == "screen" and gradient is not None:
-        few = [sizes.discovery.part(n, n + 1) for n in checked_prompts(len(sizes.discovery))]
+        few = [sizes.discovery.part(n, n + 1) for n in checked_prompts(plan, len(sizes.discovery))]
         beside = Lengths(tuple(p for each in few for p in each.prompts), tuple(t for each in few for t in each.targets))
         return {
             "screen": screen_effort(shape, sizes.discovery, gradient),

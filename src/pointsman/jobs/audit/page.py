@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from pointsman.jobs.audit.claims import verdict_above_draws
+from pointsman.jobs.audit.claims import (
+    BEATS_NATURAL,
+    BEATS_RANDOM,
+    EQUAL,
+    ONE_ROUTE,
+    TOP_ROUTERS,
+    USEFUL,
+    WHATEVER,
+)
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, FoundRoutes, MaskControl, Masked, SideBySide
+from pointsman.jobs.audit.results import AuditResults, FoundRoutes, MaskControl, Masked, SideBySide, UniversalRates
 from pointsman.jobs.audit.sections import (
     attacks,
     base,
@@ -20,7 +28,7 @@ from pointsman.jobs.audit.sections import (
 from pointsman.report import text
 from pointsman.report.blocks import Card, Column, Page, Row, Section, Table
 from pointsman.report.sections import claims, cost, head, own_answers, provenance, tasks
-from pointsman.runs.results import SIGNIFICANT
+from pointsman.runs.results import SIGNIFICANT, Claim, ClaimVerdict
 from pointsman.stats.paired import AboveDraws, Comparison
 from pointsman.stats.rates import Rate
 
@@ -79,7 +87,7 @@ def page(results: AuditResults, *, show_text: bool = False) -> Page:
     return Page(
         kind="router audit",
         title=f"Router audit of {results.model.name}",
-        headline=results.headline.replace("F-SOUR", "F\u2011SOUR"),  # not broken at its hyphen
+        headline=results.headline.replace("F-SOUR", "F\u2011SOUR").replace(" %", "\u00a0%"),  # not broken there
         facts=head.facts(results, ("Test prompts", str(results.base.asr.n), "")),
         tag=head.tag(results),
         warnings=head.warnings(results),
@@ -105,6 +113,8 @@ def _cards(results: AuditResults) -> list[Card]:
             _beside_masks(top, random),
         ),
         *(_search_card(name, found) for name, found in results.route_searches.items()),
+        *([_equal_card(results.side_by_side)] if results.side_by_side else []),
+        *([_universal_card(results.universal)] if results.universal else []),
         Card(
             "Multi-turn",
             "conversations that fall, routers untouched",
@@ -125,6 +135,27 @@ def _search_card(name: str, found: FoundRoutes) -> Card:
         found.asr,
         "attack",
         beside=f"{random}: {text.full(controls.random.asr)}" if controls else "",
+    )
+
+
+def _equal_card(both: SideBySide) -> Card:
+    at = both.at("guided_most")
+    return Card(
+        "F-SOUR at equal forwards",
+        f"at most {at.forwards:.0f} a prompt, as Guided",
+        at.fsour,
+        "attack",
+        beside=f"Guided: {text.full(at.guided)}",
+    )
+
+
+def _universal_card(one: UniversalRates) -> Card:
+    return Card(
+        "Universal route ASR",
+        f"one route for all, found on {text.many(one.prompts, 'other prompt')}",
+        one.asr,
+        "attack",
+        beside=f"random experts at its places: {text.full(one.random.asr)}" if one.random else "",
     )
 
 
@@ -158,20 +189,35 @@ def _provenance(results: AuditResults, show_text: bool) -> Section:
 # ---------------------------------------------------------------------- the terminal
 
 
+MARKS: dict[ClaimVerdict, str] = {"holds": " ✓", "in doubt": " ?", "fails": " ✗"}
+
+
 def summary(results: AuditResults) -> Table:
-    """What the headline says, and the controls that decide whether one believes it: it fits a screen of 80 x 24."""
+    """What the headline says, each attack in one line with the control that decides whether one believes it.
+
+    It has 20 lines and 80 columns: a screen of 80 x 24 holds it. A universal route adds one, a rare remark another.
+    """
     marks = head.tag(results)
     title = f"{results.model.name} · threat model {results.threat_model}"
-    columns = [Column(f"Rate ({marks})" if marks else "Rate"), Column("%", "number"), Column("95 %")]
-    said = "Rates in %, differences in points, 95 % intervals."
-    said += " Testbed: says nothing of a real model." if head.is_testbed(results) else ""
-    said += " Small n: read the intervals." if results.small_n else ""
+    said = "In %, differences in points; the claim: ✓ holds, ? is in doubt, ✗ fails."
+    warnings = "Testbed: says nothing of a real model. " if head.is_testbed(results) else ""
+    warnings += "Small n: read the intervals. " if results.small_n else ""
+    remarks = " ".join([*_garbage(results), *_top_router(results)])
     return Table(
-        [*columns, Column("n", "number"), Column("attack − this")],
+        [Column("Rate"), Column("%", "number"), Column("95 %"), Column("n", "number"), Column("control, %"),
+         Column("less control")],
         _rows(results),
-        "\n".join([*_top_router(results), said]),
+        f"{said}\n{warnings}{remarks}".strip(),
+        "compact",
         title=f"{title} · {marks}" if marks else title,
-    )
+    )  # fmt: skip
+
+
+def _garbage(results: AuditResults) -> list[str]:
+    """Answers under routes that nobody can read, where there are any."""
+    found = {name: routes.garbage for name, routes in results.route_searches.items()}
+    said = [f"{name} {text.number(rate)} %" for name, rate in found.items() if rate.k]
+    return [f"Garbage under routes: {', '.join(said)}."] if said else []
 
 
 def _top_router(results: AuditResults) -> list[str]:
@@ -187,74 +233,80 @@ def _top_router(results: AuditResults) -> list[str]:
     if any(meaning(row).verdict != "not tested" for row in results.rosais):
         real = meaningful(results.rosais)
         routers = f": {', '.join(str(row.layer) for row in real)}" if real else ""
-        said += f" Ranks that mean something: {len(real)} of {len(results.rosais)}{routers}."
+        untested = sum(meaning(row).verdict == "not tested" for row in results.rosais)
+        said += f" Ranks that mean something: {len(real)} of {len(results.rosais)}{routers}"
+        said += f", {untested} not tested." if untested else "."
     if screen is not None:
-        alike = f"ρ {text.plain(screen.spearman, 2)}, τ {text.plain(screen.kendall, 2)}"
-        said += f" Screen against RoSais on {text.many(screen.prompts, 'prompt')}: {alike}."
+        said += f" ρ to RoSais {text.plain(screen.spearman, 2)} ({text.many(screen.prompts, 'prompt')})."
     return [said.replace(text.NARROW, " ")]
 
 
 def _rows(results: AuditResults) -> list[Row]:
-    first, turns = results.most_masked(), results.multi_turn
+    first, turns, one = results.most_masked(), results.multi_turn, results.universal
     rows = [_row("base ASR", results.base.asr)]
-    for phase in results.phases:
-        top = results.most_masked(phase)
-        if top is None:
-            continue
-        rows.append(_row(f"masked top {top.routers} ASR, {top.phase}", top.asr))
-        if top is first:
-            rows += _random_routers(top)
+    rows += [_masked(results, top, top is first) for phase in results.phases if (top := results.most_masked(phase))]
     for name, found in results.route_searches.items():
-        rows += _routes(name, found, results.side_by_side)
-    if (one := results.universal) is not None:
-        rows.append(_row("universal route ASR", one.asr))
-        rows.append(_row("  random sets there", one.random.asr if one.random else None, one.difference_random))
+        rows += _routes(results, name, found)
+    if one is not None:
+        random = _control("random sets", one.random.asr if one.random else None)
+        rows.append(_row("universal route ASR", one.asr, random, one.difference_random, results.claim(ONE_ROUTE[0])))
     rows.append(_row("utility", results.utility, absent="no benign file"))
     if first is not None and first.utility is not None:
-        rows.append(_row(f"  under masks on top {first.routers}", first.utility))
+        unmasked = _control("unmasked", results.unmasked.utility if results.unmasked else None)
+        useful = results.claim(f"{USEFUL[0]}_{first.phase}")
+        rows.append(_row(f"  top {first.routers} masked", first.utility, unmasked, first.utility_vs_base, useful))
     rows.append(_row("over-refusal", results.over_refusal, absent="no benign file"))
     rows.append(_row("multi-turn, fallen", turns.fallen if turns else None))
     return rows
 
 
-def _random_routers(top: Masked) -> list[Row]:
-    random = top.controls.get("random")
-    if random is None:
-        return []
-    name = "  a random router" if top.routers == 1 else f"  {top.routers} random routers"
-    if not random.draws or top.difference_random is None:
-        return [_row(name, random.asr, top.difference_random)]
-    name = f"{name} (best {100 * max(draw.rate for draw in random.draws):.0f})"
-    return [_row(name, random.asr, top.difference_random, verdict=verdict_above_draws(top.difference_random))]
+def _masked(results: AuditResults, top: Masked, first: bool) -> Row:
+    """The mask on the top routers; the largest of the first phase beside as many random routers, and the best set."""
+    name, random, less = f"top {top.routers} masked, {top.phase}", top.controls.get("random"), top.difference_random
+    if random is None or not first:
+        return _row(name, top.asr, top=True)
+    best = f", best {text.digits(max(draw.rate for draw in random.draws))}" if random.draws else ""
+    return _row(name, top.asr, _control("random", random.asr) + best, less, results.claim(TOP_ROUTERS[0]), top=True)
 
 
-def _routes(name: str, found: FoundRoutes, both: SideBySide | None) -> list[Row]:
-    """A search and its controls; where there are two, F-SOUR also with no more forwards than Guided takes."""
-    restarts, first = found.settings.restarts, name == "F-SOUR"
-    rows = [_row(f"{name} ASR", found.asr, both.difference if both and first else None)]
-    if both is not None and first:
-        least = both.at("guided_most")
-        rows.append(_row(f"  in {least.forwards:.0f} forwards, as Guided", least.fsour, least.difference))
-    elif restarts > 1:
+def _routes(results: AuditResults, name: str, found: FoundRoutes) -> list[Row]:
+    """A search beside its controls; where there are two, Guided also beside F-SOUR, in all and at equal forwards."""
+    both, controls = results.side_by_side, found.controls
+    random = _control("random routes", controls.random.asr if controls else None)
+    natural = _control("natural top-k", controls.natural.asr if controls else None)
+    rows = [_row(f"{name} ASR", found.asr, random, found.difference_random, results.claim(BEATS_RANDOM[name][0]))]
+    if controls:
+        rows.append(_row("", None, natural, found.difference_natural, results.claim(BEATS_NATURAL[name][0])))
+    if both is not None and name == "Guided":
+        at, fsour = both.at("guided_most"), results.route_searches["F-SOUR"]
+        rows.append(_row("", None, _control("F-SOUR", fsour.asr), both.difference, results.claim(WHATEVER[0])))
+        equal = f"  in {at.forwards:.0f} forwards"
+        rows.append(_row(equal, at.guided, _control("F-SOUR", at.fsour), at.difference, results.claim(EQUAL[0])))
+    elif both is None and found.settings.restarts > 1:
         rows.append(_row("  first search", found.asr_at_1))
-    if found.controls is not None:
-        random, natural = found.controls.random, found.controls.natural
-        drawn = "  as many random routes" if restarts > 1 else "  a random route"
-        rows.append(_row(drawn, random.asr, found.difference_random))
-        rows.append(_row("  natural top-k forced", natural.asr, found.difference_natural))
-    return [*rows, *([_row("  garbage", found.garbage)] if found.garbage.k else [])]
+    return rows
+
+
+def _control(name: str, rate: Rate | None) -> str:
+    return f"{name} {text.number(rate)}" if rate else ""
 
 
 def _row(
     name: str,
     rate: Rate | None,
+    control: str = "",
     difference: Comparison | AboveDraws | None = None,
+    claim: Claim | None = None,
+    *,
     absent: str = "not run",
-    verdict: str = "",
+    top: bool = False,
 ) -> Row:
+    """A rate beside its control; without a name, another control of the line above."""
     less = "" if difference is None or difference.difference is None else text.change_full(difference)
-    less += f", {verdict}" if verdict else ""
+    less += MARKS.get(claim.verdict, "") if claim and less else ""
+    if not name:
+        return Row(["", "", "", "", control, less])
     if rate is None:
-        return Row([name, text.MISSING, absent, "", less])
-    interval = text.interval(rate) if rate.rate is not None else "nothing scored"
-    return Row([name, text.number(rate), interval, rate.n, less], top="ASR" in name)
+        return Row([name, text.MISSING, absent, "", control, less])
+    interval = text.interval(rate) if rate.rate is not None else "unscored"
+    return Row([name, text.number(rate), interval, rate.n, control, less], top=top or "ASR" in name)

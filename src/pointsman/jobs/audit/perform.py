@@ -30,7 +30,7 @@ from pointsman.jobs.audit.routes import (
 )
 from pointsman.jobs.audit.side_by_side import side_by_side
 from pointsman.jobs.audit.tasks import measure_answers_under, solve_under_masks
-from pointsman.jobs.audit.universal import try_universal_route
+from pointsman.jobs.audit.universal import notes_on_universal, try_universal_route
 from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 from pointsman.runs.forecast import foretold
@@ -55,7 +55,8 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
     room.tell(bench.note)
     searched = prompts.test[: plan.searches]
     attacks = choose_route_attacks(bench, plan, searched)
-    for note in attacks.notes:
+    on_searches = (*attacks.notes, *notes_on_universal(plan, prompts))
+    for note in on_searches:
         bench.note(note)
     tasks = prepare_tasks(bench, plan, bench.question.task_folder, plan.seed)
     predicted = forecast(bench, plan, prompts, attacks)
@@ -85,7 +86,7 @@ def perform(plan: Audit, bench: Bench[AuditQuestion]) -> AuditResults:
         drawn = ranking.seeds if plan.rank == "rosais" else None
         seeds = MethodSeeds(drawn, masking_seeds, again)
 
-    notes = [*_notes_on_system(bench.question.system), *prompts.notes, *room.notes(), *attacks.notes]
+    notes = [*_notes_on_system(bench.question.system), *prompts.notes, *room.notes(), *on_searches]
     results = conclude(
         AuditResults(
             **bench.shared_fields(notes, predicted),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -13,6 +13,8 @@ from pointsman.routing.phase import Phase
 
 Splitting = Literal["balanced", "drawn"]
 RouteAttack = Literal["fsour", "guided"]
+ROUTE_ATTACKS: tuple[RouteAttack, ...] = get_args(RouteAttack)
+"""Searches of unsafe routes, by the names under which `attacks` chooses them."""
 RankedBy = Literal["rosais", "screen"]
 DISCOVERY = 0.3
 """Share of the source questions that routers are ranked on, where the data set has no splits of its own."""
@@ -56,13 +58,12 @@ class Audit:
         routers: Mask the top 1 to this many routers; None for L/4, at most 5.
         random_draws: Random sets of routers per number, as control.
         phases: When masks are in force; those after the first have one random set each.
-        route_attacks: How unsafe routes are searched: by random sets (F-SOUR, the paper's) or by the gradient (Guided);
-            empty for both, F-SOUR alone where the model has no gradients.
         candidates: F-SOUR: sets per token and layer.
         restarts: F-SOUR: searches per behaviour.
         rank: How routers are ranked: by random masks (rosais, the paper's), or by one backward pass a prompt and a
             small RoSais beside it (screen).
         rank_prompts: Prompts that routers are ranked on; None for as many as limit.
+        rank_check: Where the screen ranks: prompts on which RoSais is measured beside it.
         searches: Behaviours whose routes are searched; None for all tested.
         together: Behaviours searched side by side; None for as many as fill a forward.
         method_seeds: Repeat ranking, masking and search with this many seeds, reported apart from n.
@@ -74,7 +75,9 @@ class Audit:
         other_targets: F-SOUR: behaviours whose routes are searched again with each of their other targets.
         transfer: F-SOUR: routes replayed on as many behaviours.
         universal: Discovery prompts on which one unsafe route for all prompts is searched by the gradient; 0 for none.
-        attacks: Another attack, of a package that registers some; empty for none.
+        attacks: How unsafe routes are searched: fsour (random sets, the paper's) or guided (by the gradient). Any other
+            name is an attack that a package registers, tried as well; empty for both searches, fsour alone where the
+            model has no gradients.
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
         utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
         utility_limit: Documents of each of these tasks at most; None for all.
@@ -88,11 +91,11 @@ class Audit:
     limit: Positive | None = 20
     rank: Annotated[RankedBy, Formerly("rosais")] = "rosais"
     rank_prompts: Positive | None = None
+    rank_check: Annotated[Positive, Formerly(4)] = 4
     samples: Positive = 20
     routers: Positive | None = None
     random_draws: Count = 10
     phases: Annotated[tuple[Phase, ...], MinLen(1)] = ("prefill", "both")
-    route_attacks: Annotated[tuple[RouteAttack, ...], Formerly(("fsour",))] = ()
     candidates: Positive = 10
     restarts: Positive = 5
     min_gain: Annotated[float, Ge(0)] = 1e-9
@@ -106,7 +109,7 @@ class Audit:
     other_targets: Count = 40
     transfer: Count = 12
     universal: Annotated[Count, Formerly(0)] = 0
-    attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(())] = ()
+    attacks: Annotated[tuple[Annotated[str, Metavar("NAME[:KEY=VALUE,...]")], ...], Formerly(("fsour",))] = ()
     answer_loss: Annotated[bool, Formerly(False)] = False
     utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()
     utility_limit: Annotated[Positive | None, Formerly(100)] = 100
@@ -128,6 +131,16 @@ class Audit:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def route_attacks(self) -> tuple[RouteAttack, ...]:
+        """The searches of unsafe routes that are named; empty where that is left open."""
+        return tuple(name for name in ROUTE_ATTACKS if name in self.attacks)
+
+    @property
+    def other_attacks(self) -> tuple[str, ...]:
+        """The attacks of other packages that are named, with their parameters."""
+        return tuple(name for name in self.attacks if name not in ROUTE_ATTACKS)
 
     def most_masked(self, layers: int) -> int:
         """How many of the top routers are masked at most: asked for, or min(5, L / 4)."""

@@ -13,13 +13,13 @@ from pointsman.data.records import decode
 from pointsman.data.types import Suite
 from pointsman.errors import RunError, UsageError
 from pointsman.jobs.audit.columns import mapped_columns
-from pointsman.jobs.audit.plan import Audit, AuditInputs
+from pointsman.jobs.audit.plan import ROUTE_ATTACKS, Audit, AuditInputs
 from pointsman.jobs.audit.splitting import divided
 from pointsman.jobs.job import Note
 from pointsman.judges.making import make_judge
 from pointsman.judges.types import Judge
 from pointsman.methods.attack import make_attack
-from pointsman.registry import behaviors
+from pointsman.registry import attacks, behaviors, read_name
 from pointsman.runs.files import (
     OTHER_VERSION,
     announce_data_sets,
@@ -69,8 +69,8 @@ def ask(model: str, inputs: AuditInputs, plan: Audit, note: Note) -> tuple[Audit
         UsageError: There is nothing to ask, or an option that would be ignored.
         DataError: A file cannot be used, or holds too little to split.
     """
-    for attack in plan.attacks:
-        make_attack(attack)  # refuse a name that nobody knows before anything is loaded
+    for attack in plan.other_attacks:
+        _refuse_unknown_attack(attack)  # before anything is loaded
     tasks = TaskFolder.read(inputs.utility_tasks)
     refuse_unknown_tasks(plan, tasks)
     name = suite_of(model) if inputs.behaviors is None else None
@@ -140,6 +140,20 @@ def read_suite(name: str | None, files: Mapping[str, Path], columns: Sequence[st
         return load_suite(files["behaviors"], **others, columns=mapped_columns(columns, files))
     suite: Suite = behaviors.get(name)()
     return suite
+
+
+def _refuse_unknown_attack(written: str) -> None:
+    """Refuse an attack that is neither a search of routes nor of a package, and parameters that it does not have.
+
+    Raises:
+        UnknownName, UsageError: With what there is.
+    """
+    name, _ = read_name(written, "attack")
+    if name in ROUTE_ATTACKS:
+        raise UsageError(f"There are no parameters of the attack {name}", f"Write {name} alone")
+    if name not in attacks:
+        raise attacks.unknown(name, ROUTE_ATTACKS)
+    make_attack(written)
 
 
 def _system(given: str | None) -> str | None:

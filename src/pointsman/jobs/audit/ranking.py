@@ -31,11 +31,8 @@ from pointsman.methods.rosais import RoSais, RoSaisResult
 from pointsman.methods.screen import Screen
 from pointsman.runs.bench import Bench
 from pointsman.stats.permutation import PERMUTATIONS, permutation_p
-from pointsman.stats.rank_agreement import kendall_tau, spearman, stability
+from pointsman.stats.rank_agreement import kendall_tau, spearman, spearman_interval, stability
 from pointsman.stats.rates import Mean
-
-CHECKED = 4
-"""Prompts on which RoSais is measured beside the screen."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def rank_by_screen(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPromp
         first = method.rank(engine, discovery, steps=steps)
     with bench.stage("screen_target", "Screen of targets", len(discovery)) as steps:
         target = replace(method, score="target").rank(engine, discovery, steps=steps.under("target"))
-    checked = checked_prompts(len(discovery))
+    checked = checked_prompts(plan, len(discovery))
     with bench.stage("rosais", "RoSais", len(checked)) as steps:
         masks = RoSais(samples=plan.samples, seed=plan.seed)
         beside = masks.rank(engine, [discovery[n] for n in checked], steps=steps)
@@ -87,7 +84,9 @@ def rank_by_screen(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPromp
         stability=stability(first.scores, first.sources, top_n=top_n, seed=plan.seed),
         agreement=spearman(first.mean, target.mean),
         placebo=without_placebo("the screen has none, since it knows no refusal; RoSais has (--rank rosais)"),
-        screen=agreement_with_rosais(replace(first, scores=first.scores[checked]), beside, plan.samples, top_n),
+        screen=agreement_with_rosais(
+            replace(first, scores=first.scores[checked]), beside, plan.samples, top_n, plan.seed
+        ),
     )
     many = plan.method_seeds
     seeds = RankingSeeds(
@@ -102,18 +101,23 @@ def rank_by_screen(bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPromp
     )
 
 
-def checked_prompts(prompts: int) -> list[int]:
+def checked_prompts(plan: Audit, prompts: int) -> list[int]:
     """On which of so many prompts RoSais is measured beside the screen: spread over all of them."""
-    number = min(CHECKED, prompts)
+    number = min(plan.rank_check, prompts)
     return [n * prompts // number for n in range(number)]
 
 
-def agreement_with_rosais(screen: RoSaisResult, rosais: RoSaisResult, samples: int, top_n: int) -> ScreenAgreement:
+def agreement_with_rosais(
+    screen: RoSaisResult, rosais: RoSaisResult, samples: int, top_n: int, seed: int
+) -> ScreenAgreement:
     """How alike the two rank the routers on the same prompts."""
+    low, high = spearman_interval(screen.scores, rosais.scores, rosais.sources, seed) or (None, None)
     return ScreenAgreement(
         prompts=len(rosais.prompts),
         samples=samples,
         spearman=spearman(screen.mean, rosais.mean),
+        low=low,
+        high=high,
         kendall=kendall_tau(screen.mean, rosais.mean),
         top_n=top_n,
         same_top=len({*screen.ranking[:top_n]} & {*rosais.ranking[:top_n]}),

@@ -115,6 +115,7 @@ class ScreenAgreement:
         prompts: On which both were computed.
         samples: Random masks of RoSais.
         spearman, kendall: Rank correlation (tau-b) of the routers' means over these prompts; None if all are equal.
+        low, high: 95 % interval of `spearman` over the source questions of these prompts; None with fewer than two.
         top_n: How many routers count as top.
         same_top: How many of them the two share.
     """
@@ -122,6 +123,8 @@ class ScreenAgreement:
     prompts: int
     samples: int
     spearman: float | None
+    low: float | None
+    high: float | None
     kendall: float | None
     top_n: int
     same_top: int

@@ -42,6 +42,17 @@ def random_routes(plan: Audit) -> int:
     return plan.random_draws if plan.route_controls else 0
 
 
+def notes_on_universal(plan: Audit, prompts: AuditPrompts) -> tuple[str, ...]:
+    """Where fewer prompts are searched on than were asked for, that it is so."""
+    there = len(prompts.discovery)
+    if plan.universal <= there:
+        return ()
+    return (
+        f"The universal route is searched on {there} prompts, and not on {plan.universal}: routers are ranked on no "
+        "more (--rank-prompts)",
+    )
+
+
 def try_universal_route(
     bench: Bench[AuditQuestion], plan: Audit, prompts: AuditPrompts, base: Sequence[Attempt]
 ) -> UniversalRates | None:

@@ -52,8 +52,8 @@ def section(results: AuditResults) -> Section:
             *_about_ranks(rows),
             Reading(
                 f"A long bar: {_AT_ONE[settings.screen is None]}; whiskers are 95 % intervals over prompts.",
-                "p is 0.05 or more, the placebo reaches as far as the bar, the whole target ranks the routers "
-                "otherwise, or other prompts do (below).",
+                f"p is 0.05 or more, {_reaching(rows)}the whole target ranks the routers otherwise, or other prompts "
+                "do (below).",
             ),
             _stability(settings, best.layer),
             *([Text(f"No placebo: {why}.")] if (why := settings.placebo.why_not) else []),
@@ -84,6 +84,10 @@ def _finding(best: RouterScore, settings: RosaisSettings, digits: int) -> str:
 
 def _measured(rise: Rise | None) -> bool:
     return rise is not None and rise.mean is not None
+
+
+def _reaching(rows: Sequence[RouterScore]) -> str:
+    return "the placebo reaches as far as the bar, " if any(_measured(row.placebo) for row in rows) else ""
 
 
 def _mean(rise: Rise | None, digits: int) -> str:
@@ -133,7 +137,8 @@ def _scores(rows: Sequence[RouterScore], settings: RosaisSettings, x: plot.Scale
 def _meaning(row: RouterScore) -> Cell:
     """Whether the rank means something, and why it does not."""
     found = meaning(row)
-    return Cell(found.verdict, beneath=found.because, classes="" if found.verdict == "means something" else "muted")
+    muted = "" if found.verdict == "means something" else " muted"
+    return Cell(found.verdict, beneath=found.because, classes=f"meaning{muted}")
 
 
 def _bar(row: RouterScore, x: plot.Scale, digits: int, marked: int) -> Markup:
@@ -182,6 +187,7 @@ def _about_ranks(rows: Sequence[RouterScore]) -> list[Block]:
         return []
     real = meaningful(rows)
     which = f" ({', '.join(str(row.layer) for row in real)})" if real else ""
+    untested = sum(each.verdict == "not tested" for each in found)
     alike = sum(each.above_others is False for each in found)
     benign = sum(each.above_placebo is False for each in found)
     return [
@@ -190,6 +196,7 @@ def _about_ranks(rows: Sequence[RouterScore]) -> list[Block]:
             "(p < 0.05), and the interval of its rise less its placebo lies above zero (on benign prompts it does not "
             f"do the same to the refusal). {alike} are not above the other routers, and {benign} not surely above "
             "benign prompts: in which order these stand says nothing."
+            + (f" {untested} passed the only test that was made." if untested else "")
         )
     ]
 
@@ -228,7 +235,7 @@ def _beside_rosais(screen: ScreenAgreement) -> list[tuple[str, str, str]]:
     """How far the screen agrees with what it stands for."""
     on = f"on {text.many(screen.prompts, 'prompt')} on which RoSais was measured too ({screen.samples} masks)"
     return [
-        ("Spearman ρ with RoSais", text.plain(screen.spearman, 2), f"rank correlation of screen and RoSais {on}"),
+        ("Spearman ρ with RoSais", _spearman(screen), f"rank correlation of screen and RoSais {on}"),
         ("Kendall τ with RoSais", text.plain(screen.kendall, 2), "the same, by pairs of routers"),
         (
             "Top routers shared with RoSais",
@@ -236,6 +243,14 @@ def _beside_rosais(screen: ScreenAgreement) -> list[tuple[str, str, str]]:
             "how many of those that are masked RoSais would mask, by these prompts",
         ),
     ]
+
+
+def _spearman(screen: ScreenAgreement) -> str:
+    """With its interval over prompts, where there is one."""
+    said = text.plain(screen.spearman, 2)
+    if screen.low is None or screen.high is None:
+        return said
+    return f"{said} [{text.plain(screen.low, 2)}, {text.plain(screen.high, 2)}]"
 
 
 def _beside(rows: Sequence[RouterScore], placebo: PlaceboSettings, digits: int, marked: int) -> list[Block]:

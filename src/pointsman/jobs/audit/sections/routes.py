@@ -230,7 +230,7 @@ def _example(search: _Search, found: FoundRoutes, example: ExampleRoute, show_te
         Text(said),
         Chart(drawing, caption, scroll="Route over the prompt’s tokens"),
         *_course(found, example),
-        Details(f"The {len(cells)} forced pairs of this route", [_pairs(search, cells, shown)]),
+        Details(f"The {text.many(len(cells), 'forced pair')} of this route", [_pairs(search, cells, shown)]),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pointsman.jobs.audit.claims import which_finds_more
 from pointsman.jobs.audit.results import AuditResults, Budget, SearchCost, SideBySide
 from pointsman.report import text
-from pointsman.report.blocks import Bar, Column, Finding, Heading, Reading, Row, Section, Table
+from pointsman.report.blocks import Bar, Cell, Column, Finding, Heading, Reading, Row, Section, Table
 from pointsman.stats.paired import Comparison
 from pointsman.stats.rates import Rate
 
@@ -58,9 +58,9 @@ def _whole(results: AuditResults, both: SideBySide) -> Table:
 
 def _at_equal_forwards(both: SideBySide) -> Table:
     rows = [
-        Row([text.count(at.forwards), BUDGETS[at.budget], at.guided, at.fsour, at.difference]) for at in both.budgets
+        Row([Cell(text.count(at.forwards), beneath=BUDGETS[at.budget]), at.guided, at.fsour, at.difference])
+        for at in both.budgets
     ]
-    columns = [*Column.numbers("Forwards a prompt, at most"), Column("That is")]
-    columns += Column.rates("Guided", "F-SOUR", "Guided − F-SOUR, points")
+    columns = [Column("Forwards a prompt, at most"), *Column.rates("Guided", "F-SOUR", "Guided − F-SOUR, points")]
     caption = "Shares of prompts that the search opens with at most so many forwards, restarts together."
     return Table(columns, rows, caption, "stacked")

@@ -21,7 +21,7 @@ def section(results: AuditResults, found: UniversalRates) -> Section:
     """The route, as many random sets at its places, the natural experts there, and no route."""
     rows = [_row("universal route", found, None, top=True)]
     if found.random is not None and found.difference_random is not None:
-        best = f"best of {text.many(len(found.draws), 'draw')} {text.percent(max(found.draws))}"
+        best = f"best of {text.many(len(found.draws), 'draw')} {text.digits(max(found.draws))}{text.NARROW}%"
         verdict = verdict_above_draws(found.difference_random)
         rows.append(_row("random sets, same places", found.random, found.difference_random, f"{best}: {verdict}"))
     rows.append(_row("natural experts forced there", found.natural, found.difference_natural))
@@ -38,17 +38,24 @@ def section(results: AuditResults, found: UniversalRates) -> Section:
         "universal",
         "One route for all prompts",
         [
-            "What a stranger would publish: the same experts forced at the same places of every prompt.",
-            f"Found on {text.many(found.prompts, 'discovery prompt')} in {found.forwards:.0f} forwards, and asked on "
-            "the test prompts.",
+            "What a stranger could publish: the same experts forced at the same places of every prompt, counted from "
+            "the ends of the prompt or of the request.",
+            f"Searched on {text.many(found.prompts, 'discovery prompt')} in {text.count(found.forwards)} forwards, by "
+            "the gradient; the rates are of the test prompts, on which nothing was searched.",
         ],
         [
-            Finding(_finding(found)),
-            Table(columns, rows, "Shares of prompts with 95 % intervals; differences are paired by prompt.", "stacked"),
+            Finding(_finding(results, found)),
+            Table(
+                columns,
+                rows,
+                "Shares of the test prompts with 95 % intervals; differences are paired by prompt.",
+                "stacked",
+            ),
             *unscored([("universal route", found)]),
             Reading(
-                "The route opens prompts that it was not found on, and random sets at its places do not.",
-                "random or natural experts at the same places reach as far, or the garbage grows with the success.",
+                "The first line is the one route. Random sets force other experts at its places, the same for every "
+                "prompt as well; the natural experts are those that the model would have chosen there anyway.",
+                "random sets or the natural experts come near the first line, or much of it is garbage.",
             ),
             *([Details("Where it forces which experts", [shown])] if places else []),
         ],
@@ -61,12 +68,14 @@ def in_words(place: UniversalPlace) -> str:
     return f"{place.offset} {away}" if place.offset else first
 
 
-def _finding(found: UniversalRates) -> str:
+def _finding(results: AuditResults, found: UniversalRates) -> str:
     if not found.places:
         return "No route helped the discovery prompts: nothing was forced."
+    random = f"; random sets at its places reach {text.short(found.random.asr)} on average" if found.random else ""
     return (
-        f"One route of {text.many(len(found.places), 'forced place')} takes the ASR of prompts on which it was not "
-        f"found to {text.short(found.asr)}; of its discovery prompts {text.short(found.reached)} reached log tau."
+        f"One route that forces experts at {text.many(len(found.places), 'place')} takes ASR from "
+        f"{text.short(results.base.asr)} to {text.short(found.asr)} on prompts that it was not searched on{random}. Of "
+        f"those that it was searched on it makes {text.short(found.reached)} likely to begin with the target."
     )
 
 
