@@ -19,7 +19,7 @@ from pointsman.errors import BadLogits, InterventionError, OutOfMemory
 from pointsman.routing.control import Controller, control
 from pointsman.routing.intervention import Intervention, Phase
 from pointsman.routing.layout import Layout
-from pointsman.routing.plan import Edits, TrainableBias
+from pointsman.routing.plan import Edits, Trainable
 
 pytestmark = pytest.mark.versions
 
@@ -65,8 +65,8 @@ def test_it_says_what_the_engine_scores_under_the_same_bias(family: str, phase: 
     lessons, vectors = lessons_of(engine), vectors_of(engine)
     with engine.learner() as learner:
         free = learner.say(lessons).answer()
-        said = learner.say(lessons, vectors, phase).answer()
-        alone = torch.cat([learner.say([lesson], vectors, phase).answer() for lesson in lessons])
+        said = learner.say(lessons, Trainable(vectors, phase)).answer()
+        alone = torch.cat([learner.say([lesson], Trainable(vectors, phase)).answer() for lesson in lessons])
     assert free.tolist() == pytest.approx(score(engine, lessons), abs=1e-5)
     assert said.tolist() == pytest.approx(score(engine, lessons, as_bias(vectors, phase)), abs=1e-5)
     assert alone.tolist() == pytest.approx(said.tolist(), abs=1e-5)
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_finite_differences(family: str, phase: Phase) ->
     lessons, vectors = lessons_of(engine, 2), [v.requires_grad_() for v in vectors_of(engine, 1, 0.3)]
     with engine.learner() as learner:
         base = learner.say(lessons)
-        said = learner.say(lessons, vectors, phase)
+        said = learner.say(lessons, Trainable(vectors, phase))
         weight = torch.tensor([1.0, -0.5])
         (said.answer() * weight).sum().backward()
     gradients = [v.grad for v in vectors]
@@ -110,7 +110,7 @@ def test_gradients_are_those_of_finite_differences(family: str, phase: Phase) ->
 def test_divergence_is_kl_over_the_answer_alone(engine: HFEngine) -> None:
     lessons, vectors = lessons_of(engine), vectors_of(engine)
     with engine.learner() as learner:
-        base, said = learner.say(lessons), learner.say(lessons, vectors)
+        base, said = learner.say(lessons), learner.say(lessons, Trainable(vectors))
     found = said.divergence(base)
     for n, lesson in enumerate(lessons):
         p, q = (s.log_p[n, -len(lesson.answer) :].double() for s in (base, said))
@@ -123,8 +123,8 @@ def test_no_vector_for_a_layer_is_no_gradient_and_no_effect(engine: HFEngine) ->
     lessons = lessons_of(engine, 2)
     only = vectors_of(engine)[1].requires_grad_()
     with engine.learner() as learner:
-        some = learner.say(lessons, [None, only, None], "prefill").answer()
-        none = learner.say(lessons, [None, None, None])
+        some = learner.say(lessons, Trainable([None, only, None], "prefill")).answer()
+        none = learner.say(lessons, Trainable([None, None, None]))
     some.sum().backward()
     assert only.grad.abs().max() > 0
     assert some.tolist() == pytest.approx(score(engine, lessons, as_bias([None, only, None], "prefill")), abs=1e-5)
@@ -142,10 +142,10 @@ def test_a_mean_and_its_gradient_are_gathered_over_parts_longest_first(rows: int
 
         def unlikely(some: Sequence[Lesson]) -> Tensor:
             parts.append(list(some))
-            return -learner.say(some, vectors).answer()
+            return -learner.say(some, Trainable(vectors)).answer()
 
         mean, found = learner.gradients(lessons, vectors, unlikely)
-        literal = -learner.say(lessons, vectors).answer().mean()
+        literal = -learner.say(lessons, Trainable(vectors)).answer().mean()
     wanted = torch.autograd.grad(literal, vectors)
     assert mean == pytest.approx(literal.item(), rel=1e-6)
     for a, b in zip(found, wanted, strict=True):
@@ -166,10 +166,10 @@ def test_a_part_that_does_not_fit_is_halved(engine: HFEngine) -> None:
             sizes.append(len(some))
             if len(some) > 2:
                 raise torch.OutOfMemoryError
-            return -learner.say(some, vectors).answer()
+            return -learner.say(some, Trainable(vectors)).answer()
 
         mean, found = learner.gradients(lessons, vectors, unlikely)
-        whole = learner.gradients(lessons, vectors, lambda some: -learner.say(some, vectors).answer())
+        whole = learner.gradients(lessons, vectors, lambda some: -learner.say(some, Trainable(vectors)).answer())
         with pytest.raises(OutOfMemory):
             learner.gradients(lessons[:1], vectors, lambda some: unlikely([*some] * 3))
     assert sizes[:3] == [4, 2, 2]
@@ -182,7 +182,7 @@ def test_every_forward_is_counted(engine: HFEngine) -> None:
     before, started = engine.cost.copy(), time.perf_counter()
     with engine.learner() as learner:
         learner.say(lessons)
-        learner.gradients(lessons, vectors, lambda some: learner.say(some, vectors).answer())
+        learner.gradients(lessons, vectors, lambda some: learner.say(some, Trainable(vectors)).answer())
     spent, took = engine.cost - before, time.perf_counter() - started
     longest = max(len(x.prompt) + len(x.answer) - 1 for x in lessons)
     assert (spent.forwards, spent.tokens, spent.token_layers) == (2, 4 * longest, 4 * longest * 3)
@@ -227,7 +227,7 @@ def learn(engine: HFEngine) -> None:
     with engine.learner() as learner:
         assert left_behind(engine) != []
         assert not any(p.requires_grad for p in engine.model.parameters())
-        learner.say(lessons_of(engine, 2), vectors).answer().sum().backward()
+        learner.say(lessons_of(engine, 2), Trainable(vectors)).answer().sum().backward()
     assert all(v.grad is not None for v in vectors)
 
 
@@ -244,7 +244,7 @@ def test_nothing_stays_after_an_exception_in_the_block() -> None:
 
     def fail() -> None:
         with engine.learner() as learner:
-            learner.say(lessons_of(engine, 1), vectors_of(engine))
+            learner.say(lessons_of(engine, 1), Trainable(vectors_of(engine)))
             raise ZeroDivisionError
 
     with nothing_stays(engine), pytest.raises(ZeroDivisionError):
@@ -256,10 +256,10 @@ def test_nothing_stays_after_an_exception_in_the_middle_of_a_forward() -> None:
     lessons, wrong = lessons_of(engine, 2), [torch.zeros(3)] * 3
     with nothing_stays(engine):
         with pytest.raises(RuntimeError), engine.learner() as learner:
-            learner.say(lessons, wrong)
+            learner.say(lessons, Trainable(wrong))
         with engine.learner() as learner:  # and within one block: the next forward is unsteered again
             with pytest.raises(RuntimeError):
-                learner.say(lessons, wrong)
+                learner.say(lessons, Trainable(wrong))
             free = learner.say(lessons).answer().tolist()
     assert free == pytest.approx(score(engine, lessons), abs=1e-5)
 
@@ -299,12 +299,12 @@ def test_bad_logits_are_refused_with_and_without_gradients(bad: float) -> None:
     with engine.learner() as learner:
         for vectors in (None, vectors_of(engine)):
             with pytest.raises(BadLogits, match="NaN or infinite logits"):
-                learner.say(lessons, vectors)
+                learner.say(lessons, Trainable(vectors))
         with torch.no_grad():
             engine.model.lm_head.weight.copy_(kept)
         learner.say(lessons)
     with engine.learner() as learner, pytest.raises(BadLogits):
-        learner.say(lessons, [v * float("nan") for v in vectors_of(engine)])
+        learner.say(lessons, Trainable([v * float("nan") for v in vectors_of(engine)]))
     with nothing_stays(engine):
         learn(engine)
 
@@ -319,7 +319,7 @@ def test_a_token_that_the_model_rules_out_is_not_a_bad_logit(engine: HFEngine) -
     vectors = [v.requires_grad_() for v in vectors_of(engine)]
     try:
         with engine.learner() as learner:
-            said = learner.say(lessons, vectors)
+            said = learner.say(lessons, Trainable(vectors))
             moved = said.divergence(learner.say(lessons))
             (said.answer() + moved).sum().backward()
             assert said.answer().isfinite().all()
@@ -332,7 +332,7 @@ def test_a_token_that_the_model_rules_out_is_not_a_bad_logit(engine: HFEngine) -
 # ---------------------------------------------------------------------- on top of a plan
 
 
-def run(engine: HFEngine, lesson: Lesson, routing: Intervention, learnt: TrainableBias | None) -> Tensor:
+def run(engine: HFEngine, lesson: Lesson, routing: Intervention, learnt: Trainable | None) -> Tensor:
     """Logits of one row under a routing with something learnt on top. Shape: [T, V]."""
     controller = Controller(engine.model, engine.routers, engine.info.fingerprint)
     controller.set(routing, prompt_lengths=[len(lesson.prompt)])
@@ -351,7 +351,7 @@ def test_what_is_learnt_is_added_before_the_plan(engine: HFEngine, phase: Phase)
         Intervention.mask([2, 3, 4, 5], layers=2, positions=[0, 3]),
     ]
     for plan in plans:
-        found = run(engine, lesson, plan, TrainableBias(vectors, phase))
+        found = run(engine, lesson, plan, Trainable(vectors, phase))
         together = as_bias(vectors, phase) + plan
         assert torch.allclose(found, run(engine, lesson, together, None), rtol=0, atol=1e-9)
         assert not torch.allclose(found, run(engine, lesson, plan, None), rtol=0, atol=1e-6)
@@ -363,14 +363,14 @@ def test_it_joins_whatever_edits_there_are() -> None:
     logits = torch.zeros(6, 4)
     decode = layout.decode.reshape(-1)
     for phase, here in (("both", torch.ones(6).bool()), ("decode", decode), ("prefill", ~decode)):
-        edits = TrainableBias([None, vector], phase).join(None, layout, 1)  # type: ignore[arg-type]
+        edits = Trainable([None, vector], phase).join(None, layout, 1)  # type: ignore[arg-type]
         assert isinstance(edits, Edits)
         assert torch.equal(edits.apply(logits), here[:, None] * vector)
-    assert TrainableBias([None, vector]).join(None, layout, 0) is None
+    assert Trainable([None, vector]).join(None, layout, 0) is None
     outside = torch.tensor([True, False, False, True])
-    closed = TrainableBias([vector]).join(Edits(outside), layout, 0)
+    closed = Trainable([vector]).join(Edits(outside), layout, 0)
     assert closed is not None
     assert torch.equal(closed.apply(logits)[0], torch.tensor([float("-inf"), 1.0, 2.0, float("-inf")]))
     before = Edits(outside)
-    assert TrainableBias([None]).join(before, layout, 0) is before
-    assert before._trainable is None
+    assert Trainable([None]).join(before, layout, 0) is before
+    assert before._learnt is None

@@ -136,16 +136,16 @@ def test_hostile_files(tmp_path: Path) -> None:
     (saved(tmp_path) / "intervention.safetensors").unlink()
     refused("Keep intervention.json and intervention.safetensors together")
     (saved(tmp_path) / "intervention.safetensors").write_bytes(b"\x00" * 7)
-    refused("Cannot read the biases")
+    refused("Cannot read the numbers")
     for name, value, match in [
         ("rules.0.layers.0", np.full(8, np.nan, np.float32), "finite"),
         ("rules.0.layers.0", np.full(8, 1e300), "finite"),
         ("rules.0.layers.0", np.ones((2, 4), np.float32), "finite vector"),
         ("rules.0.layers.0", np.zeros(0, np.float32), "finite vector"),
         ("rules.0.layers.-1", np.ones(8, np.float32), "layer number"),
-        ("rules.9.layers.0", np.ones(8, np.float32), "Cannot read the biases"),
-        ("rules.1.layers.0", np.ones(8, np.float32), "Cannot read the biases"),
-        ("nonsense", np.ones(8, np.float32), "Cannot read the biases"),
+        ("rules.9.layers.0", np.ones(8, np.float32), "Cannot read the numbers"),
+        ("rules.1.layers.0", np.ones(8, np.float32), "Cannot read the numbers"),
+        ("nonsense", np.ones(8, np.float32), "Cannot read the numbers"),
     ]:
         save_file({name: value}, saved(tmp_path) / "intervention.safetensors")
         refused(match)

@@ -13,6 +13,7 @@ from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.errors import ControlFailed, ModelError, PointsmanError
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.plan import Trainable
 
 SystemPrompt = Literal["takes", "refuses", "leaves out"]
 
@@ -90,7 +91,9 @@ def _why_no_gradients(engine: Engine, lesson: Lesson) -> str:
     try:
         with engine.learner() as learner:
             vectors = [torch.zeros(r.experts, requires_grad=True) for r in engine.routers]
-            _, gradients = learner.gradients([lesson], vectors, lambda some: learner.say(some, vectors).answer())
+            _, gradients = learner.gradients(
+                [lesson], vectors, lambda some: learner.say(some, Trainable(vectors)).answer()
+            )
     except PointsmanError as error:
         return error.problem
     except (RuntimeError, NotImplementedError) as error:  # a kernel without a backward

@@ -1,6 +1,6 @@
 """`Learner`: what the model says under a routing that is being learnt, with gradients with respect to the routing.
 
-Only the vectors that are added to the router logits are learnt; the model's weights stay as they are. The choice of
+Only what is added to the router logits is learnt; the model's weights stay as they are. The choice of
 experts has no gradient: it flows through the weights with which the chosen experts enter.
 """
 
@@ -20,8 +20,7 @@ from pointsman.engine.channels import given
 from pointsman.engine.types import Cost, Prompt
 from pointsman.errors import BadLogits, UsageError
 from pointsman.routing.control import Controller
-from pointsman.routing.intervention import Phase
-from pointsman.routing.plan import TrainableBias
+from pointsman.routing.plan import Trainable
 
 BACKWARD = 8
 """A row of a forward with its backward needs about so many times the memory of one without."""
@@ -108,22 +107,22 @@ class Learner:
     def gradients(
         self,
         lessons: Sequence[Lesson],
-        vectors: Sequence[Tensor],
+        parameters: Sequence[Tensor],
         objective: Callable[[Sequence[Lesson]], Tensor],
     ) -> tuple[float, list[Tensor]]:
         """Mean of an objective over lessons and its gradient, in parts that fit into memory.
 
         Args:
-            vectors: What the gradient is with respect to. Shapes: [E_l].
+            parameters: What the gradient is with respect to.
             objective: Of some of the lessons, one number each. Shape: [B].
 
         Returns:
-            The mean, and the gradients. Shapes: [E_l].
+            The mean, and the gradients, shaped like the parameters.
 
         Raises:
             OutOfMemory: Not even one row fits.
         """
-        summed = [torch.zeros_like(vector) for vector in vectors]
+        summed = [torch.zeros_like(parameter) for parameter in parameters]
 
         def part(some: Sequence[Lesson]) -> list[float]:
             started = time.perf_counter()
@@ -134,7 +133,7 @@ class Learner:
                     f"{self._name} passes no gradient from what it says to its routers",
                     "Leave through_model out of the refinements of the grid",
                 )
-            found = torch.autograd.grad(each.sum() / len(lessons), list(vectors), allow_unused=True)
+            found = torch.autograd.grad(each.sum() / len(lessons), list(parameters), allow_unused=True)
             for total, gradient in zip(summed, found, strict=True):
                 if gradient is not None:
                     total += gradient
@@ -147,7 +146,7 @@ class Learner:
         return sum(in_batches(ordered, rows, part)) / len(lessons), summed
 
     def unsteered(self, lessons: Sequence[Lesson], together: int) -> Iterator[Tensor]:
-        """What the model says at the answers without any vectors, lesson by lesson.
+        """What the model says at the answers without anything learnt, lesson by lesson.
 
         Args:
             together: Lessons in a forward, at most.
@@ -167,18 +166,13 @@ class Learner:
         longest = max((len(lesson.prompt) + len(lesson.answer) for lesson in lessons), default=1)
         return max(1, self._rows_that_fit(longest))
 
-    def say(
-        self,
-        lessons: Sequence[Lesson],
-        vectors: Sequence[Tensor | None] | None = None,
-        phase: Phase = "both",
-    ) -> Said:
+    def say(self, lessons: Sequence[Lesson], learnt: Trainable | None = None) -> Said:
         """What the model says at the answers, each token given those before it.
 
         Args:
             lessons: As many as one forward holds.
-            vectors: Added to the raw router logits, one per MoE layer; None adds nothing, and has no gradient.
-            phase: Tokens that get them; answer tokens are decode phase.
+            learnt: Added to the raw router logits; None adds nothing, and has no gradient. Answer tokens are decode
+                phase.
 
         Raises:
             BadLogits: The model returned NaN or infinite logits.
@@ -187,9 +181,9 @@ class Learner:
         most = max(len(lesson.answer) for lesson in lessons)
         ids, mask = self._pad([lesson.prompt.ids + lesson.answer[:-1] for lesson in lessons])
         self._controller.set(None, prompt_lengths=[len(lesson.prompt) for lesson in lessons])
-        self._controller.trainable = None if vectors is None else TrainableBias(vectors, phase)
+        self._controller.trainable = learnt
         try:
-            with torch.set_grad_enabled(vectors is not None):
+            with torch.set_grad_enabled(learnt is not None):
                 logits = self._forward(ids, mask, most)  # shape: [B, A, V]
                 log_p = F.log_softmax(logits.float(), dim=-1)
         finally:

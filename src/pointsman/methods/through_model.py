@@ -24,6 +24,7 @@ from pointsman.engine.learning import Learner, Lesson, Said
 from pointsman.errors import DataError, UsageError
 from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
+from pointsman.routing.plan import Trainable
 
 if TYPE_CHECKING:
     from pointsman.engine.abilities import Learns
@@ -148,14 +149,14 @@ class ThroughModel:
         rng = stream(self.seed, "through_model", step)
 
         def unlikely(part: Sequence[Lesson]) -> Tensor:
-            return -learner.say(part, shifts, self.phase).answer()
+            return -learner.say(part, Trainable(shifts, self.phase)).answer()
 
         said, gradients = learner.gradients(_draw(rng, wanted, self.batch), shifts, unlikely)
         moved = 0.0
         for lessons in groups.values():
 
             def divergence(part: Sequence[Lesson]) -> Tensor:
-                return learner.say(part, shifts, self.phase).divergence(known.of(learner, part))
+                return learner.say(part, Trainable(shifts, self.phase)).divergence(known.of(learner, part))
 
             mean, more = learner.gradients(_draw(rng, lessons, self.batch), shifts, divergence)
             gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]

@@ -28,7 +28,7 @@ from pointsman.routing.calling import Calling
 from pointsman.routing.given import HasIntervention, plain
 from pointsman.routing.intervention import Intervention, Rule
 from pointsman.routing.layout import Generation, Layout, read_layout
-from pointsman.routing.plan import Forced, Plan, TrainableBias
+from pointsman.routing.plan import Forced, Plan, Trainable
 from pointsman.routing.routers import Router
 from pointsman.routing.tap import Tap, chosen_experts
 from pointsman.routing.trace import Recorder, RouteTrace
@@ -62,7 +62,7 @@ class Controller:
         forwards: Forwards of the model seen so far.
         strict: Raise at the end of a forward in which an expert outside a mask was used.
         overlay: A set forced in each row at one layer and token, on top of the routing.
-        trainable: Vectors added to the raw logits, through which gradients flow, on top of the routing.
+        trainable: Added to the raw logits, with gradients, on top of the routing.
         reweigh: Is shown what each router returns, and gives what is used in its place.
         first_layer, last_layer: Decoder layers that compute; routers in others are not expected to fire.
     """
@@ -73,7 +73,7 @@ class Controller:
         self.forwards = 0
         self.strict = True
         self.overlay: Forced | None = None
-        self.trainable: TrainableBias | None = None
+        self.trainable: Trainable | None = None
         self.reweigh: Reweigh | None = None
         self.first_layer = 0
         self.last_layer: int | None = None
@@ -349,7 +349,7 @@ class Controller:
             self.recorder.add(router.layer, layout, tap.raw.reshape(-1, router.experts), realised)
         if self.reweigh is not None:
             raw = tap.raw.reshape(-1, router.experts)
-            free = raw if edits is None else replace(edits, outside=None).apply(raw)
+            free = raw if edits is None else replace(edits, outside=None).apply(raw, tap.x)
             return self.reweigh(router, output, realised, free)
         return output
 

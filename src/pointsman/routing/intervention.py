@@ -3,18 +3,19 @@
 An intervention is a sum of rules. A rule acts on the raw router logits r[l, t] of MoE layer l and token t, before
 the architecture's own softmax, sigmoid, grouping, bias or top-k:
 
-====== ====================================================== =====================
-rule   effect on r[l, t]                                      source
-====== ====================================================== =====================
-mask   r[e] = -inf for every expert e outside an allowed set  arXiv 2602.08621
-force  mask with exactly top-k experts allowed                arXiv 2602.08621
-bias   r + vector[l]; per token: r + vector[l] * std(r)       arXiv 2604.27818
-pin    r[e] = max(r) + eps to activate, min(r) - eps to stop  arXiv 2509.09660
-noise  r + std[l] * z, z standard normal                      METHODS section 2
-====== ====================================================== =====================
+=========== ====================================================== ===================
+rule        effect on r[l, t]                                      source
+=========== ====================================================== ===================
+mask        r[e] = -inf for every expert e outside an allowed set  arXiv 2602.08621
+force       mask with exactly top-k experts allowed                arXiv 2602.08621
+bias        r + vector[l]; per token: r + vector[l] * std(r)       arXiv 2604.27818
+conditional r + B[l] A[l] x, x the input of the router at t        METHODS section 10
+pin         r[e] = max(r) + eps to activate, min(r) - eps to stop  arXiv 2509.09660
+noise       r + std[l] * z, z standard normal                      METHODS section 2
+=========== ====================================================== ===================
 
-`mask` and `force` promise the *selection*. Biases, pins and noise are applied first, in the order of the rules; then
-all masks (their intersection), so no bias can bring a masked expert back. This file is data and arithmetic on it;
+`mask` and `force` promise the *selection*. All other rules are applied first, in their order; then all masks (their
+intersection), so no bias can bring a masked expert back. This file is data and arithmetic on it;
 `control.py` carries it out.
 """
 
@@ -25,19 +26,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from pointsman.errors import InterventionError, WrongModel
+from pointsman.routing.low_rank import PARTS, LowRank
 from pointsman.routing.phase import Phase as Phase
 from pointsman.routing.routers import Router
 
-Kind = Literal["mask", "force", "bias", "pin", "noise"]
+Kind = Literal["mask", "force", "bias", "conditional", "pin", "noise"]
 Layers = int | Iterable[int]
 
 SCHEMA = "pointsman.intervention/1"
-_KINDS = ("mask", "force", "bias", "pin", "noise")
+_KINDS = get_args(Kind)
 _PHASES = ("prefill", "decode", "both")
 _Built = TypeVar("_Built")
 
@@ -85,12 +87,13 @@ class Rule:
     """One rule. Made by the constructors of `Intervention`, which check it.
 
     Attributes:
-        kind: mask, force, bias, pin or noise.
+        kind: mask, force, bias, conditional, pin or noise.
         where: The tokens it applies to.
         selections: For mask and force the allowed experts; for pin those to activate.
         stopped: For pin, the experts to deactivate.
         vectors: For bias, one vector per layer: (layer, values of shape [E]), in logit units.
         per_token: For bias, whether the vectors are in units of the standard deviation of each token's own logits.
+        maps: For conditional, (layer, what is added as a function of the router's input).
         eps: For pin, the margin in logit units.
         stds: For noise, (layer, standard deviation in logit units).
         seed: For noise.
@@ -105,12 +108,13 @@ class Rule:
     stds: tuple[tuple[int, float], ...] = ()
     seed: int = 0
     per_token: bool = False
+    maps: tuple[tuple[int, LowRank], ...] = ()
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """MoE layers that the rule touches, ascending."""
         touched = {s.layer for s in self.selections} | {s.layer for s in self.stopped}
-        return tuple(sorted(touched | {layer for layer, _ in self.vectors} | {layer for layer, _ in self.stds}))
+        return tuple(sorted(touched | {layer for layer, _ in (*self.vectors, *self.stds, *self.maps)}))
 
     @cached_property
     def placed(self) -> dict[tuple[int, int | None], frozenset[int]]:
@@ -131,6 +135,11 @@ class Rule:
     def std_of(self) -> dict[int, float]:
         """For noise, the standard deviation of each layer, in logit units."""
         return dict(self.stds)
+
+    @cached_property
+    def map_of(self) -> dict[int, LowRank]:
+        """For conditional, what is added at each layer."""
+        return dict(self.maps)
 
     @cached_property
     def positions(self) -> frozenset[int]:
@@ -247,6 +256,33 @@ class Intervention:
         return Intervention((rule,))
 
     @staticmethod
+    def conditional(
+        maps: Mapping[int, LowRank],
+        *,
+        alpha: float = 1.0,
+        phase: Phase = "both",
+        positions: Iterable[int] | None = None,
+        rows: Iterable[int] | None = None,
+    ) -> Intervention:
+        """Add ``alpha * B A x`` to the raw logits, x the input of the router at that token (METHODS section 10).
+
+        Args:
+            maps: For each layer A and B of rank q, in logit units.
+            alpha: Strength, a finite factor.
+            phase, positions, rows: See `Where`.
+        """
+        built: list[tuple[int, LowRank]] = []
+        for layer, one in sorted((_natural(key, "layer"), value) for key, value in maps.items()):
+            if not isinstance(one, LowRank):
+                raise InterventionError(
+                    f"The conditional rule of layer {layer} is {type(one).__name__}", "Give LowRank(down, up)"
+                )
+            built.append((layer, one if alpha == 1 else one.scaled(alpha)))
+        if not built:
+            raise InterventionError("A conditional rule without layers", "Give at least one {layer: LowRank}")
+        return Intervention((Rule("conditional", _where(phase, positions, rows), maps=tuple(built)),))
+
+    @staticmethod
     def pin(
         activate: Mapping[int, Iterable[int]] | None = None,
         deactivate: Mapping[int, Iterable[int]] | None = None,
@@ -351,17 +387,21 @@ class Intervention:
                         f"The bias of layer {layer} has {len(vector)} entries for {routers[layer].experts} experts",
                         "Give one number per expert",
                     )
+            for layer, one in rule.maps:
+                _check_map(one, routers[layer])
             for selection in rule.selections + rule.stopped:
                 _check_selection(rule.kind, selection, routers[selection.layer])
 
     # -- saving ------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data. Biases are included as lists; `save` puts them into safetensors instead."""
+        """As JSON data. Vectors and matrices are included as lists; `save` puts them into safetensors instead."""
         rules = [_rule_to_json(rule) for rule in self.rules]
         for data, rule in zip(rules, self.rules, strict=True):
             if rule.vectors:
                 data["vectors"] = {str(layer): list(vector) for layer, vector in rule.vectors}
+            if rule.maps:
+                data["maps"] = {str(layer): one.to_json() for layer, one in rule.maps}
         return {"schema": SCHEMA, "fingerprint": self.fingerprint, "notes": self.notes, "rules": rules}
 
     @staticmethod
@@ -384,7 +424,7 @@ class Intervention:
         return Intervention(tuple(rules), made_for, notes)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``intervention.json``, and ``intervention.safetensors`` for the biases, into `folder`.
+        """Write ``intervention.json``, and ``intervention.safetensors`` for vectors and matrices, into `folder`.
 
         Returns:
             The folder.
@@ -397,6 +437,13 @@ class Intervention:
             f"rules.{n}.layers.{layer}": np.asarray(vector, dtype=np.float32)  # shape: [E]
             for n, rule in enumerate(self.rules)
             for layer, vector in rule.vectors
+        }
+        tensors |= {
+            f"rules.{n}.layers.{layer}.{part}": np.ascontiguousarray(value)
+            for n, rule in enumerate(self.rules)
+            for layer, one in rule.maps
+            for part in PARTS
+            if (value := getattr(one, part)) is not None
         }
         if tensors:
             save_file(tensors, target / "intervention.safetensors")
@@ -425,23 +472,36 @@ class Intervention:
         except (ValueError, RecursionError) as error:
             raise InterventionError(f"{path} is not JSON ({error})", "Save the intervention again") from error
         rules = data.get("rules") if isinstance(data, dict) else None
-        biases = (
-            [r for r in rules if isinstance(r, dict) and r.get("kind") == "bias"] if isinstance(rules, list) else []
-        )
-        if biases:
-            for rule in biases:
-                rule["vectors"] = {}
+        each = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+        holders = {"bias": "vectors", "conditional": "maps"}
+        with_tensors = [rule for rule in each if rule.get("kind") in holders]
+        if with_tensors:
+            for rule in with_tensors:
+                rule[holders[rule["kind"]]] = {}
             try:
                 tensors = load_file(source / "intervention.safetensors")
                 for key, value in tensors.items():
-                    _, n, _, layer = key.split(".")
-                    data["rules"][int(n)]["vectors"][layer] = value.tolist()
+                    _, n, _, layer, *part = key.split(".")
+                    rule = data["rules"][int(n)]
+                    if part:
+                        rule["maps"].setdefault(layer, {})[part[0]] = value
+                    else:
+                        rule["vectors"][layer] = value.tolist()
             except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
                 raise InterventionError(
-                    f"Cannot read the biases in {source / 'intervention.safetensors'} ({error})",
+                    f"Cannot read the numbers in {source / 'intervention.safetensors'} ({error})",
                     "Keep intervention.json and intervention.safetensors together, or save again",
                 ) from error
         return Intervention.from_json(data)
+
+
+def _check_map(one: LowRank, router: Router) -> None:
+    if one.experts != router.experts or (router.width is not None and one.width != router.width):
+        raise InterventionError(
+            f"The conditional rule of layer {router.layer} is for {one.experts} experts and an input of {one.width}, "
+            f"and the router has {router.experts} and reads {router.width or 'an input of unknown width'}",
+            "Give down [q, d] and up [E, q]",
+        )
 
 
 def _check_selection(kind: Kind, selection: Selection, router: Router) -> None:
@@ -538,7 +598,7 @@ def _rule_to_json(rule: Rule) -> dict[str, Any]:
         data |= {"std": {str(layer): std for layer, std in rule.stds}, "seed": rule.seed}
     elif rule.kind == "bias":
         data |= {"per_token": True} if rule.per_token else {}
-    else:
+    elif rule.kind != "conditional":  # its numbers stand apart
         data["experts"] = rows(rule.selections)
     return data
 
@@ -569,4 +629,6 @@ def _rule_from_json(data: Mapping[str, Any]) -> Intervention:
     if kind == "noise":
         stds = {int(layer): std for layer, std in data["std"].items()}
         return Intervention.noise(stds, seed=data["seed"], **where)
+    if kind == "conditional":
+        return Intervention.conditional({int(n): LowRank.from_json(one) for n, one in data["maps"].items()}, **where)
     raise InterventionError(f"Unknown rule {kind!r}", f"Use one of {', '.join(_KINDS)}")

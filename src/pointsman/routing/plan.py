@@ -17,6 +17,7 @@ from torch import Tensor
 from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Intervention, Phase, Rule
 from pointsman.routing.layout import PHASES_UNKNOWN, Layout
+from pointsman.routing.low_rank import LowRankStep, low_rank_shift
 from pointsman.routing.noise import NoiseStep
 from pointsman.routing.routers import Router
 
@@ -42,13 +43,21 @@ class Edits:
     _table: _Table | None = None
     _entry: Tensor | int = 0
     _position: Tensor | None = None  # of every token, only if there is noise. Shape: [B * T]
-    _trainable: Tensor | None = None  # added before anything else; keeps its gradient. Shape: [E] or [B * T, E]
+    _learnt: _Learnt | None = None  # added before anything else; keeps its gradient
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """The edited logits, a new tensor. Shape: [B * T, E] -> [B * T, E]."""
+    def apply(self, logits: Tensor, x: Tensor | None = None) -> Tensor:
+        """The edited logits, a new tensor. Shape: [B * T, E] -> [B * T, E].
+
+        Args:
+            logits: Shape: [B * T, E].
+            x: What the router made them of; None where that cannot be told. Shape: [B * T, d].
+
+        Raises:
+            InterventionError: A rule depends on it, and it cannot be told.
+        """
         steps: list[_Step] = []
-        if self._trainable is not None:
-            logits = logits + self._trainable.to(logits)
+        if self._learnt is not None:
+            logits = self._learnt.apply(logits, x)
         if self._table is None:
             pass
         elif isinstance(self._entry, int):
@@ -58,6 +67,8 @@ class Edits:
             steps = [step.at(entry) for step in self._table.steps_on(logits)]
         for step in steps:
             logits = step.apply(logits)
+            if step.low_rank is not None:
+                logits = step.low_rank.apply(logits, read(x), self._entry)
             if step.noise is not None and self._position is not None:
                 logits = step.noise.apply(logits, self._entry, self._position)
         if self.outside is not None:
@@ -93,31 +104,74 @@ class Forced:
 
 
 @dataclass(frozen=True)
-class TrainableBias:
-    """A vector for each layer that is added to the raw logits, on top of a plan, and through which gradients flow.
+class Trainable:
+    """What is being learnt: added to the raw logits, on top of a plan, and gradients flow through it.
 
     Attributes:
-        vectors: One per MoE layer, None for none, in logit units. Shapes: [E].
+        vectors: One per MoE layer, None for none, in logit units; empty for none at all. Shapes: [E].
         phase: Of the tokens that get it.
+        maps: A, B and b (None for a linear one) per MoE layer, as in `LowRank`; empty for none at all.
     """
 
-    vectors: Sequence[Tensor | None]
+    vectors: Sequence[Tensor | None] = ()
     phase: Phase = "both"
+    maps: Sequence[tuple[Tensor, Tensor, Tensor | None] | None] = ()
 
     def join(self, edits: Edits | None, layout: Layout, layer: int) -> Edits | None:
-        """This vector, and what the plan does at this router."""
-        vector = self.vectors[layer]
-        if vector is None:
+        """What is learnt of this router, and what the plan does there."""
+        vector = self.vectors[layer] if self.vectors else None
+        one = self.maps[layer] if self.maps else None
+        if vector is None and one is None:
             return edits
+        here = None
         if self.phase != "both":
-            here = layout.decode if self.phase == "decode" else ~layout.decode  # shape: [B, T]
-            vector = here.reshape(-1, 1).to(vector) * vector  # shape: [B * T, E]
-        return replace(edits or Edits(None), _trainable=vector)
+            here = (layout.decode if self.phase == "decode" else ~layout.decode).reshape(-1, 1)  # shape: [B * T, 1]
+        return replace(edits or Edits(None), _learnt=_Learnt(vector, one, here))
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What is learnt of one router, in one forward.
+
+    Attributes:
+        vector: Shape: [E].
+        low_rank: A, B and b.
+        here: Tokens that get it; None for all. Shape: [B * T, 1], bool.
+    """
+
+    vector: Tensor | None
+    low_rank: tuple[Tensor, Tensor, Tensor | None] | None
+    here: Tensor | None
+
+    def apply(self, logits: Tensor, x: Tensor | None) -> Tensor:
+        """Shape: [B * T, E] -> [B * T, E]."""
+        shift = self.vector
+        if self.low_rank is not None:
+            more = low_rank_shift(read(x).to(self.low_rank[0].dtype), *self.low_rank)
+            shift = more if shift is None else shift + more
+        assert shift is not None
+        if self.here is not None:
+            shift = self.here.to(shift) * shift  # shape: [B * T, E]
+        return logits + shift.to(logits)
+
+
+def read(x: Tensor | None) -> Tensor:
+    """What a router reads.
+
+    Raises:
+        InterventionError: It cannot be told.
+    """
+    if x is None:
+        raise InterventionError(
+            "A conditional rule on a router whose logits are not a product of one input and one matrix",
+            "Use a constant rule (Intervention.bias) on this architecture",
+        )
+    return x
 
 
 @dataclass
 class _Step:
-    """One bias of each kind, one pin and one noise for every entry (S of them); zeros where an entry has none."""
+    """One rule of each kind for every entry (S of them); zeros where an entry has none."""
 
     bias: Tensor | None = None  # shape: [S, E]
     tilt: Tensor | None = None  # a bias in units of each token's own standard deviation. Shape: [S, E]
@@ -125,12 +179,13 @@ class _Step:
     off: Tensor | None = None  # shape: [S, E], bool
     eps: Tensor | None = None  # shape: [S, 1]
     noise: NoiseStep | None = None
+    low_rank: LowRankStep | None = None
 
     def at(self, entry: Tensor | int) -> _Step:
         """The rows of these entries: S becomes B * T, or is gone for a single entry."""
         tables = (self.bias, self.tilt, self.on, self.off, self.eps)
         bias, tilt, on, off, eps = (None if t is None else t[entry] for t in tables)
-        return _Step(bias, tilt, on, off, eps, self.noise)
+        return _Step(bias, tilt, on, off, eps, self.noise, self.low_rank)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Shape: [B * T, E] -> [B * T, E]."""
@@ -158,7 +213,7 @@ class _Step:
             return cast_to.to(logits.device)
 
         bias, tilt, on, off, eps = map(cast, (self.bias, self.tilt, self.on, self.off, self.eps))
-        return _Step(bias, tilt, on, off, eps, self.noise)
+        return _Step(bias, tilt, on, off, eps, self.noise, self.low_rank)
 
 
 @dataclass
@@ -339,8 +394,8 @@ def _entry(rules: Sequence[Rule], router: Router, place: int | None) -> _Entry:
             earlier = shifts.pop()[1] if shifts and shifts[-1][0] == "bias" else ()
             shifts.append(("bias", (*earlier, rule), frozenset(), frozenset()))
             continue
-        if rule.kind == "noise":
-            shifts.append(("noise", (rule,), frozenset(), frozenset()))
+        if rule.kind in ("noise", "conditional"):
+            shifts.append((rule.kind, (rule,), frozenset(), frozenset()))
             continue
         here = {None, place}
         sets = [rule.placed[layer, p] for p in here if (layer, p) in rule.placed]
@@ -405,6 +460,10 @@ def _steps(entries: dict[_Entry, int], router: Router) -> list[_Step]:
                 if step.noise is None:
                     step.noise = NoiseStep(router.layer, router.experts, [None] * len(entries))
                 step.noise.rules[n] = rules[0]
+            elif kind == "conditional":
+                if step.low_rank is None:
+                    step.low_rank = LowRankStep([None] * len(entries))
+                step.low_rank.maps[n] = rules[0].map_of[router.layer]
             else:
                 if step.on is None or step.off is None or step.eps is None:
                     step.on, step.off = (

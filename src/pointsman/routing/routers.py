@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from typing import Any
 
@@ -42,6 +42,7 @@ class Router:
         top_k: How many it activates for a token (k).
         groups: Number of expert groups that selection is limited by; 1 if it is not.
         groups_used: How many of the groups may be used for one token.
+        width: Of what it reads (d), told by its one matrix with E rows; None where it has not one.
     """
 
     layer: int
@@ -51,6 +52,7 @@ class Router:
     top_k: int
     groups: int = 1
     groups_used: int = 1
+    width: int | None = field(default=None, compare=False)
 
     def selectable(self, experts: Iterable[int]) -> bool:
         """Whether the architecture can select exactly this set (distinct, in range, within its group limit)."""
@@ -281,7 +283,7 @@ def _text_config(config: object) -> object:
     return get() if callable(get) else config
 
 
-def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, dict[str, int]]:
+def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, dict[str, Any]]:
     """Decoder layer, path and shape of one router."""
     layer = re.search(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)(?:\.|$)", path) or re.search(r"(?:^|\.)(\d+)(?:\.|$)", path)
     text = _text_config(config)
@@ -303,6 +305,7 @@ def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, d
         used = _first_int(module, ("topk_group",)) or groups
     return int(layer.group(1)), path, {
         "experts": experts, "top_k": top_k, "groups": groups, "groups_used": min(used, groups),
+        "width": _width(module, experts),
     }  # fmt: skip
 
 
@@ -325,3 +328,9 @@ def _first_int(owner: object, names: tuple[str, ...]) -> int | None:
 def _rows_of_only_matrix(module: nn.Module) -> int | None:
     matrices = [p for p in module.parameters() if p.dim() == 2]
     return int(matrices[0].shape[0]) if len(matrices) == 1 else None
+
+
+def _width(module: nn.Module, experts: int) -> int | None:
+    """Of what a router reads: the columns of its one matrix with a row for every expert."""
+    matrices = [p for p in module.parameters() if p.dim() == 2 and len(p) == experts]
+    return int(matrices[0].shape[1]) if len(matrices) == 1 else None

@@ -19,16 +19,18 @@ from pointsman.errors import UncontrollableRouter
 from pointsman.routing.plan import Edits
 from pointsman.routing.routers import Router
 
-_PRODUCTS = frozenset(
-    {F.linear, torch.matmul, torch.mm, torch.addmm, torch.einsum, torch.bmm, torch.baddbmm}
-    | {
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-        torch.Tensor.mm,
-        torch.Tensor.addmm,
-        torch.Tensor.__rmatmul__,
-    }
-)
+_INPUT_OF: dict[Callable[..., Any], tuple[int, str]] = {  # place and name of what is multiplied with the matrix
+    F.linear: (0, "input"),
+    torch.matmul: (0, "input"),
+    torch.mm: (0, "input"),
+    torch.Tensor.matmul: (0, "self"),
+    torch.Tensor.__matmul__: (0, "self"),
+    torch.Tensor.mm: (0, "self"),
+    torch.Tensor.__rmatmul__: (1, "other"),
+    torch.addmm: (1, "mat1"),
+    torch.Tensor.addmm: (1, "mat1"),
+}
+_PRODUCTS = frozenset({*_INPUT_OF, torch.einsum, torch.bmm, torch.baddbmm})
 _TOP_K = frozenset({torch.topk, torch.Tensor.topk})
 _MAXIMA = frozenset({torch.max, torch.Tensor.max, torch.amax, torch.Tensor.amax})
 
@@ -43,6 +45,7 @@ class Tap(TorchFunctionMode):
 
     def __init__(self, router: Router, edits: Edits | None, tokens: int) -> None:
         self.raw: Tensor | None = None
+        self.x: Tensor | None = None  # what the logits are a product of, if that can be told. Shape: [tokens, d]
         self.widths: list[int] = []  # columns of the products that are not the logits
         self.chosen: Tensor | None = None  # shape: [..., k], if the router has a top-k over all experts
         self._router = router
@@ -82,9 +85,10 @@ class Tap(TorchFunctionMode):
         self.raw = output
         if edits is None:
             return output
+        self.x = _input_of(func, args, kwargs, self._tokens)
         if output.dim() == 2:
-            return edits.apply(output)
-        return edits.apply(output.reshape(-1, router.experts)).reshape(output.shape)
+            return edits.apply(output, self.x)
+        return edits.apply(output.reshape(-1, router.experts), self.x).reshape(output.shape)
 
     def _choose_within(self, func: Callable[..., Any], args: tuple[Any, ...], outside: Tensor) -> tuple[Any, ...]:
         """Carry the mask out on the operand of a selection: the final top-k, or the scores of expert groups."""
@@ -106,6 +110,21 @@ class Tap(TorchFunctionMode):
             closed = closed.expand(self._tokens, -1).reshape(operand.shape)
             return (torch.where(closed, low - 2 * (high - low) - 1, operand), *args[1:])
         return args
+
+
+def _input_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int) -> Tensor | None:
+    """What a product with one matrix made the logits of; None where it is a product of another kind.
+
+    Shape: [tokens, d].
+    """
+    place = _INPUT_OF.get(func)
+    if place is None:
+        return None
+    number, name = place
+    x = args[number] if len(args) > number else kwargs.get(name)
+    if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() // x.shape[-1] != tokens:
+        return None
+    return x.reshape(tokens, x.shape[-1])
 
 
 def chosen_experts(output: Any, router: Router, tokens: int, chosen: Tensor | None) -> Tensor:
