@@ -14,24 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pointsman.engine.learning import Learner, Lesson, Said
-from pointsman.errors import DataError, UsageError
-from pointsman.methods.steps import Steps, stream
+from pointsman.engine.learning import Lesson
+from pointsman.errors import UsageError
+from pointsman.methods.optimise import Course
+from pointsman.methods.steps import Steps
 from pointsman.routing.intervention import Phase
 from pointsman.routing.plan import Trainable
 
 if TYPE_CHECKING:
     from pointsman.engine.abilities import Learns
-
-UNIT = 25  # optimisation steps in one stored unit
-_CACHE = 512 * 2**20  # bytes of unsteered log-probabilities that are kept
-_TOGETHER = 16  # lessons in one of their forwards
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class ThroughModel:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lambda_) and self.lambda_ >= 0):
             raise UsageError(f"lambda is {self.lambda_}", "Give a finite weight of 0 or more, such as 0.01")
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", "Give at least 1")
+        Course("through_model", self.steps, self.batch, self.lr, self.hold, self.seed)
 
     def learn(
         self,
@@ -106,136 +101,39 @@ class ThroughModel:
         Raises:
             DataError: There is nothing to learn from.
         """
-        if not wanted:
-            raise DataError("There are no contexts to learn from", "Give conversations that the model falls for")
-        steps = steps or Steps()
-        groups = {name: list(lessons) for name, lessons in sorted(held.items()) if lessons}
         begin = start or [np.zeros(router.experts, dtype=np.float32) for router in engine.routers]
-        state = _State.new(begin)
-        known = _Unsteered(groups)
-        losses: list[list[float]] = []
-        for first in range(0, self.steps, UNIT):
-            last = min(first + UNIT, self.steps)
+        form = _Constant(begin, sigma, self.lambda_, self.phase)
+        course = Course("through_model", self.steps, self.batch, self.lr, self.hold, self.seed)
+        *_, last = course.run(form, engine, wanted, held, key=key, steps=steps)
+        values = tuple(np.where(np.abs(vector) > self.cut, vector, 0.0).astype(np.float32) for vector in last.numbers)
+        return Refined(values, last.numbers, last.wanted, last.held)
 
-            def compute(first: int = first, last: int = last, state: _State = state) -> dict[str, Any]:
-                with engine.learner() as learner:
-                    known.fill(learner)
-                    said = [
-                        self._step(learner, state, step, wanted, groups, sigma, known) for step in range(first, last)
-                    ]
-                return {"state": state.to_json(), "losses": said}
 
-            unit = steps.unit(f"{key}/{first}", engine, compute, last - first)
-            state = _State.from_json(unit["state"])
-            losses += unit["losses"]
-        raw = tuple(vector.numpy().copy() for vector in state.vectors)
-        values = tuple(np.where(np.abs(vector) > self.cut, vector, 0.0).astype(np.float32) for vector in raw)
-        return Refined(values, raw, tuple(a for a, _ in losses), tuple(b for _, b in losses))
+@dataclass(frozen=True)
+class _Constant:
+    """S, as a form of what is learnt.
 
-    def _step(
-        self,
-        learner: Learner,
-        state: _State,
-        step: int,
-        wanted: Sequence[Lesson],
-        groups: Mapping[str, Sequence[Lesson]],
-        sigma: Sequence[float],
-        known: _Unsteered,
-    ) -> list[float]:
-        """One step of Adam, in place; the gradient of a batch is gathered over parts that fit. Returns both losses."""
-        shifts = [  # logit units
-            (vector * float(s)).requires_grad_(True) for vector, s in zip(state.vectors, sigma, strict=True)
+    Attributes:
+        start: Shapes: [E_l].
+        sigma: Shape: [L].
+        lambda_: Weight of norm1(S).
+        phase: Tokens that are steered.
+    """
+
+    start: Sequence[np.ndarray]
+    sigma: Sequence[float]
+    lambda_: float
+    phase: Phase
+
+    def begin(self) -> list[Tensor]:
+        return [torch.from_numpy(np.array(vector, dtype=np.float32)) for vector in self.start]
+
+    def trainable(self, numbers: Sequence[Tensor]) -> tuple[list[Tensor], Trainable]:
+        shifts = [(vector * float(s)).requires_grad_(True) for vector, s in zip(numbers, self.sigma, strict=True)]
+        return shifts, Trainable(shifts, self.phase)  # logit units
+
+    def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            gradient * float(s) + self.lambda_ * torch.sign(vector)  # the subgradient of lambda * norm1
+            for vector, gradient, s in zip(numbers, found, self.sigma, strict=True)
         ]
-        rng = stream(self.seed, "through_model", step)
-
-        def unlikely(part: Sequence[Lesson]) -> Tensor:
-            return -learner.say(part, Trainable(shifts, self.phase)).answer()
-
-        said, gradients = learner.gradients(_draw(rng, wanted, self.batch), shifts, unlikely)
-        moved = 0.0
-        for lessons in groups.values():
-
-            def divergence(part: Sequence[Lesson]) -> Tensor:
-                return learner.say(part, Trainable(shifts, self.phase)).divergence(known.of(learner, part))
-
-            mean, more = learner.gradients(_draw(rng, lessons, self.batch), shifts, divergence)
-            gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]
-            moved += mean
-        gradients = [gradient.cpu() * float(s) for gradient, s in zip(gradients, sigma, strict=True)]
-        rate = self.lr * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
-        state.adam(gradients, rate, self.lambda_)
-        return [said, moved]
-
-
-@dataclass
-class _State:
-    """S and the moments of Adam, all in float32 on the host. Shapes: [E_l]."""
-
-    vectors: list[Tensor]
-    mean: list[Tensor]
-    square: list[Tensor]
-    step: int = 0
-
-    @staticmethod
-    def new(start: Sequence[np.ndarray]) -> _State:
-        vectors = [torch.from_numpy(np.array(vector, dtype=np.float32)) for vector in start]
-        return _State(vectors, [torch.zeros_like(v) for v in vectors], [torch.zeros_like(v) for v in vectors])
-
-    def adam(self, gradients: Sequence[Tensor], lr: float, lambda_: float) -> None:
-        """One step as torch.optim.Adam takes it (beta .9, .999, eps 1e-8), with the subgradient of lambda * norm1."""
-        self.step += 1
-        for vector, mean, square, gradient in zip(self.vectors, self.mean, self.square, gradients, strict=True):
-            g = gradient + lambda_ * torch.sign(vector)
-            mean.mul_(0.9).add_(g, alpha=0.1)
-            square.mul_(0.999).addcmul_(g, g, value=0.001)
-            corrected = square.sqrt() / math.sqrt(1 - 0.999**self.step) + 1e-8
-            vector.addcdiv_(mean, corrected, value=-lr / (1 - 0.9**self.step))
-
-    def to_json(self) -> dict[str, Any]:
-        parts = {name: [v.tolist() for v in getattr(self, name)] for name in ("vectors", "mean", "square")}
-        return {**parts, "step": self.step}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> _State:
-        def tensors(name: str) -> list[Tensor]:
-            return [torch.tensor(v, dtype=torch.float32) for v in data[name]]
-
-        return _State(tensors("vectors"), tensors("mean"), tensors("square"), int(data["step"]))
-
-
-class _Unsteered:
-    """What the unsteered model says at the held answers: what fits into memory, computed once, in fixed batches."""
-
-    def __init__(self, groups: Mapping[str, Sequence[Lesson]]) -> None:
-        self._lessons = [lesson for lessons in groups.values() for lesson in lessons]
-        self._kept: dict[int, Tensor] | None = None  # by identity of the lesson. Shapes: [A, V]
-
-    def fill(self, learner: Learner) -> None:
-        """Compute them, unless that was done: the same batches whatever was done before."""
-        if self._kept is not None:
-            return
-        self._kept, filled = {}, 0
-        for lesson, row in zip(self._lessons, learner.unsteered(self._lessons, _TOGETHER), strict=False):
-            filled += row.numel() * row.element_size()
-            if filled > _CACHE:
-                return
-            self._kept[id(lesson)] = row.clone()
-
-    def of(self, learner: Learner, lessons: Sequence[Lesson]) -> Said:
-        """Log-probabilities of these lessons' answers, padded on the left."""
-        kept = self._kept or {}
-        if any(id(lesson) not in kept for lesson in lessons):
-            return learner.say(lessons)
-        rows = [kept[id(lesson)] for lesson in lessons]
-        most = max(len(row) for row in rows)
-        log_p = rows[0].new_zeros(len(rows), most, rows[0].shape[-1])  # shape: [B, A, V]
-        mask = rows[0].new_zeros(len(rows), most)
-        for n, row in enumerate(rows):
-            log_p[n, most - len(row) :] = row
-            mask[n, most - len(row) :] = 1
-        return Said(log_p, mask, mask.long())
-
-
-def _draw(rng: np.random.Generator, lessons: Sequence[Lesson], count: int) -> list[Lesson]:
-    """At most `count` different lessons."""
-    return [lessons[int(n)] for n in rng.permutation(len(lessons))[:count]]
