@@ -21,10 +21,14 @@ _REMEDY = "Load the model with transformers, as pointsman.load does"
 
 
 class Learns(Engine, Protocol):
-    """An engine through which vectors on the router logits can be learnt."""
+    """An engine through which what is added to the router logits can be learnt."""
 
     def learner(self) -> AbstractContextManager[Learner]:
-        """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
+        """Learn what is added to the router logits; the engine answers nothing else meanwhile."""
+        ...
+
+    def router_norms(self) -> list[float]:
+        """Mean norm of a row of the weight of every router; 1 where there is not one matrix. Shape: [L]."""
         ...
 
 

@@ -45,7 +45,7 @@ from pointsman.routing.calling import Calling, without_wrappers
 from pointsman.routing.control import Controller, prove
 from pointsman.routing.given import HasIntervention, plain, warn_of_other_weights
 from pointsman.routing.intervention import Intervention
-from pointsman.routing.routers import Router, find_routers
+from pointsman.routing.routers import Router, find_routers, router_norm
 from pointsman.routing.trace import LayerTrace, Recorder, RouteTrace
 from pointsman.routing.weights import weights_hash
 
@@ -280,12 +280,16 @@ class HFEngine:
 
     @contextmanager
     def learner(self) -> Iterator[Learner]:
-        """Learn vectors that are added to the router logits; the engine answers nothing else meanwhile."""
+        """See `Learns.learner`."""
         with self._turns.alone(), weights_held(self.model), self._controller.attached():
             yield Learner(
                 self._controller, self._pad_left, self._forward, self._rows, self.cost, self._layers, self.info.name,
                 self.info.opening,
             )  # fmt: skip
+
+    def router_norms(self) -> list[float]:
+        """See `Learns.router_norms`."""
+        return [router_norm(self.model, router) for router in self.routers]
 
     @_in_turn
     def route_gradients(

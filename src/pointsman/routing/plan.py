@@ -147,7 +147,10 @@ class _Learnt:
         """Shape: [B * T, E] -> [B * T, E]."""
         shift = self.vector
         if self.low_rank is not None:
-            more = low_rank_shift(read(x).to(self.low_rank[0].dtype), *self.low_rank)
+            down, up, threshold = (part if part is None else part.to(logits.device) for part in self.low_rank)
+            assert down is not None
+            assert up is not None
+            more = low_rank_shift(read(x).to(down.dtype), down, up, threshold)
             shift = more if shift is None else shift + more
         assert shift is not None
         if self.here is not None:

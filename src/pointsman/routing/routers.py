@@ -330,7 +330,19 @@ def _rows_of_only_matrix(module: nn.Module) -> int | None:
     return int(matrices[0].shape[0]) if len(matrices) == 1 else None
 
 
+def router_norm(model: nn.Module, router: Router) -> float:
+    """Mean norm of a row of the weight of a router; 1 where there is not one matrix with a row for each expert."""
+    matrix = _matrix(model.get_submodule(router.path), router.experts)
+    return 1.0 if matrix is None else float(matrix.detach().float().norm(dim=1).mean())
+
+
 def _width(module: nn.Module, experts: int) -> int | None:
-    """Of what a router reads: the columns of its one matrix with a row for every expert."""
+    """Of what a router reads."""
+    matrix = _matrix(module, experts)
+    return None if matrix is None else int(matrix.shape[1])
+
+
+def _matrix(module: nn.Module, experts: int) -> nn.Parameter | None:
+    """The one matrix of a router with a row for every expert, if there is just one."""
     matrices = [p for p in module.parameters() if p.dim() == 2 and len(p) == experts]
-    return int(matrices[0].shape[1]) if len(matrices) == 1 else None
+    return matrices[0] if len(matrices) == 1 else None
