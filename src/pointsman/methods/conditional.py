@@ -165,13 +165,15 @@ class _LowRankForm:
     def _parts(self) -> int:
         return 3 if self.method.threshold else 2
 
-    def trainable(self, numbers: Sequence[Tensor]) -> tuple[list[Tensor], Trainable]:
-        leaves = [tensor.clone().requires_grad_(True) for tensor in numbers]
+    def leaves(self, numbers: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor.clone() for tensor in numbers]
+
+    def routing(self, leaves: Sequence[Tensor]) -> Trainable:
         maps: list[tuple[Tensor, Tensor, Tensor | None] | None] = [None] * self.depth
         for n, (router, norm) in enumerate(zip(self.routers, self.norms, strict=True)):
             down, up, *threshold = leaves[n * self._parts : (n + 1) * self._parts]
             maps[router.layer] = (down, up * norm, threshold[0] if threshold else None)
-        return leaves, Trainable(phase=self.method.phase, maps=maps)
+        return Trainable(phase=self.method.phase, maps=maps)
 
     def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
         total = list(found)

@@ -40,12 +40,16 @@ class Form(Protocol):
         """The numbers before the first step."""
         ...
 
-    def trainable(self, numbers: Sequence[Tensor]) -> tuple[list[Tensor], Trainable]:
-        """Tensors with gradients, and the routing that is made of them."""
+    def leaves(self, numbers: Sequence[Tensor]) -> list[Tensor]:
+        """What gradients are taken with respect to."""
+        ...
+
+    def routing(self, leaves: Sequence[Tensor]) -> Trainable:
+        """What is made of them; once for every backward."""
         ...
 
     def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
-        """Of the numbers, from those of the tensors that `trainable` gave; with that of the penalty."""
+        """Of the numbers, from those of the leaves; with that of the penalty."""
         ...
 
 
@@ -148,18 +152,18 @@ class Course:
         known: _Unsteered,
     ) -> list[float]:
         """One step of Adam, in place; the gradient of a batch is gathered over parts that fit. Returns both losses."""
-        leaves, learnt = form.trainable(state.vectors)
+        leaves = [leaf.requires_grad_(True) for leaf in form.leaves(state.vectors)]
         rng = stream(self.seed, self.stream, step)
 
         def unlikely(part: Sequence[Lesson]) -> Tensor:
-            return -learner.say(part, learnt).answer()
+            return -learner.say(part, form.routing(leaves)).answer()
 
         said, gradients = learner.gradients(_draw(rng, wanted, self.batch), leaves, unlikely)
         moved = 0.0
         for lessons in groups.values():
 
             def divergence(part: Sequence[Lesson]) -> Tensor:
-                return learner.say(part, learnt).divergence(known.of(learner, part))
+                return learner.say(part, form.routing(leaves)).divergence(known.of(learner, part))
 
             mean, more = learner.gradients(_draw(rng, lessons, self.batch), leaves, divergence)
             gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]

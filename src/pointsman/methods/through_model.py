@@ -128,9 +128,11 @@ class _Constant:
     def begin(self) -> list[Tensor]:
         return [torch.from_numpy(np.array(vector, dtype=np.float32)) for vector in self.start]
 
-    def trainable(self, numbers: Sequence[Tensor]) -> tuple[list[Tensor], Trainable]:
-        shifts = [(vector * float(s)).requires_grad_(True) for vector, s in zip(numbers, self.sigma, strict=True)]
-        return shifts, Trainable(shifts, self.phase)  # logit units
+    def leaves(self, numbers: Sequence[Tensor]) -> list[Tensor]:
+        return [vector * float(s) for vector, s in zip(numbers, self.sigma, strict=True)]  # logit units
+
+    def routing(self, leaves: Sequence[Tensor]) -> Trainable:
+        return Trainable(leaves, self.phase)
 
     def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
         return [
