@@ -108,8 +108,7 @@ class Conditional:
         """
         layers = range(len(engine.routers)) if self.layers is None else self.layers
         routers = [engine.routers[layer] for layer in layers]
-        for router in routers:
-            self._refuse(router)
+        self.refuse(routers)
         norms = engine.router_norms()
         form = _LowRankForm(self, routers, [norms[layer] for layer in layers], len(norms))
         for learnt in self._course.run(form, engine, wanted, held, key=key, steps=steps):
@@ -119,18 +118,24 @@ class Conditional:
     def _course(self) -> Course:
         return Course("conditional", self.steps, self.batch, self.lr, self.hold, self.seed)
 
-    def _refuse(self, router: Router) -> None:
-        if router.width is None:
-            raise UsageError(
-                f"Router {router.path} has not one matrix with a row for each expert, which a conditional rule needs",
-                "Steer this model with constant masks (--method mascing)",
-            )
-        if self.rank > min(router.width, router.experts):
-            raise UsageError(
-                f"A rank of {self.rank} for router {router.path}, which reads {router.width} numbers and has "
-                f"{router.experts} experts",
-                f"Give a rank of at most {min(router.width, router.experts)}",
-            )
+    def refuse(self, routers: Sequence[Router]) -> None:
+        """Refuse routers that cannot be steered so.
+
+        Raises:
+            UsageError: The rank is above the width of one, or its logits are no product with one matrix.
+        """
+        for router in routers:
+            if router.width is None:
+                raise UsageError(
+                    f"Router {router.path} has not one matrix with a row for each expert, as a conditional rule needs",
+                    "Steer this model with constant masks (--method mascing)",
+                )
+            if self.rank > min(router.width, router.experts):
+                raise UsageError(
+                    f"A rank of {self.rank} for router {router.path}, which reads {router.width} numbers and has "
+                    f"{router.experts} experts",
+                    f"Give a rank of at most {min(router.width, router.experts)}",
+                )
 
 
 @dataclass(frozen=True)

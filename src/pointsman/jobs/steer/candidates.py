@@ -18,6 +18,7 @@ from pointsman.engine.learning import Lesson
 from pointsman.engine.types import Engine
 from pointsman.jobs.steer.lessons import Fork
 from pointsman.jobs.steer.limits import broken_limits, excesses, point
+from pointsman.jobs.steer.maps import Maps, TrainedMaps, size_of
 from pointsman.jobs.steer.margins import without_margin
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.outcome import Outcome
@@ -40,11 +41,13 @@ class Candidate(MaskFacts):
 
     Attributes:
         routing: What it does.
-        matrix: S in units of sigma, for masks. Shapes: [E_l].
+        matrix: S in units of sigma, for constant masks. Shapes: [E_l].
+        maps: Of conditional masks, at alpha 1.
     """
 
     routing: Intervention
     matrix: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
+    maps: Maps | None = field(default=None, compare=False)
 
     @cached_property
     def key(self) -> str:
@@ -54,6 +57,22 @@ class Candidate(MaskFacts):
         """
         filed = "mascing/" if self.method == "through_model" else ""
         return f"{filed}{self.id}/{digest_of(self.routing)}"
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it is a mask that may be deployed, not a baseline's pins."""
+        return self.method != "random" and (self.matrix is not None or self.maps is not None)
+
+    @property
+    def origin(self) -> int:
+        """The same for all strengths of one mask."""
+        return id(self.matrix if self.maps is None else self.maps)
+
+    @property
+    def weakness(self) -> float:
+        """What is the smaller the less a candidate changes, among those of one kind."""
+        found = self.norm1 if self.norm1 is not None else self.size
+        return float(self.entries) if found is None else found
 
     @property
     def proportion(self) -> int | None:
@@ -92,6 +111,19 @@ def masks_of(
             start=matrix.start, hold=matrix.hold, matrix=matrix.values,
         )
         for phase in ((matrix.phase,) if matrix.phase else phases)
+        for alpha in alphas
+    ]  # fmt: skip
+
+
+def conditional_masks(trained: TrainedMaps, alphas: Sequence[float]) -> list[Candidate]:
+    """A conditional mask at these strengths."""
+    return [
+        Candidate(
+            id=f"{trained.name}/alpha={alpha:g}/{trained.phase}", method="conditional", routing=trained.mask(alpha),
+            alpha=alpha, phase=trained.phase, entries=sum(one.experts for one in trained.maps.values()),
+            size=alpha * size_of(trained.maps, trained.norms), rank=trained.rank, step=trained.step,
+            decay=trained.decay, hold=trained.hold, maps=trained.maps,
+        )
         for alpha in alphas
     ]  # fmt: skip
 
@@ -260,13 +292,10 @@ def choose(tried: Sequence[Tried], before: float = 0.0, *, shown: bool = True) -
     by_points, kept = [t for t in tried if not t.broken], [t for t in tried if t.kept]
     within, asked = kept or by_points, any(t.unsure is not None for t in tried)
 
-    def weakness(t: Tried) -> float:
-        return t.candidate.norm1 if t.candidate.norm1 is not None else float(t.candidate.entries)
-
     if within:
         most = max(t.gain for t in within)
         near = [t for t in within if t.gain >= most - TIED - 1e-9]
-        best = min(near, key=lambda t: (t.excess, weakness(t), -t.gain, t.candidate.id))
+        best = min(near, key=lambda t: (t.excess, t.candidate.weakness, -t.gain, t.candidate.id))
         many = f"{len(within)} candidate{'s' if len(within) != 1 else ''} within all limits on validation"
         if asked and not shown:
             many += " by point estimates, since no limit can be shown with margin"
@@ -275,5 +304,5 @@ def choose(tried: Sequence[Tried], before: float = 0.0, *, shown: bool = True) -
         if best.gain <= before:
             return best, f"none of {many} gains anything"
         return best, f"the largest gain of {many}"
-    best = min(tried, key=lambda t: (t.excess, -t.gain, weakness(t), t.candidate.id))
+    best = min(tried, key=lambda t: (t.excess, -t.gain, t.candidate.weakness, t.candidate.id))
     return best, f"none of {len(tried)} candidates is within all limits on validation; this one exceeds them least"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from pointsman.jobs.steer.candidates import (
     Screen,
     Tried,
     choose,
+    conditional_masks,
     masks_of,
     random_mask,
     screened_loss,
@@ -26,6 +27,7 @@ from pointsman.jobs.steer.enough import margin_on
 from pointsman.jobs.steer.learning import Material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import point
+from pointsman.jobs.steer.maps import TrainedMaps, conditional_of, shuffled_experts
 from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import ask_under
 from pointsman.jobs.steer.plan import Steer
@@ -118,26 +120,30 @@ class Choosing:
     validation: PlayedSplit
     screen: Screen
 
-    def choose(self, matrices: Sequence[TrainedMatrix]) -> Choice:
-        """The best mask of these matrices, beside the baseline's pins and random masks.
+    def choose(self, matrices: Sequence[TrainedMatrix], maps: Sequence[TrainedMaps]) -> Choice:
+        """The best of these masks, beside the baseline's pins and random masks.
 
         Raises:
-            DataError: All matrices are zero.
+            DataError: All masks are zero.
         """
         grid = self.bench.question.scenario.grid
         masks = [c for m in matrices for c in masks_of(m, self.material.sigma, coarse(grid.alphas), grid.phases)]
+        masks += [c for trained in maps for c in conditional_masks(trained, (1.0,))]
         pins = [p.pin(on, off, phase) for p in self._pins.values() for on, off in p.sizes() for phase in grid.phases]
         base, screened = self._screened([*masks, *(pin for pin in pins if pin is not None)])
         tried = self._try_finalists(screened, base)
         before = point(self.validation.outcome.rates.gain)
-        best, why = choose([t for t in tried if t.candidate.matrix is not None], before, shown=self._margin_shown)
+        best, why = choose([t for t in tried if t.candidate.learnt], before, shown=self._margin_shown)
         random, more = self._random(best.candidate)
         return Choice(best, why, (*tried, *random), (*screened, *more))
 
-    def with_matrix(self, matrix: TrainedMatrix, like: Candidate) -> list[Tried]:
-        """Another seed's matrix in place of that of a candidate, and how strong it may be."""
-        phases = self.bench.question.scenario.grid.phases
-        masks = masks_of(matrix, self.material.sigma, (like.alpha or 1.0,), phases)
+    def with_mask(self, trained: TrainedMatrix | TrainedMaps, like: Candidate) -> list[Tried]:
+        """Another seed's mask in place of a candidate, and how strong it may be."""
+        phases, alphas = self.bench.question.scenario.grid.phases, (like.alpha or 1.0,)
+        if isinstance(trained, TrainedMaps):
+            masks = conditional_masks(trained, alphas)
+        else:
+            masks = masks_of(trained, self.material.sigma, alphas, phases)
         search = self._search()
         search.settle([c for c in masks if c.phase == like.phase])
         search.sharpen()
@@ -159,7 +165,7 @@ class Choosing:
         label 0 and at those that shall be turned; or (paired) at the wanted and at the given answer to the latter.
         """
         engine, system, material = self.bench.engine, self.bench.question.scenario.system, self.material
-        kinds = [kind for kind in ("steermoe", "steermoe_paired") if kind in self.plan.rivals]
+        kinds = [kind for kind in ("steermoe", "steermoe_paired") if kind in self.plan.asked]
         top_k = tuple(router.top_k for router in engine.routers)
 
         def contexts(wanted: bool) -> Activations:
@@ -200,13 +206,14 @@ class Choosing:
     def _try_finalists(self, screened: Sequence[Screened], base: Mapping[str, Rate]) -> list[Tried]:
         """The finalists of every method and refinement, generated with, and how strong they may be."""
         groups = [[s for s in screened if s[0].refinement == r] for r in REFINEMENTS]  # the paper's own first
+        groups += [[s for s in screened if s[0].method == "conditional"]]
         if not any(groups):
             raise DataError(
                 "Every steering matrix was zero after the cut: nothing was learnt",
                 "Give smaller lambdas in the grid, or more contexts",
             )
         joint, pins = self._search(), {kind: self._search(found.pin) for kind, found in self._pins.items()}
-        masks = [joint if self.plan.searches == "joint" else self._search() for _ in groups]
+        masks = [joint if self.plan.searches == "joint" else self._search() for _ in groups]  # each way by itself
         for search, group in zip(masks, groups, strict=True):
             search.settle(finalists(group, base, self.plan.finalists))
         for kind, search in pins.items():
@@ -217,19 +224,26 @@ class Choosing:
         return [t for search in every for t in search.tried]
 
     def _random(self, best: Candidate) -> tuple[list[Tried], list[Screened]]:
-        """Masks with the entries of the best one, elsewhere: the same sparsity and norm, through the same choice."""
-        if best.matrix is None or not self.plan.random_draws or "random" not in self.plan.rivals:
+        """Masks like the best one that were not learnt: the same size, through the same choice."""
+        if not best.learnt or not self.plan.random_draws or "random" not in self.plan.asked:
             return [], []
         draws = range(self.plan.random_draws)
-        shuffled = [shuffle(best.matrix, stream(self.plan.seed, "random mask", n)) for n in draws]
-        alphas = coarse(self.bench.question.scenario.grid.alphas)
-        base, screened = self._screened(
-            [random_mask(n, shuffled[n], self.material.sigma, alpha, best.phase) for n in draws for alpha in alphas]
-        )
+        base, screened = self._screened([c for n in draws for c in self._shuffled(best, n)])
         search = self._search()
         search.settle(finalists(screened, base, self.plan.finalists))
         search.sharpen()
         return search.tried, screened
+
+    def _shuffled(self, best: Candidate, number: int) -> list[Candidate]:
+        """One control: the entries of a matrix at other places, or the experts of a conditional mask exchanged."""
+        rng = stream(self.plan.seed, "random mask", number)
+        if best.maps is not None:
+            maps = shuffled_experts(best.maps, rng)
+            routing = conditional_of(maps, best.alpha or 1.0, best.phase)
+            return [replace(best, id=f"random/{number}/{best.id}", method="random", maps=maps, routing=routing)]
+        assert best.matrix is not None
+        values, alphas = shuffle(best.matrix, rng), coarse(self.bench.question.scenario.grid.alphas)
+        return [random_mask(number, values, self.material.sigma, alpha, best.phase) for alpha in alphas]
 
     def _search(self, pin: Pin = no_pins) -> StrengthSearch:
         experts = sum(router.experts for router in self.bench.engine.routers)
@@ -261,12 +275,11 @@ def finalists(screened: Sequence[Screened], base: Mapping[str, Rate], count: int
     def key(entry: Screened) -> tuple[float, float, float, float, str]:
         candidate, rates = entry
         loss = screened_loss(rates, base)
-        weakness = candidate.norm1 or candidate.entries
-        return max(0.0, loss - TOLERATED), -point(rates["gain"]), loss, weakness, candidate.id
+        return max(0.0, loss - TOLERATED), -point(rates["gain"]), loss, candidate.weakness, candidate.id
 
     found: dict[tuple[int, str | None, int | None, str], Candidate] = {}
     for candidate, _ in sorted(screened, key=key):
-        found.setdefault((id(candidate.matrix), candidate.pinned, candidate.proportion, candidate.phase), candidate)
+        found.setdefault((candidate.origin, candidate.pinned, candidate.proportion, candidate.phase), candidate)
     return list(found.values())[:count]
 
 

@@ -29,7 +29,7 @@ def conclude(results: SteerResults) -> SteerResults:
         claim_on_limits(results, limits),
         *claims_on_tasks(results.tasks),
         claim_on_split(results),
-        claim_on_surrogate(results),
+        *([] if results.chosen.method == "conditional" else [claim_on_surrogate(results)]),
         *claims_on_seeds(results),
     )  # fmt: skip
     concluded = replace(results, limits=limits, claims=claims)
@@ -85,6 +85,7 @@ def _over(broken: Sequence[str]) -> str:
 
 
 RIVALS = {
+    "conditional": ("Better than a conditional mask", "conditional mask"),
     "surrogate_only": ("Better than MASCing as published", "MASCing, surrogate alone"),
     "on_policy": ("Better than MASCing on policy", "MASCing, on-policy"),
     "through_model": ("Better than learning through the model", "learnt through the model"),
@@ -99,7 +100,8 @@ def claims_on_rivals(results: SteerResults) -> list[Claim]:
     found = []
     for arm, (sentence, name) in RIVALS.items():
         outcome, compared = getattr(results.test, arm), getattr(results.comparisons, f"vs_{arm}")
-        if arm != results.chosen.arm and (outcome is not None or arm == "steermoe"):
+        unasked = arm == "steermoe" and results.chosen.method != "conditional"
+        if arm != results.chosen.arm and (outcome is not None or unasked):
             found.append(_against(results, f"mask_beats_{arm}", sentence, name, outcome, compared))
     return found
 

@@ -25,6 +25,7 @@ from pointsman.jobs.steer.question import ScenarioQuestion, SteerQuestion
 from pointsman.jobs.steer.strengths import FINE
 from pointsman.jobs.steer.surrogates import GAP
 from pointsman.jobs.steer.traces import TOGETHER
+from pointsman.methods.optimise import UNIT
 from pointsman.methods.steermoe import sizes, swept_sizes
 from pointsman.methods.through_model import ThroughModel
 from pointsman.runs.bench import Bench
@@ -124,6 +125,7 @@ class _Counts:
     surrogate: int
     on_policy: int
     through: int
+    conditional: int
     screened: int
     tries: float
 
@@ -131,22 +133,24 @@ class _Counts:
     def of(plan: Steer, scenario: Scenario, experts: int, assumed: Assumed) -> _Counts:
         grid, objective = scenario.grid, scenario.objective
         strengths, phases = len(coarse(grid.alphas)), len(grid.phases)
-        draws = plan.random_draws * ("random" in plan.rivals)
-        pins = [len(sizes(experts))] * ("steermoe" in plan.rivals)
-        pins += [len(swept_sizes(experts))] * ("steermoe_paired" in plan.rivals)
-        refined = grid.refinements
+        draws = plan.random_draws * ("random" in plan.asked)
+        pins = [len(sizes(experts))] * ("steermoe" in plan.asked)
+        pins += [len(swept_sizes(experts))] * ("steermoe_paired" in plan.asked)
+        refined = grid.refinements if plan.learns_constant else ()
+        conditional = math.ceil(plan.conditional_steps / UNIT) * plan.learns_conditional
         surrogate, on_policy = (len(grid.lambdas) * (name in refined) for name in ("surrogate", "on_policy"))
         through = len(plan.lambdas_for(objective)) * len(plan.holds_for(objective)) * len(plan.phases_for(grid.phases))
         through *= len(plan.through_starts) * ("through_model" in refined)
-        groups = [surrogate * phases, on_policy * phases, through, *[3 * phases] * len(pins), draws]
+        groups = [surrogate * phases, on_policy * phases, through, conditional, *[3 * phases] * len(pins), draws]
         finalists = sum(min(plan.finalists, group) for group in groups)
         weaker = assumed.bisected * math.ceil(math.log2(len(grid.alphas) + 1))
-        ways = 1 if plan.searches == "joint" else sum(map(bool, (surrogate, on_policy, through)))
+        ways = 1 if plan.searches == "joint" else sum(map(bool, (surrogate, on_policy, through, conditional)))
         searches = ways + len(pins) + bool(draws)  # masks, pins, random masks
-        masks = (surrogate + on_policy) * phases + through + draws
+        masks = (surrogate + on_policy) * phases + through + draws * (plan.method == "mascing")
+        single = conditional + draws * (plan.method == "conditional")  # screened at one strength
         return _Counts(
-            surrogate, on_policy, through,
-            screened=1 + masks * strengths + sum(pins) * phases,
+            surrogate, on_policy, through, conditional,
+            screened=1 + masks * strengths + single + sum(pins) * phases,
             tries=finalists * (1 + weaker) + searches * FINE * assumed.sharpened,
         )  # fmt: skip
 
@@ -182,18 +186,22 @@ def predict(
     if not defends:
         wanted = [turned["discovery"], turned["validation"][:SCREENED], turned["test"] if plan.upper_bound else []]
         stages["wanted"] = sum((answers_effort(shape, some, answer) for some in wanted), Effort())
-    stages["traces"] = sum((_scored(shape, some) for some in contexts.values()), Effort())
-    if "steermoe" in plan.rivals:
+    if plan.learns_constant:
+        stages["traces"] = sum((_scored(shape, some) for some in contexts.values()), Effort())
+    if "steermoe" in plan.asked:
         stages["activations"] = learnt_from
-    if "steermoe_paired" in plan.rivals:
+    if "steermoe_paired" in plan.asked:
         answered = _scored(shape, turned["discovery"] * 2, lesson)
         stages["activations"] = stages.get("activations", Effort()) + answered
     if count.on_policy:
         traced = learnt_from.times(2 * plan.rounds + plan.rounds * (plan.rounds + 1) / 2)
         stages["on_policy"] = answers_effort(shape, contexts["discovery"], longest).times(plan.rounds) + traced
-    once = _through(plan, scenario, shape, discovery, turned["discovery"], lesson)
-    again_by_model = repeated if count.through else 0
+    taught = shape, discovery, turned["discovery"], lesson
+    once, again_by_model = _through(plan.steps_for(scenario.objective), *taught), repeated if count.through else 0
     stages["through_model"] = once.times(count.through + again_by_model)
+    if count.conditional:
+        again_by_model = repeated if plan.method == "conditional" else 0
+        stages["conditional"] = _through(plan.conditional_steps, *taught).times(1 + again_by_model)
     kept = [*validation.benign, *validation.borderline, *validation.restricted]
     rows = [*turned["validation"][:SCREENED] * 2, *kept[: 3 * SCREENED // 2]]
     matrices = max(count.surrogate, count.on_policy)
@@ -202,15 +210,20 @@ def predict(
     gap = answers_effort(shape, turned["validation"][:GAP], longest)
     stages["gap"] = gap.times(count.surrogate + count.on_policy + count.through)
     stages["validation"] = validated.times(count.tries + repeated * (1 + FINE * assumed.sharpened))
-    ways = {"surrogate_only": count.surrogate, "on_policy": count.on_policy, "through_model": count.through}
-    learnt, rivals = {way for way, matrices in ways.items() if matrices}, set(plan.rivals)
+    ways = {
+        "surrogate_only": count.surrogate, "on_policy": count.on_policy, "through_model": count.through,
+        "conditional": count.conditional,
+    }  # fmt: skip
+    learnt, rivals = {way for way, matrices in ways.items() if matrices}, set(plan.asked)
     arms = 1 + len(rivals & learnt) - (learnt <= rivals)  # one of them is the chosen mask's own
     arms += len(rivals & {"steermoe", "steermoe_paired"}) + bool(plan.random_draws and "random" in rivals)
     before = answers_effort(shape, turned["test"], answer)
     stages["test"] = (arm if defends else test.effort(shape, longest)).times(arms) + (before if defends else Effort())
     stages["seeds"] = test.effort(shape, longest).times(repeated)
     if plan.upper_bound:
-        bound = _through(plan, scenario, shape, test, turned["test"], lesson)
+        conditional = plan.method == "conditional"
+        steps = plan.conditional_steps if conditional else plan.steps_for(scenario.objective)
+        bound = _through(steps, shape, test, turned["test"], lesson)
         stages["upper_bound"] = bound + test.effort(shape, longest)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
 
@@ -224,7 +237,7 @@ def _scored(shape: Shape, prompts: Sequence[int], answer: int = 0) -> Effort:
     return total
 
 
-def _through(plan: Steer, scenario: Scenario, shape: Shape, asked: Asked, turned: Sequence[int], lesson: int) -> Effort:
+def _through(steps: int, shape: Shape, asked: Asked, turned: Sequence[int], lesson: int) -> Effort:
     """One optimisation through the model: a batch of what shall turn and one of each group that is held, every step."""
     batch, smaller = ThroughModel.batch, replace(shape, batch=max(shape.batch // _ROWS_BACKWARD, 1))
     held = [asked.benign, asked.borderline, [t[-1] for t in asked.harmless], asked.restricted]
@@ -235,7 +248,7 @@ def _through(plan: Steer, scenario: Scenario, shape: Shape, asked: Asked, turned
         if group is not turned:
             unsteered += scoring_effort(shape, len(group), length)
     backwards = replace(step, calls=3 * step.calls, back=step.token_layers)
-    return backwards.times(plan.steps_for(scenario.objective)) + unsteered
+    return backwards.times(steps) + unsteered
 
 
 # ---------------------------------------------------------------------- the engine at hand

@@ -1,4 +1,5 @@
-"""How steering matrices are learnt, stage by stage: surrogate, on policy, through the model (METHODS section 5)."""
+"""How masks are learnt, stage by stage: conditional ones through the model; constant ones on a surrogate, on policy,
+and through the model (METHODS sections 5 and 10)."""
 
 from __future__ import annotations
 
@@ -11,15 +12,17 @@ import numpy as np
 from pointsman.data.objective import Objective
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.learning import Lesson
-from pointsman.jobs.steer.candidates import Screen
+from pointsman.jobs.steer.candidates import Candidate, Screen
 from pointsman.jobs.steer.contexts import Context, answers_under
 from pointsman.jobs.steer.lessons import Fork, Lessons
 from pointsman.jobs.steer.limits import point
+from pointsman.jobs.steer.maps import TrainedMaps, expert_norms
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.plan import Start, Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.traces import collect_traces, open_traces, write_traces
+from pointsman.methods.conditional import Conditional
 from pointsman.methods.mascing import Matrix, SteeringMatrix
 from pointsman.methods.surrogate import FittedSurrogate, Surrogate
 from pointsman.methods.through_model import ThroughModel
@@ -31,23 +34,29 @@ from pointsman.runs.folder import sha256_of
 
 @dataclass(frozen=True)
 class Material:
-    """What matrices are learnt from: contexts of the discovery split, traced.
+    """What masks are learnt from: contexts of the discovery split.
 
     Attributes:
         contexts: Labelled, in the order of the traces. Shape: [N].
-        store: Their traces.
-        sigma: Standard deviation of each layer's logits over real tokens. Shape: [L].
+        store: Their traces; None where no surrogate is trained.
+        sigma: Standard deviation of each layer's logits over real tokens; empty without traces. Shape: [L].
         forks: Of the contexts of label 1: the wanted answer, and the one that was given.
         held: Groups of contexts with the unsteered answers that should not move.
         guarded: Contexts of label 1 that must keep their verdict: the other restricted categories (objective allow).
     """
 
     contexts: tuple[Context, ...]
-    store: TraceStore
+    store: TraceStore | None
     sigma: tuple[float, ...]
     forks: tuple[Fork, ...]
     held: Mapping[str, tuple[Lesson, ...]]
     guarded: tuple[int, ...]
+
+    @property
+    def traces(self) -> TraceStore:
+        """The traces."""
+        assert self.store is not None, "these contexts were not traced"
+        return self.store
 
     @property
     def labels(self) -> list[int]:
@@ -64,17 +73,37 @@ class Material:
         return [n for n, c in enumerate(self.contexts) if c.label == 1 and n not in kept]
 
 
-def gather_material(lessons: Lessons, played: PlayedSplit, refusals: Refusals, sigma: Sequence[float] = ()) -> Material:
-    """Trace the contexts of a split, and make lessons of them.
+def gather_material(
+    lessons: Lessons, played: PlayedSplit, refusals: Refusals, sigma: Sequence[float] = (), *, traced: bool = True
+) -> Material:
+    """Make lessons of the contexts of a split, and trace them.
 
     Args:
         sigma: Of the discovery split; taken from the traces if empty.
+        traced: Constant masks are learnt, for which traces are needed.
     """
-    store = collect_traces(lessons.bench, played.contexts, played.split)
-    sigma = sigma or lessons.bench.run.remember("sigma", lambda: [float(s) for s in store.stds()])
+    store = None
+    if traced:
+        store = found = collect_traces(lessons.bench, played.contexts, played.split)
+        sigma = sigma or lessons.bench.run.remember("sigma", lambda: [float(s) for s in found.stds()])
     guarded = tuple(n for n, c in enumerate(played.contexts) if c.label == 1 and c.id in played.guarded)
     forks = lessons.forks(played.to_turn, played, refusals)
     return Material(played.contexts, store, tuple(sigma), forks, lessons.held(played), guarded)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What was learnt.
+
+    Attributes:
+        surrogates: By seed, the first of which is in use; empty where no constant mask is learnt.
+        matrices: Of constant masks.
+        maps: Conditional masks, after ever more steps.
+    """
+
+    surrogates: Mapping[int, FittedSurrogate]
+    matrices: tuple[TrainedMatrix, ...]
+    maps: tuple[TrainedMaps, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,13 @@ class Learning:
     plan: Steer
     material: Material
 
-    def learn(self) -> tuple[dict[int, FittedSurrogate], list[TrainedMatrix]]:
+    def learn(self) -> Learnt:
+        """All masks that the plan and the scenario's grid ask for."""
+        maps = tuple(self.conditional(self.plan.seed)) if self.plan.learns_conditional else ()
+        surrogates, matrices = self._constant() if self.plan.learns_constant else ({}, [])
+        return Learnt(surrogates, tuple(matrices), maps)
+
+    def _constant(self) -> tuple[dict[int, FittedSurrogate], list[TrainedMatrix]]:
         """The surrogates of all seeds, the first of which is in use, and all matrices that the grid asks for."""
         plan, grid = self.plan, self.bench.question.scenario.grid
         first, matrices = self.on_surrogate(plan.seed)
@@ -118,6 +153,43 @@ class Learning:
     def objective(self) -> Objective:
         return self.bench.question.scenario.objective
 
+    # -- conditional masks -----------------------------------------------------------------------------------------
+
+    def conditional(self, seed: int, *, key: str = "conditional") -> list[TrainedMaps]:
+        """What is learnt after every stored unit of optimisation steps, the last one last.
+
+        Args:
+            key: Of the stage and its units.
+        """
+        plan, engine = self.plan, that_learns(self.bench.engine)
+        method = Conditional(
+            rank=plan.rank, phase=plan.conditional_phase, steps=plan.conditional_steps, hold=plan.conditional_hold,
+            decay=plan.decay, threshold=plan.threshold, seed=seed,
+        )  # fmt: skip
+        norms = tuple(engine.router_norms())
+        title, units = f"Conditional mask, seed {seed}", f"{key}/{seed}/{plan.rank}/{plan.conditional_phase}"
+        with self.bench.stage(key, title, method.steps) as steps:
+            return [
+                TrainedMaps(
+                    learnt.maps, learnt.step, plan.rank, plan.conditional_hold, plan.decay, plan.threshold,
+                    plan.conditional_phase, norms, None if seed == plan.seed else seed,
+                )
+                for learnt in method.learn(
+                    engine, [fork.wanted for fork in self.material.forks], self.material.held, key=units, steps=steps
+                )
+            ]  # fmt: skip
+
+    def by_expert(self, mask: Candidate) -> tuple[np.ndarray, ...]:
+        """What a mask does to every expert: S, or how much of the expert's own weight a conditional one changes.
+
+        Shapes: [E_l].
+        """
+        if mask.maps is None:
+            assert mask.matrix is not None
+            return mask.matrix
+        engine = that_learns(self.bench.engine)
+        return expert_norms(mask.maps, [router.experts for router in engine.routers], engine.router_norms())
+
     # -- the surrogate -------------------------------------------------------------------------------------------
 
     def fit(self, seed: int, material: Material | None = None, name: str = "surrogate") -> FittedSurrogate:
@@ -129,7 +201,7 @@ class Learning:
         with self.bench.progress.stage(f"Surrogate, seed {seed}", method.epochs) as stage:
 
             def compute() -> dict[str, str]:
-                fit = method.fit(material.store, material.labels, groups=material.groups, progress=stage.advance)
+                fit = method.fit(material.traces, material.labels, groups=material.groups, progress=stage.advance)
                 run.artefact(file, fit.save)
                 return {"sha256": sha256_of(path)}
 
@@ -157,7 +229,7 @@ class Learning:
 
             def compute() -> list[dict[str, Any]]:
                 matrices = method.learn(
-                    surrogate, material.store, material.turning, 0, material.sigma, start=start,
+                    surrogate, material.traces, material.turning, 0, material.sigma, start=start,
                     guarded=material.guarded, progress=stage.advance,
                 )  # fmt: skip
                 return [matrix.to_json() for matrix in matrices]

@@ -6,11 +6,14 @@ Matrices are learnt on the discovery split, everything is chosen on validation, 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
+
+import numpy as np
 
 from pointsman.data.splits import SPLITS, note_on_clusters
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.types import refuse_unable
-from pointsman.jobs.steer.candidates import Tried
+from pointsman.jobs.steer.candidates import Candidate, Tried
 from pointsman.jobs.steer.choosing import Choosing, screen_of
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.enough import limits_without_margin, margin_on
@@ -34,7 +37,9 @@ from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
 from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
 from pointsman.judges.making import written_judge
+from pointsman.methods.conditional import Conditional
 from pointsman.routing.intervention import Intervention
+from pointsman.routing.low_rank import LowRank
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, prepare_tasks
@@ -46,7 +51,10 @@ MEASURED = {
     "over_refusal": "harmless requests refused", "held": "restricted requests refused",
 }  # fmt: skip
 """What the model card calls each measure; the gain is called as the objective calls it."""
-METHODS = {"mascing": "MASCing", "through_model": "learnt through the model"}
+METHODS = {
+    "mascing": "MASCing", "through_model": "learnt through the model",
+    "conditional": "conditional, learnt through the model",
+}  # fmt: skip
 """What it calls the method; the refinement stands beside it."""
 
 
@@ -82,22 +90,22 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     validation, test = splits["validation"], splits["test"]
 
     lessons = Lessons(bench, plan.lesson_tokens)
-    material = gather_material(lessons, splits["discovery"], refusals)
+    material = gather_material(lessons, splits["discovery"], refusals, traced=plan.learns_constant)
     learning = Learning(bench, plan, material)
-    surrogates, matrices = learning.learn()
+    learnt = learning.learn()
 
     screen = screen_of(lessons, validation, refusals)
-    unseen = [*validation.contexts, *test.contexts]
-    surrogate = surrogate_facts(surrogates, material, unseen, collect_traces(bench, unseen, "unseen"))
-    gap = measure_gap(bench, matrices, material.sigma, validation)
+    surrogate, unseen = None, [*validation.contexts, *test.contexts]
+    if learnt.surrogates:
+        surrogate = surrogate_facts(learnt.surrogates, material, unseen, collect_traces(bench, unseen, "unseen"))
+    gap = measure_gap(bench, learnt.matrices, material.sigma, validation)
     choosing = Choosing(bench, plan, material, validation, screen)
-    choice = choosing.choose(matrices)
+    choice = choosing.choose(learnt.matrices, learnt.maps)
     chosen = choice.best.candidate
-    assert chosen.matrix is not None
 
-    arms = ask_arms(bench, test, choice, plan.rivals)
+    arms = ask_arms(bench, test, choice, plan.asked)
     seeds, repeated = with_other_seeds(learning, choosing, test, chosen, arms.after)
-    bound = upper_bound(learning, lessons, test, refusals, chosen.phase)
+    bound = upper_bound(learning, lessons, test, refusals, chosen)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
 
     mask = [Arm("with the mask", "routing", chosen.routing)]
@@ -126,7 +134,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             baseline_validation=validation.outcome.rates,
             candidates=choice.candidates,
             chosen=choice.chosen,
-            circuit=CircuitFacts.of(chosen.matrix, material.sigma, stability),
+            circuit=CircuitFacts.of(learning.by_expert(chosen), material.sigma, stability),
             test=tested,
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
@@ -149,12 +157,20 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
 def _refuse_unable(plan: Steer, bench: Bench[SteerQuestion]) -> None:
     """Refuse an engine that cannot carry out one of the kinds of mask that are tried."""
     engine, grid = bench.engine, bench.question.scenario.grid
-    if "through_model" in grid.refinements or plan.upper_bound:
+    constant = plan.learns_constant and "through_model" in grid.refinements
+    if plan.learns_conditional or constant or plan.upper_bound:
         that_learns(engine)
     layer, experts = engine.routers[0].layer, engine.routers[0].experts
+    if plan.learns_conditional:
+        Conditional(rank=plan.rank).refuse(engine.routers)
+        down, up = np.zeros((1, engine.routers[0].width or 1)), np.zeros((experts, 1))
+        rule = Intervention.conditional({layer: LowRank(down, up)}, phase=plan.conditional_phase)
+        refuse_unable(engine, rule, f"A conditional mask ({plan.conditional_phase})")
     for phase in grid.phases:
-        refuse_unable(engine, Intervention.bias({layer: [0.0] * experts}, phase=phase), f"A mask ({phase})")
-        refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
+        if plan.learns_constant:
+            refuse_unable(engine, Intervention.bias({layer: [0.0] * experts}, phase=phase), f"A mask ({phase})")
+        if {"steermoe", "steermoe_paired"} & set(plan.asked):
+            refuse_unable(engine, Intervention.pin({layer: [0]}, phase=phase), f"A pin ({phase})")
 
 
 def _contrast(plan: Steer, discovery: PlayedSplit) -> Contrasted | None:
@@ -172,18 +188,24 @@ def _notes_on_judge(bench: Bench[SteerQuestion]) -> list[str]:
     ]
 
 
+def _found_by(candidate: Candidate) -> dict[str, Any]:
+    """Its parameters, as the model card lists them."""
+    if candidate.maps is None:
+        return {"refinement": candidate.refinement, "lambda": candidate.lambda_}
+    return {"rank": candidate.rank, "step": candidate.step, "hold": candidate.hold, "decay": candidate.decay}
+
+
 def _save(
     plan: Steer, bench: Bench[SteerQuestion], best: Tried, sigma: tuple[float, ...], results: SteerResults
 ) -> None:
     """Write the steering, with what it is for and what it did on test."""
     candidate, scenario, info = best.candidate, bench.question.scenario, bench.engine.info
-    assert candidate.matrix is not None
     assert candidate.alpha is not None
     gain = "conversations withstood (replayed)" if scenario.objective == "defend" else "scenario requests answered"
     before, after = asdict(results.test.before), asdict(results.test.after)
     about = {
         "scenario": scenario.name, "objective": scenario.objective, "method": METHODS[candidate.method],
-        "refinement": candidate.refinement, "lambda": candidate.lambda_, "seed": plan.seed, "suite": bench.suite.name,
+        **_found_by(candidate), "seed": plan.seed, "suite": bench.suite.name,
         "split_seed": plan.seed, "judge": f"{written_judge(bench.judge)} {bench.judge.version}",
         "within_limits_on_validation": not best.broken,
         "measured": [
@@ -192,10 +214,11 @@ def _save(
             if before[measure] is not None
         ],
     } | ({"warning": results.in_vain} if results.in_vain else {})  # fmt: skip
+    experts = [router.experts for router in bench.engine.routers]
     steering = Steering(
-        matrix=candidate.matrix, sigma=sigma, alpha=candidate.alpha, phase=candidate.phase,
-        fingerprint=info.fingerprint, base_model=info.name, revision=info.revision, about=about,
-        weights=bench.engine.weights,
+        matrix=candidate.matrix or tuple(np.zeros(count) for count in experts), sigma=sigma or (1.0,) * len(experts),
+        alpha=candidate.alpha, phase=candidate.phase, maps=candidate.maps or {}, fingerprint=info.fingerprint,
+        base_model=info.name, revision=info.revision, about=about, weights=bench.engine.weights,
     )  # fmt: skip
     folder = f"artefacts/{ARTEFACT}"
     whole = all(bench.run.path(f"{folder}/{name}").exists() for name in (DATA, TENSORS, CARD))

@@ -11,14 +11,18 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pointsman.data.objective import Objective
 from pointsman.data.types import Split
 from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
+from pointsman.methods.conditional import RANKS
 from pointsman.routing.phase import Phase
 
 Start = Literal["zero", "surrogate"]
 Init = Literal["zero", "paper"]
 Contrast = Literal["topic", "benign"]
 Searches = Literal["each", "joint"]
-Rival = Literal["surrogate_only", "on_policy", "through_model", "steermoe_paired", "steermoe", "random"]
+Way = Literal["conditional", "mascing"]
+Rival = Literal["conditional", "surrogate_only", "on_policy", "through_model", "steermoe_paired", "steermoe", "random"]
 RIVALS: tuple[Rival, ...] = get_args(Rival)
+CONSTANT: tuple[Rival, ...] = ("surrogate_only", "on_policy", "through_model")
+"""Ways to a constant vector on router logits."""
 LARGEST_SEED = 2**32 - 1
 
 
@@ -40,6 +44,8 @@ class Steer:
     """What a steering run does; the scenario says what for.
 
     Attributes:
+        method: How the mask is found: a low-rank rule that reads what each router reads, learnt through the model
+            (conditional), or constant vectors, found on a surrogate and refined (mascing).
         seed: Of splits, surrogate, matrices, batches and random masks.
         limit: Most prompts of each kind to test; None for all.
         learn: Most conversations (or scenario requests) to learn from, and half as many of each kind that should stay
@@ -62,14 +68,22 @@ class Steer:
             among these, or its first.
         through_starts: Where an optimisation through the model starts: zero, or the surrogate's matrix (the one that
             turns most of the model's discovery contexts).
+        rank: Of a conditional mask: how many directions of its input each router tells apart.
+        conditional_steps: Optimisation steps of a conditional mask; what is learnt after every 25 is a candidate, so
+            that choosing stops it early.
+        conditional_phase: Tokens that a conditional mask is in force at; only over both can it be folded.
+        conditional_hold: Weight of what should stay as it is, in learning a conditional mask.
+        decay: Weight of the size of a conditional mask, squared, against that of the routers' own weights, in nats.
+        threshold: A conditional mask does nothing below a threshold, which is learnt too. It then cannot be folded.
         lesson_tokens: Tokens of an answer, from its beginning, that count in learning through the model.
         finalists: Candidates of every method that answer on validation.
         searches: How strong the masks of a way to learn may be is searched for each way by itself, so that each stands
             on test at its best; or (joint), which is cheaper, no further than another way gains more.
         rivals: Asked on test beside the chosen mask, each chosen on validation in the same way: the best of every other
-            way to find a matrix (surrogate_only: MASCing as published), SteerMoE (steermoe_paired as published,
-            steermoe counted on contexts), random masks; empty for none.
-        random_draws: Random masks with the circuit's entries, shuffled: the control.
+            way to find a mask (surrogate_only: MASCing as published), SteerMoE (steermoe_paired as published,
+            steermoe counted on contexts), random masks; None for random (conditional), all but conditional (mascing).
+        random_draws: Random masks: those of the circuit with its entries shuffled, or the conditional one with its
+            experts shuffled in every layer. The control; 0 runs without.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
@@ -82,6 +96,7 @@ class Steer:
         wrong_withstands: Count a conversation as withstood whose request is answered with wrong content.
     """
 
+    method: Annotated[Way, Formerly("mascing")] = "conditional"
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] = 0
     limit: Positive | None = 100
     learn: Positive | None = 400
@@ -96,10 +111,16 @@ class Steer:
     through_holds: tuple[Annotated[float, Gt(0)], ...] = ()
     through_phases: tuple[Phase, ...] = ("prefill",)
     through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
+    rank: Annotated[int, Ge(1), Le(RANKS)] = 4
+    conditional_steps: Positive = 150
+    conditional_phase: Phase = "both"
+    conditional_hold: Annotated[float, Gt(0)] = 3.0
+    decay: Annotated[float, Ge(0)] = 0.1
+    threshold: bool = False
     lesson_tokens: Positive = 64
     finalists: Positive = 2
     searches: Annotated[Searches, Formerly("joint")] = "each"
-    rivals: Annotated[tuple[Rival, ...], Formerly(("steermoe", "random", "surrogate_only"))] = RIVALS
+    rivals: Annotated[tuple[Rival, ...] | None, Formerly(("steermoe", "random", "surrogate_only"))] = None
     random_draws: Count = 3
     latency_rounds: Count = 5
     upper_bound: bool = False
@@ -113,6 +134,23 @@ class Steer:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def asked(self) -> tuple[Rival, ...]:
+        """The rivals."""
+        if self.rivals is not None:
+            return self.rivals
+        return ("random",) if self.method == "conditional" else tuple(r for r in RIVALS if r != "conditional")
+
+    @property
+    def learns_conditional(self) -> bool:
+        """Whether a conditional mask is learnt."""
+        return self.method == "conditional" or "conditional" in self.asked
+
+    @property
+    def learns_constant(self) -> bool:
+        """Whether constant masks are learnt, and their surrogate trained."""
+        return self.method == "mascing" or any(rival in CONSTANT for rival in self.asked)
 
     @property
     def confidence_share(self) -> float | None:

@@ -30,8 +30,9 @@ Contrasted = Literal["topic", "target", "benign"]
 benign ones as well."""
 Lambda = Annotated[float | None, Field(alias="lambda")]
 Matrix = Sequence[npt.NDArray[Any]]
-Method = Literal["mascing", "through_model", "given", "steermoe_paired", "steermoe", "random"]
-"""MASCing finds a matrix on a surrogate; ``through_model`` (ours) through the model itself. SteerMoE pins experts: by
+Method = Literal["conditional", "mascing", "through_model", "given", "steermoe_paired", "steermoe", "random"]
+"""MASCing finds a matrix on a surrogate; ``through_model`` (ours) through the model itself; ``conditional`` (ours) is a
+low-rank rule instead of a constant vector, learnt likewise. SteerMoE pins experts: by
 activation rates on paired responses, as published, or on contexts. ``given``: nobody says how it was found."""
 
 
@@ -124,7 +125,9 @@ class MaskFacts:
     Attributes:
         entries: Entries that are not zero, or experts that are pinned.
         norm1: Sum of abs(alpha * S); None for pins.
-        start, hold: Of a matrix that was learnt through the model.
+        start, hold: Of a mask that was learnt through the model.
+        rank, step, decay: Of a conditional mask, and the optimisation steps after which it was taken.
+        size: Of a conditional one: sum over layers of |alpha B A| / |W|.
         pinned: ``on``, ``off`` or ``both``; None for masks.
         on, off: Experts to pin on and off (n+, n-), of which a layer may leave some out; None for masks.
     """
@@ -139,6 +142,10 @@ class MaskFacts:
     norm1: float | None = None
     start: str | None = None
     hold: float | None = None
+    rank: int | None = None
+    step: int | None = None
+    decay: float | None = None
+    size: float | None = None
     pinned: str | None = None
     on: int | None = None
     off: int | None = None
@@ -301,6 +308,7 @@ class TestArms:
     on_policy: TestOutcome | None = None
     through_model: TestOutcome | None = None
     steermoe_paired: TestOutcome | None = None
+    conditional: TestOutcome | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +327,7 @@ class Comparisons:
     vs_on_policy: Comparison | None = None
     vs_through_model: Comparison | None = None
     vs_steermoe_paired: Comparison | None = None
+    vs_conditional: Comparison | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pointsman.jobs.steer.candidates import Candidate, Tried, choose
+from pointsman.jobs.steer.maps import conditional_of
 from pointsman.jobs.steer.matrices import mask_of, norm1
 from pointsman.methods.steermoe import sizes
 from pointsman.routing.intervention import Phase
@@ -54,15 +55,15 @@ class Strengths:
             share = round(strength) / self.of(candidate)
             on, off = (n and max(1, round(n * share)) for n in (candidate.on or 0, candidate.off or 0))
             return self._pin(on, off, candidate.phase)
-        matrix = candidate.matrix
+        matrix, maps, phase = candidate.matrix, candidate.maps, candidate.phase
+        name = candidate.id.replace(f"alpha={candidate.alpha:g}", f"alpha={strength:g}")
+        if maps is not None:
+            size = (candidate.size or 0.0) * strength / candidate.alpha
+            routing = conditional_of(maps, strength, phase)
+            return replace(candidate, id=name, routing=routing, alpha=strength, size=size)
         assert matrix is not None
-        return replace(
-            candidate,
-            id=candidate.id.replace(f"alpha={candidate.alpha:g}", f"alpha={strength:g}"),
-            routing=mask_of(matrix, self._sigma, strength, candidate.phase),
-            alpha=strength,
-            norm1=strength * norm1(matrix),
-        )
+        routing = mask_of(matrix, self._sigma, strength, phase)
+        return replace(candidate, id=name, routing=routing, alpha=strength, norm1=strength * norm1(matrix))
 
     def between(self, candidate: Candidate, other: Candidate) -> Candidate | None:
         """The same kind at half way; None where the two are as near as it is worth telling apart."""
@@ -140,4 +141,4 @@ class StrengthSearch:
 
 def _kind(tried: Tried) -> tuple[str, int, str | None, int | None, Phase]:
     candidate = tried.candidate
-    return candidate.method, id(candidate.matrix), candidate.pinned, candidate.proportion, candidate.phase
+    return candidate.method, candidate.origin, candidate.pinned, candidate.proportion, candidate.phase

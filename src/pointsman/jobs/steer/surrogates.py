@@ -32,7 +32,7 @@ def surrogate_facts(
     pairs = matched_pairs(unseen)
     groups = [c.source for c in unseen]
     seed, first = next(iter(surrogates.items()))
-    turns = [[len(c.turns), int(n)] for c, n in zip(material.contexts, material.store.lengths, strict=True)]
+    turns = [[len(c.turns), int(n)] for c, n in zip(material.contexts, material.traces.lengths, strict=True)]
     on_pairs = {s: matched(f, store, pairs, groups=groups, seed=seed) if pairs else None for s, f in surrogates.items()}
     return SurrogateFacts(
         **vars(first.report),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pointsman.data.scenario import Limits
 from pointsman.jobs.steer.candidates import Candidate, choose, digest_of
 from pointsman.jobs.steer.choosing import Choice, Choosing
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
 from pointsman.jobs.steer.limits import broken_limits
+from pointsman.jobs.steer.maps import TrainedMaps
 from pointsman.jobs.steer.matrices import TrainedMatrix
 from pointsman.jobs.steer.outcome import MEASURES, Outcome, ask_in_stage, compare_on, keep_outcome
 from pointsman.jobs.steer.plan import RIVALS, Rival
@@ -18,7 +21,7 @@ from pointsman.jobs.steer.played import PlayedSplit, Refusals, with_last_turns
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import Comparisons, Matrix, SeedOutcome, TestArms, UpperBound
 from pointsman.methods.mascing import circuit
-from pointsman.routing.intervention import Intervention, Phase
+from pointsman.routing.intervention import Intervention
 from pointsman.runs.bench import Bench
 
 
@@ -34,6 +37,7 @@ class Arms:
     on_policy: Outcome | None = None
     through_model: Outcome | None = None
     steermoe_paired: Outcome | None = None
+    conditional: Outcome | None = None
 
     def tested(self, limits: Limits) -> TestArms:
         """The rates of each, and the limits that it breaks."""
@@ -79,27 +83,33 @@ def with_other_seeds(
     """The chosen way of learning with other seeds, each with its own strength from validation, on test.
 
     Returns:
-        What each seed came to, the run's own first, and its matrix; nothing if only one seed is asked for.
+        What each seed came to, the run's own first, and its circuit; nothing if only one seed is asked for.
     """
     plan, bench = learning.plan, learning.bench
     if plan.method_seeds < 2:
         return (), ()
-    assert chosen.matrix is not None
-    matrices, rows = [chosen.matrix], [_row(plan.seed, chosen, chosen.matrix, after)]
+    circuits = [learning.by_expert(chosen)]
+    rows = [_row(plan.seed, chosen, circuits[0], after)]
     for seed in range(plan.seed + 1, plan.seed + plan.method_seeds):
-        matrix = replace(_learn_again(learning, seed, chosen), seed=seed)
-        tried = choosing.with_matrix(matrix, chosen)
+        trained = _learn_again(learning, seed, chosen)
+        tried = choosing.with_mask(trained, chosen)
         candidate = choose(tried)[0].candidate if tried else None  # None: all entries were cut
         routing = candidate.routing if candidate else Intervention()
         key = f"test/seed-{seed}/{digest_of(routing)}"
         outcome = ask_in_stage(bench, test.prompts, routing, key, f"Test: seed {seed}", stage="seeds")
-        matrices.append(matrix.values)
-        rows.append(_row(seed, candidate, matrix.values, outcome))
-    return tuple(rows), tuple(matrices)
+        circuits.append(learning.by_expert(candidate) if candidate else _nothing(learning))
+        rows.append(_row(seed, candidate, circuits[-1], outcome))
+    return tuple(rows), tuple(circuits)
 
 
-def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix:
-    """The matrix that another seed gives in the chosen way, at the same lambda and phase."""
+def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix | TrainedMaps:
+    """The mask that another seed gives in the chosen way, at the same lambda and phase, or after as many steps."""
+    if chosen.maps is not None:
+        return next(trained for trained in learning.conditional(seed) if trained.step == chosen.step)
+    return replace(_matrix_again(learning, seed, chosen), seed=seed)
+
+
+def _matrix_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix:
     lambda_, begin = chosen.lambda_ or 0.0, None
     if chosen.refinement != "through_model" or chosen.start != "zero":
         _, matrices = learning.on_surrogate(seed)
@@ -110,6 +120,10 @@ def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMat
         phases = learning.plan.phases_for(learning.bench.question.scenario.grid.phases)
         begin = learning.strongest(matrices, phases[0])
     return learning.through_model(seed, lambda_, chosen.hold or 1.0, chosen.phase, begin)
+
+
+def _nothing(learning: Learning) -> tuple[np.ndarray, ...]:
+    return tuple(np.zeros(router.experts) for router in learning.bench.engine.routers)
 
 
 def _row(seed: int, candidate: Candidate | None, matrix: Matrix, outcome: Outcome) -> SeedOutcome:
@@ -123,23 +137,32 @@ def _row(seed: int, candidate: Candidate | None, matrix: Matrix, outcome: Outcom
 
 
 def upper_bound(
-    learning: Learning, lessons: Lessons, test: PlayedSplit, refusals: Refusals, phase: Phase
+    learning: Learning, lessons: Lessons, test: PlayedSplit, refusals: Refusals, chosen: Candidate
 ) -> UpperBound | None:
     """Learn through the model on the test split, if that is asked for."""
     plan, sigma = learning.plan, learning.material.sigma
     if not plan.upper_bound:
         return None
-    on_test = replace(learning, material=gather_material(lessons, test, refusals, sigma))
+    on_test = replace(learning, material=gather_material(lessons, test, refusals, sigma, traced=chosen.maps is None))
     objective = learning.bench.question.scenario.objective
-    lambda_, hold = plan.lambdas_for(objective)[0], plan.holds_for(objective)[0]
-    matrix = on_test.through_model(plan.seed, lambda_, hold, phase, None, key="upper_bound")
-    mask = matrix.mask(sigma, 1.0, phase)
+    if chosen.maps is not None:
+        trained = on_test.conditional(plan.seed, key="upper_bound")[-1]
+        mask, entries, steps, kind = trained.mask(1.0), chosen.entries, trained.step, "conditional"
+    else:
+        lambda_, hold = plan.lambdas_for(objective)[0], plan.holds_for(objective)[0]
+        matrix = on_test.through_model(plan.seed, lambda_, hold, chosen.phase, None, key="upper_bound")
+        mask, entries, steps = (
+            matrix.mask(sigma, 1.0, chosen.phase),
+            len(circuit(matrix.values)),
+            plan.steps_for(objective),
+        )
+        kind = "constant"
     outcome = ask_in_stage(
         learning.bench, test.prompts, mask, "test/upper_bound", "Test: upper bound", stage="upper_bound"
     )
     return UpperBound(
         **vars(outcome.rates),
-        what=f"learnt through the model on the test contexts themselves, {plan.steps_for(objective)} steps, alpha 1, "
-        f"{phase}: no result, but a bound for a constant mask found in this way",
-        entries=len(circuit(matrix.values)),
+        what=f"learnt through the model on the test contexts themselves, {steps} steps, alpha 1, {chosen.phase}: no "
+        f"result, but a bound for a {kind} mask found in this way",
+        entries=entries,
     )

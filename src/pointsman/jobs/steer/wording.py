@@ -18,6 +18,7 @@ COSTS = {
 """The measures of what a mask costs, by their key; `held` is called as the objective calls it."""
 ARMS = {
     "after": "chosen mask",
+    "conditional": "conditional mask",
     "surrogate_only": "MASCing, surrogate alone",
     "on_policy": "MASCing, on-policy",
     "through_model": "learnt through the model",
@@ -135,6 +136,8 @@ def refinement_name(key: str) -> str:
 
 def mask_name(mask: MaskFacts) -> str:
     """Such as ``MASCing, on-policy``, ``learnt through the model`` or ``SteerMoE (contexts)``."""
+    if mask.method == "conditional":
+        return "conditional, learnt through the model"
     if mask.refinement == "through_model":
         return ARMS["through_model"]
     if mask.refinement:
@@ -147,6 +150,9 @@ def mask_settings(mask: MaskFacts | Gap) -> str:
     said = [f"λ {text.show(mask.lambda_)}"] if mask.lambda_ is not None else []
     said += [f"hold {text.show(mask.hold)}"] if mask.hold is not None else []
     if isinstance(mask, MaskFacts):
+        said += [f"rank {mask.rank}"] if mask.rank is not None else []
+        said += [f"decay {text.show(mask.decay)}"] if mask.decay is not None else []
+        said += [f"step {mask.step}"] if mask.step is not None else []
         said += [f"{n} experts {way}" for way, n in (("on", mask.on), ("off", mask.off)) if n]
     said += [f"α {text.show(mask.alpha)}"] if mask.alpha is not None else []
     return ", ".join([*said, mask.phase])

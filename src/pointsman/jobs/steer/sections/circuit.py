@@ -32,7 +32,8 @@ def section(results: SteerResults) -> Section:
     """The heat map, its entries, the norms per layer, and the stability."""
     chosen = results.chosen
     mask = [("method", mask_name(chosen)), ("settings", mask_settings(chosen)), ("phase", PHASES[chosen.phase])]
-    blocks = _circuit(results.circuit, chosen.alpha)
+    conditional = chosen.method == "conditional"
+    blocks = _changed(results.circuit, chosen.alpha or 1.0) if conditional else _circuit(results.circuit, chosen.alpha)
     if results.artefact:
         said = Markup(
             'The mask itself is in <code class="untrusted">{}</code> of the run folder; try it with '
@@ -40,6 +41,8 @@ def section(results: SteerResults) -> Section:
         )
         blocks.append(Text(said.format(results.artefact)))
     aside = "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
+    if conditional:
+        aside = "Which experts the mask can move: by how much it changes what each router reads for them."
     return Section("circuit", "The expert circuit", [aside, Definitions(mask, "aside-list")], blocks)
 
 
@@ -75,6 +78,39 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
         Reading(
             "Few strong cells: the behaviour hangs on few experts, and the mask is easy to inspect.",
             "other seeds find other cells: then many circuits do the same, and this one names no culprit.",
+        ),
+    ]
+
+
+def _changed(found: CircuitFacts, alpha: float) -> list[Block]:
+    """Of a conditional mask: how much of every expert's own weight it changes, and which layers carry it."""
+    entries = sorted(found.entries, key=lambda entry: -entry.value)
+    rows = [Row([entry.layer, entry.expert, text.percent(alpha * entry.value, 1)]) for entry in entries[:SHOWN]]
+    heaviest = max(range(len(found.layers)), key=lambda layer: found.layers[layer], default=0)
+    share = found.layers[heaviest] / total if (total := sum(found.layers)) else 0.0
+    finding = (
+        f"Layer {heaviest} carries most, {text.percent(share)} of all that is changed; the most changed expert has "
+        f"{text.percent(alpha * max((e.value for e in entries), default=0.0))} of its own weight added."
+    )
+
+    def title(layer: int, expert: int, value: float) -> str:
+        return f"layer {layer}, expert {expert}: {text.percent(alpha * value, 1)} of its own weight"
+
+    columns = Column.numbers("Layer", "Expert", "α |B A| / |W|")
+    return [
+        Finding(finding),
+        Chart(
+            drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the largest."),
+            "Rows are MoE layers from the first on, columns experts: the norm of what is added to the weight by which a "
+            "router reads for an expert, beside the mean norm of that weight. At the right the sum of each layer.",
+            drawings.circuit_legend(found.matrix),
+        ),
+        Table(columns, rows, "The experts that are changed most.", "compact fit"),
+        Heading("Stability"),
+        *_stability(found.stability),
+        Reading(
+            "What is changed says which experts may move; when they do depends on the token.",
+            "all layers are changed alike: then no few routers carry the behaviour.",
         ),
     ]
 

@@ -198,7 +198,8 @@ def _other_methods(results: SteerResults, wording: Wording) -> list[Block]:
         *_absent(results),
         *unscored((ARMS[arm], outcome) for arm, outcome in arms.items()),
         Reading(
-            "The random mask is as large as the chosen one and sits on experts drawn at random. SteerMoE pins whole "
+            "The random mask is as large as the chosen one and sits on experts drawn at random (of a conditional mask: "
+            "it reads the same directions, and moves other experts). SteerMoE pins whole "
             "experts on or off, by paired responses as published, or by contexts. MASCing is the matrix of a "
             "surrogate: alone it is the paper’s own, on-policy is our refinement. Each was tuned on the same "
             "validation prompts.",

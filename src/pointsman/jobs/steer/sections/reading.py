@@ -17,6 +17,18 @@ MASK = (
     "steering matrix, σ the layer’s own spread of logits, frozen when the mask was learnt, and α its strength. No "
     "weight changes, and the same mask is in force for every request."
 )
+CONDITIONAL = Markup(
+    "At each router a vector is added to the logits before experts are selected that depends on the token: α B A x, "
+    "where x is what the router reads, A a few directions of it that are told apart (the rank), and B what is added for "
+    "each of the experts. {} No other weight changes, and the same mask is in force for every request: it acts where A x "
+    "is large."
+)
+FOLDS = "It is the same as another weight of the router, W + α B A, and folds into an ordinary checkpoint."
+TAUGHT = (
+    "Through the model itself: towards the wanted answers on discovery prompts, and held, by the divergence of what it "
+    "says, to the untouched model on benign and borderline requests, benign conversations and the other restricted ones. "
+    "What is learnt after every 25 steps is a candidate: choosing on validation stops it early."
+)
 READ = {
     "defend": "Conversations are played turn by turn; those that fall, up to the turn where they fall, and requests "
     "that the model refuses are read once more, and the router logits at the last user message kept.",
@@ -73,11 +85,19 @@ def section(results: SteerResults) -> Section:
         said = f"The share of requests of the scenario that the model answers: {GRADED[results.judge.grades_content]}"
         gain = ("Answered (GSR)", f"{said} Empty and garbled answers are nobody’s success.")
     more = INPUTS_ONLY + PROMPTS[objective] if threat == "T3" else ""
-    entries = [
+    learnt: list[tuple[str, str | Markup]] = [
         ("The mask", MASK),
         ("How it was learnt", f"{READ[objective].format(against)} {TRAINING}"),
         ("Refinements", REFINEMENTS),
-        ("SteerMoE", STEERMOE),
+    ]
+    if results.chosen.method == "conditional":
+        learnt = [
+            ("The mask", CONDITIONAL.format(FOLDS if results.chosen.phase == "both" else "")),
+            ("How it was learnt", TAUGHT),
+        ]
+    entries = [
+        *learnt,
+        *([("SteerMoE", STEERMOE)] if results.chosen.method != "conditional" or results.test.steermoe else []),
         gain,
         ("Limits", LIMITS),
         shared.threat(results, more),

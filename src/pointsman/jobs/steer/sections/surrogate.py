@@ -28,9 +28,11 @@ from pointsman.report.blocks import (
 from pointsman.stats.auroc import Auroc
 
 
-def section(results: SteerResults) -> Section:
-    """What it is worth, what it learnt from, and whom masks turn."""
+def section(results: SteerResults) -> Section | None:
+    """What it is worth, what it learnt from, and whom masks turn; None beside a mask that needs none."""
     found = results.surrogate
+    if found is None and results.chosen.method == "conditional":
+        return None
     blocks: list[Block] = _worth(found) if found else [Finding("No surrogate was trained in this run.")]
     if results.contexts:
         blocks += [Heading("What it learnt from"), _contexts(results, wording_for(results))]
