@@ -18,7 +18,7 @@ from torch import Tensor
 from engines import behaviours, small_engine
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.learning import BACKWARD, Learner, Lesson
-from pointsman.methods import through_model as module
+from pointsman.methods import optimise as module
 from pointsman.methods.steps import Steps, stream
 from pointsman.methods.through_model import Refined, ThroughModel
 from pointsman.routing.intervention import Phase

@@ -101,8 +101,8 @@ def _changed(found: CircuitFacts, alpha: float) -> list[Block]:
         Finding(finding),
         Chart(
             drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the largest."),
-            "Rows are MoE layers from the first on, columns experts: the norm of what is added to the weight by which a "
-            "router reads for an expert, beside the mean norm of that weight. At the right the sum of each layer.",
+            "Rows are MoE layers from the first on, columns experts: the norm of what is added to the weight of a router "
+            "for an expert, over the mean norm of such weights. At the right the sum of each layer.",
             drawings.circuit_legend(found.matrix),
         ),
         Table(columns, rows, "The experts that are changed most.", "compact fit"),

@@ -18,16 +18,16 @@ MASK = (
     "weight changes, and the same mask is in force for every request."
 )
 CONDITIONAL = Markup(
-    "At each router a vector is added to the logits before experts are selected that depends on the token: α B A x, "
-    "where x is what the router reads, A a few directions of it that are told apart (the rank), and B what is added for "
-    "each of the experts. {} No other weight changes, and the same mask is in force for every request: it acts where A x "
-    "is large."
+    "At each router a vector that depends on the token is added to the logits before experts are selected: α B A x, "
+    "where x is what the router reads, A a few directions of it that are told apart (the rank), and B what is added "
+    "for every expert. {} No other weight changes, and the same mask is in force for every request: it acts where "
+    "A x is large."
 )
 FOLDS = "It is the same as another weight of the router, W + α B A, and folds into an ordinary checkpoint."
 TAUGHT = (
-    "Through the model itself: towards the wanted answers on discovery prompts, and held, by the divergence of what it "
-    "says, to the untouched model on benign and borderline requests, benign conversations and the other restricted ones. "
-    "What is learnt after every 25 steps is a candidate: choosing on validation stops it early."
+    "Through the model itself: towards the wanted answers on discovery prompts, and held, by the divergence of what "
+    "it says, to the untouched model on benign and borderline requests, benign conversations and the other restricted "
+    "ones. What is learnt after every 25 steps is a candidate: choosing on validation stops it early."
 )
 READ = {
     "defend": "Conversations are played turn by turn; those that fall, up to the turn where they fall, and requests "
