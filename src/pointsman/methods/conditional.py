@@ -72,8 +72,8 @@ class Conditional:
     steps: int = 150
     batch: int = 16
     lr: float = 0.02
-    hold: float = 1.0
-    decay: float = 0.1
+    hold: float = 10.0
+    decay: float = 10.0
     threshold: bool = False
     layers: tuple[int, ...] | None = None
     seed: int = 0
@@ -82,7 +82,7 @@ class Conditional:
         if not 1 <= self.rank <= RANKS:
             raise UsageError(f"A rank of {self.rank}", f"Give one from 1 to {RANKS}")
         if not (math.isfinite(self.decay) and self.decay >= 0):
-            raise UsageError(f"decay is {self.decay}", "Give a finite weight of 0 or more, such as 0.1")
+            raise UsageError(f"decay is {self.decay}", "Give a finite weight of 0 or more, such as 10")
         _ = self._course
 
     def learn(

@@ -114,8 +114,8 @@ class Steer:
     rank: Annotated[int, Ge(1), Le(RANKS)] = 4
     conditional_steps: Positive = 150
     conditional_phase: Phase = "both"
-    conditional_hold: Annotated[float, Gt(0)] = 3.0
-    decay: Annotated[float, Ge(0)] = 0.1
+    conditional_hold: Annotated[float, Gt(0)] = 10.0
+    decay: Annotated[float, Ge(0)] = 10.0
     threshold: bool = False
     lesson_tokens: Positive = 64
     finalists: Positive = 2
