@@ -36,11 +36,12 @@ def fold(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Fold a steering into the router biases of a model and write an ordinary checkpoint.
+    """Fold a steering into the routers of a model and write an ordinary checkpoint.
 
-    It loads anywhere and costs nothing. Only where that is exact: the router must have a bias on its logits (gpt-oss
-    has, most have none), and the steering must act on all tokens. It is proven on the model before anything is
-    written; else nothing is, and one line says why.
+    It loads anywhere and costs nothing. Only where that is exact. A conditional steering goes into the weights of the
+    routers of any model. A constant one needs a bias on the routers' logits (gpt-oss has one, most have none). Either
+    must act on all tokens, and have no threshold. It is proven on the model before anything is written; else nothing
+    is, and one line says why.
 
     [bold]Example[/bold]
 
@@ -75,8 +76,11 @@ def fold(
 
 def _sentences(steering: Steering, report: FoldReport) -> list[str]:
     layers = len(report.layers)
+    what = [f"{report.entries} entries"] if report.tensor else []
+    what += [f"maps of rank {report.rank}"] if report.weight else []
+    where = " and ".join(f"`{name}`" for name in (report.tensor, report.weight) if name)
     return [
-        f"Folded {report.entries} entries at alpha {steering.alpha:g} into `{report.tensor}` of {layers} "
+        f"Folded {' and '.join(what)} at alpha {steering.alpha:g} into {where} of {layers} "
         f"{'router' if layers == 1 else 'routers'}.",
         f"On {report.prompts} prompts the folded and the steered model generate the same {report.tokens} tokens; their "
         f"logits differ by at most {report.logit_difference:.2g}.",

@@ -251,7 +251,7 @@ def _undeclared_routers(model: nn.Module, config: object) -> dict[str, nn.Module
             other: module
             for other, module in modules.items()
             if other.startswith(f"{block}.") and not any(f"{other}.".startswith(f"{group}.") for group in groups)
-            if _rows_of_only_matrix(module) == experts and all(p.dim() < 3 for p in module.parameters())
+            if _rows_of_onlyrouter_matrix(module) == experts and all(p.dim() < 3 for p in module.parameters())
         }
         outermost = [other for other in near if other.rpartition(".")[0] not in near]
         if len(outermost) != 1:
@@ -311,7 +311,7 @@ def _describe(path: str, module: nn.Module, config: object) -> tuple[int, str, d
 
 def _experts_of(module: nn.Module, config: object) -> int | None:
     """How many experts a router chooses from, those without weights (LongCat's) included."""
-    rows = _rows_of_only_matrix(module)
+    rows = _rows_of_onlyrouter_matrix(module)
     if rows and rows in [getattr(module, name, None) for name in _EXPERT_COUNT_NAMES]:
         return rows
     return _first_int(module, _EXPERT_COUNT_NAMES) or rows or _first_int(_text_config(config), _EXPERT_COUNT_NAMES)
@@ -325,24 +325,24 @@ def _first_int(owner: object, names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _rows_of_only_matrix(module: nn.Module) -> int | None:
+def _rows_of_onlyrouter_matrix(module: nn.Module) -> int | None:
     matrices = [p for p in module.parameters() if p.dim() == 2]
     return int(matrices[0].shape[0]) if len(matrices) == 1 else None
 
 
 def router_norm(model: nn.Module, router: Router) -> float:
     """Mean norm of a row of the weight of a router; 1 where there is not one matrix with a row for each expert."""
-    matrix = _matrix(model.get_submodule(router.path), router.experts)
+    matrix = router_matrix(model.get_submodule(router.path), router.experts)
     return 1.0 if matrix is None else float(matrix.detach().float().norm(dim=1).mean())
 
 
 def _width(module: nn.Module, experts: int) -> int | None:
     """Of what a router reads."""
-    matrix = _matrix(module, experts)
+    matrix = router_matrix(module, experts)
     return None if matrix is None else int(matrix.shape[1])
 
 
-def _matrix(module: nn.Module, experts: int) -> nn.Parameter | None:
-    """The one matrix of a router with a row for every expert, if there is just one."""
+def router_matrix(module: nn.Module, experts: int) -> nn.Parameter | None:
+    """The one matrix of a router with a row for every expert, if there is just one. Shape: [E, d]."""
     matrices = [p for p in module.parameters() if p.dim() == 2 and len(p) == experts]
     return matrices[0] if len(matrices) == 1 else None

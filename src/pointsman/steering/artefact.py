@@ -1,15 +1,15 @@
-"""`Steering`: a learned steering matrix as it is deployed. METHODS section 5, arXiv 2604.27818.
+"""`Steering`: what was learnt to steer a model by, as it is deployed. METHODS sections 5 and 10, arXiv 2604.27818.
 
 The matrix S has a number for every expert of every MoE layer, in units of sigma, and is zero outside the *circuit*.
 At alpha, ``alpha * sigma_l * S[l]`` is added to the raw logits of router l: a constant vector, since sigma is kept
-with the matrix and not taken from whatever is in the batch. On disk it is a folder that the Hugging Face hub
-understands:
+with the matrix and not taken from whatever is in the batch. A conditional steering adds ``alpha * B_l A_l x`` as well,
+x what the router reads at the token. On disk it is a folder that the Hugging Face hub understands:
 
-==================== ====================================================================
+==================== ====================================================================================
 steering.json        what it is and is for, and the circuit, to be read by people too
-steering.safetensors the matrix: ``layers.<l>``, shape [E_l], float32
+steering.safetensors the matrix: ``layers.<l>``, shape [E_l], float32; and the conditional part: see `maps`
 README.md            the model card
-==================== ====================================================================
+==================== ====================================================================================
 
 The three methods of `huggingface_hub.ModelHubMixin` have its names and arguments. Its ``__new__`` writes to the
 instance, which an immutable class refuses, so they are written here.
@@ -29,11 +29,13 @@ import numpy as np
 
 from pointsman.errors import InterventionError, WrongModel
 from pointsman.routing.intervention import Intervention, Phase
+from pointsman.routing.low_rank import LowRank
 from pointsman.routing.routers import Router
 from pointsman.steering.card import HUB_ID, Card, measured
+from pointsman.steering.maps import checked, described, read_maps, row_norms, stacked, tensors_of
 from pointsman.steering.values import frozen, number, one_line, thawed, vector
 
-SCHEMA = "pointsman.steering/1"
+SCHEMA, CONDITIONAL_SCHEMA = "pointsman.steering/1", "pointsman.steering/2"
 MAX_ALPHA = 8.0
 DATA, TENSORS, CARD = "steering.json", "steering.safetensors", "README.md"
 
@@ -45,6 +47,7 @@ class Steering:
     """What is deployed: a steering matrix, its strength, and the model that it is for. Immutable and hashable.
 
     Accepted wherever an `Intervention` is: ``engine.generate(..., routing=steering)``, ``control(model, steering)``.
+    ``a + b`` of two for one model does to its logits what the two do.
 
     Attributes:
         matrix: S, one array a MoE layer, in units of sigma; read-only. Shapes: [E_l], float32.
@@ -56,6 +59,7 @@ class Steering:
         base_model: What that model is called: a hub id if it has one.
         revision: Hub revision of the base model.
         weights: `weights_hash` of that model: its routers alone make the fingerprint, and the rest may be another's.
+        maps: The conditional part, by MoE layer: A_l and B_l in logit units at alpha 1. Empty for a constant steering.
         about: JSON data on where it comes from (scenario, method, lambda, refinement, seeds). `measured`, if it is
             there, becomes the table of the model card: a list of ``{"what": text, "before": Rate, "after": Rate}``,
             each rate ``{"rate", "low", "high", "n"}`` as a `Rate` has them.
@@ -74,6 +78,7 @@ class Steering:
     per_token: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    maps: Mapping[int, LowRank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -105,6 +110,7 @@ class Steering:
             raise InterventionError(f"A hash of weights of {self.weights!r}", "Give what weights_hash gives, or None")
         if not isinstance(self.about, Mapping):
             raise InterventionError("What a steering says about itself is no mapping", "Give a dictionary")
+        put(self, "maps", checked(self.maps, [len(values) for values in self.matrix]))
         put(self, "about", frozen(self.about))
         measured(self.about)  # refuses what the card could not show
         _ = self.intervention  # so that a matrix beyond float32 is refused here
@@ -119,23 +125,72 @@ class Steering:
         return hash((self.intervention, self.sigma, self.alpha, self.base_model, self.revision))
 
     def __repr__(self) -> str:
+        conditional = f"conditional in {len(self.maps)} of {len(self.matrix)} layers, " if self.maps else ""
         return (
-            f"Steering({len(self.circuit)} of {sum(map(len, self.matrix))} entries, alpha={self.alpha:g}, "
+            f"Steering({len(self.circuit)} of {sum(map(len, self.matrix))} entries, {conditional}alpha={self.alpha:g}, "
             f"phase={self.phase!r}, base_model={self.base_model!r})"
         )
 
+    def __add__(self, other: Steering) -> Steering:
+        """What does to the logits what the two do, at alpha 1. What was measured holds for none of it, and is left out.
+
+        Raises:
+            WrongModel: They are for different models.
+            InterventionError: They steer other tokens or in other units, or the sum is no steering of these routers.
+        """
+        if not isinstance(other, Steering):
+            return NotImplemented
+        each = (self, other)
+        hashes = {one.weights for one in each if one.weights}
+        if self.fingerprint != other.fingerprint or len(hashes) > 1:
+            raise WrongModel(
+                f"These steerings are for different models ({' and '.join(one.base_model for one in each)})",
+                "Add only steerings made for one model",
+            )
+        for name in ("phase", "per_token"):
+            if getattr(self, name) != getattr(other, name):
+                raise InterventionError(
+                    f"These steerings have different settings ({name} {getattr(self, name)} and {getattr(other, name)})",
+                    "Add only steerings of the same tokens and units, or use both: a.intervention + b.intervention",
+                )
+        if [len(values) for values in self.matrix] != [len(values) for values in other.matrix]:
+            raise InterventionError("These steerings have other layers or experts", "Add steerings of one model")
+        sigma, matrix = [], []
+        for n in range(len(self.matrix)):
+            used = [one.sigma[n] for one in each if one.matrix[n].any() and one.sigma[n]]
+            unit = used[0] if used else self.sigma[n]
+            scales = [1.0 if self.per_token else one.sigma[n] / unit if unit else 0.0 for one in each]
+            rows = [one.alpha * k * one.matrix[n].astype(np.float64) for one, k in zip(each, scales, strict=True)]
+            sigma.append(unit)
+            matrix.append(rows[0] + rows[1])
+        split = self.about.get("split_seed")  # of the requests that must not be tested on, if both left out the same
+        return Steering(
+            matrix=tuple(matrix), sigma=tuple(sigma), alpha=1.0, phase=self.phase, fingerprint=self.fingerprint,
+            base_model=self.base_model, revision=self.revision if self.revision == other.revision else None,
+            per_token=self.per_token, weights=self.weights or other.weights,
+            about={
+                **({"split_seed": split} if split is not None and split == other.about.get("split_seed") else {}),
+                "sum": [{"alpha": one.alpha, **_without_measured(one.about)} for one in each],
+            },
+            maps=stacked(*({layer: m.scaled(one.alpha) for layer, m in one.maps.items()} for one in each)),
+        )  # fmt: skip
+
     @cached_property
     def intervention(self) -> Intervention:
-        """What it does, as rules: one bias. Layers without an entry of the circuit are left out."""
+        """What it does, as rules: one bias, one conditional rule. Layers without an entry of either are left out."""
         scale = (1.0,) * len(self.sigma) if self.per_token else self.sigma
         vectors = {
             layer: values.astype(np.float64) * sigma  # shape: [E_l]
             for layer, (values, sigma) in enumerate(zip(self.matrix, scale, strict=True))
             if values.any()
         }
-        if not vectors:  # a rule all the same: what does nothing is still refused on another model
+        if not vectors and not self.maps:  # a rule all the same: what does nothing is refused on another model
             vectors = {0: np.zeros(len(self.matrix[0]))}
-        rules = Intervention.bias(vectors, alpha=self.alpha, per_token=self.per_token, phase=self.phase)
+        rules = Intervention()
+        if vectors:
+            rules += Intervention.bias(vectors, alpha=self.alpha, per_token=self.per_token, phase=self.phase)
+        if self.maps:
+            rules += Intervention.conditional(self.maps, alpha=self.alpha, phase=self.phase)
         return rules.for_model(self.fingerprint)
 
     @cached_property
@@ -148,9 +203,17 @@ class Steering:
         ]
         return tuple(sorted(entries, key=lambda entry: (-abs(entry[2]), entry[:2])))
 
+    @cached_property
+    def conditional_norms(self) -> Mapping[int, np.ndarray]:
+        """Of the conditional part, by MoE layer, how far an input of length 1 can move each expert's logit at alpha 1.
+
+        They are norms of the rows of B A, as those of W are for the router itself. Shapes: [E_l], float64.
+        """
+        return {layer: row_norms(one) for layer, one in self.maps.items()}
+
     def at(self, alpha: float) -> Steering:
         """The same at another strength. What was measured was measured at the old one, and is left out."""
-        about = self.about if alpha == self.alpha else {k: v for k, v in self.about.items() if k != "measured"}
+        about = self.about if alpha == self.alpha else _without_measured(self.about)
         return replace(self, alpha=alpha, about=about)
 
     def check(self, routers: Sequence[Router], fingerprint: str | None = None) -> None:
@@ -190,9 +253,9 @@ class Steering:
     # -- saving ------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """As ``steering.json`` holds it: everything, the matrix as its circuit."""
+        """As ``steering.json`` holds it: everything, the matrix as its circuit, the conditional part by its digests."""
         return {
-            "schema": SCHEMA,
+            "schema": CONDITIONAL_SCHEMA if self.maps else SCHEMA,
             "base_model": self.base_model,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
@@ -203,6 +266,7 @@ class Steering:
             "experts": [len(values) for values in self.matrix],
             "sigma": list(self.sigma),
             "circuit": [list(entry) for entry in self.circuit],
+            **({"conditional": described(self.maps)} if self.maps else {}),
             "about": thawed(self.about),
         }
 
@@ -211,7 +275,7 @@ class Steering:
         card = Card(
             base_model=self.base_model, revision=self.revision, fingerprint=self.fingerprint, alpha=self.alpha,
             phase=self.phase, per_token=self.per_token, experts=tuple(map(len, self.matrix)), circuit=self.circuit,
-            about=self.about,
+            about=self.about, maps=self.maps,
         )  # fmt: skip
         return card.text(DATA)
 
@@ -228,6 +292,7 @@ class Steering:
 
         folder = Path(save_directory)
         tensors = {f"layers.{layer}": np.ascontiguousarray(values) for layer, values in enumerate(self.matrix)}
+        tensors |= tensors_of(self.maps)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, folder / TENSORS)
@@ -335,11 +400,11 @@ class Steering:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InterventionError(f"{DATA} of {name} is not JSON ({one_line(str(error))})", _KEEP) from error
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else None
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found not in (SCHEMA, CONDITIONAL_SCHEMA):
             raise InterventionError(
                 f"{DATA} of {name} is no steering (schema {found!r})",
-                f"Expected the schema {SCHEMA!r}, as written by Steering.save_pretrained",
+                f"Expected the schema {SCHEMA!r} or {CONDITIONAL_SCHEMA!r}, as written by Steering.save_pretrained",
             )
         if "folded" in data:
             raise InterventionError(
@@ -348,6 +413,10 @@ class Steering:
         try:
             shapes = [int(n) for n in data["experts"]]
             tensors = load_file(folder / TENSORS)
+            maps: dict[int, LowRank] = {}
+            if found == CONDITIONAL_SCHEMA:
+                of_maps = {key: tensors.pop(key) for key in list(tensors) if key.count(".") == 2}
+                maps = read_maps(data["conditional"], of_maps)
             if sorted(tensors) != sorted(f"layers.{n}" for n in range(len(shapes))):
                 raise ValueError(f"{len(tensors)} tensors for {len(shapes)} layers")
             matrix = tuple(tensors[f"layers.{n}"] for n in range(len(shapes)))
@@ -355,7 +424,7 @@ class Steering:
                 raise ValueError("the layers have other shapes")
             steering = cls(
                 matrix, tuple(data["sigma"]), data["alpha"], data["phase"], data["fingerprint"], data["base_model"],
-                data["revision"], data["per_token"], data["about"], data.get("weights"),
+                data["revision"], data["per_token"], data["about"], data.get("weights"), maps,
             )  # fmt: skip
             if [tuple(entry) for entry in data["circuit"]] != list(steering.circuit):
                 raise ValueError("the circuit is another one in the two files")
@@ -366,6 +435,10 @@ class Steering:
                 f"The steering of {name} is damaged ({one_line(f'{type(error).__name__}: {error}')[:200]})", _KEEP
             ) from error
         return steering
+
+
+def _without_measured(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in about.items() if key != "measured"}
 
 
 def _few(numbers: Sequence[int]) -> str:

@@ -11,12 +11,25 @@ from typing import Any
 
 from pointsman.errors import InterventionError
 from pointsman.routing.intervention import Phase
+from pointsman.steering.maps import Maps, described
 from pointsman.steering.values import number, one_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 _TAGS = ("mixture-of-experts", "steering", "routing", "pointsman")
 _SHOWN = 20  # entries of the circuit
+_CONSTANT = (
+    "At the routers of the model a vector is added to the logits from which experts are chosen: the entries",
+    "of the circuit below, times sigma, times alpha. No weight is changed. It fits one model, known by its",
+    "fingerprint, and is refused by any other.",
+)
+_CONDITIONAL = (
+    "At the routers of the model something is added to the logits from which experts are chosen, and how much depends",
+    "on the token: alpha times B A x, with x what the router reads there, and A and B of a low rank. So tokens that the",
+    "model tells apart can be routed in other ways, and others stay as they are. If there is a circuit below, its entries",
+    "times sigma times alpha are added at every token as well. No weight is changed. It fits one model, known by its",
+    "fingerprint, and is refused by any other.",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Card:
     """What the card of a steering says.
 
     Attributes:
-        base_model, revision, fingerprint, alpha, phase, per_token, circuit, about: As in `Steering`.
+        base_model, revision, fingerprint, alpha, phase, per_token, circuit, about, maps: As in `Steering`.
         experts: Of every MoE layer. Shape: [L].
     """
 
@@ -37,6 +50,7 @@ class Card:
     experts: tuple[int, ...]
     circuit: tuple[tuple[int, int, float], ...]
     about: Mapping[str, Any]
+    maps: Maps
 
     def text(self, data: str) -> str:
         """Front matter of the hub, what the steering is, how to use it, what was measured.
@@ -57,14 +71,17 @@ class Card:
             "circuit": f"{len(self.circuit)} of {possible} experts, in {layers} of {len(self.experts)} layers",
             "unit (sigma)": f"standard deviation {unit}",
         }
-        lists = {k: ", ".join(map(str, v)) for k, v in self.about.items() if isinstance(v, tuple) and k != "measured"}
+        if self.maps:
+            facts["conditional part"] = f"{len(self.maps)} of {len(self.experts)} layers"
+        if isinstance(added := self.about.get("sum"), tuple):
+            facts["sum of"] = "; ".join(map(_summand, added))
+        told = ("measured", "sum")
+        lists = {k: ", ".join(map(str, v)) for k, v in self.about.items() if isinstance(v, tuple) and k not in told}
         facts |= {k: v for k, v in self.about.items() if isinstance(v, str | int | float)} | lists
         name = _cell(self.base_model)
         lines = [
             *("---", *front, "---", "", f"# A steering of {name}", ""),
-            "At the routers of the model a vector is added to the logits from which experts are chosen: the entries",
-            "of the circuit below, times sigma, times alpha. No weight is changed. It fits one model, known by its",
-            "fingerprint, and is refused by any other.",
+            *(_CONDITIONAL if self.maps else _CONSTANT),
             *("", "| | |", "|---|---|"),
             *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value is not None),
             *("", "## Use", "", "```python", "import pointsman", ""),
@@ -73,9 +90,14 @@ class Card:
             'engine.generate([engine.encode(["Hello"])], routing=steering)',
             *("```", "", "## Measured", ""),
             *measured(self.about),
-            *("", "## Circuit", "", "| layer | expert | value (sigma) |", "|---:|---:|---:|"),
-            *(f"| {layer} | {expert} | {value:+.3f} |" for layer, expert, value in self.circuit[:_SHOWN]),
         ]
+        if self.maps:
+            lines += self._conditional()
+        if self.circuit or not self.maps:
+            lines += [
+                *("", "## Circuit", "", "| layer | expert | value (sigma) |", "|---:|---:|---:|"),
+                *(f"| {layer} | {expert} | {value:+.3f} |" for layer, expert, value in self.circuit[:_SHOWN]),
+            ]
         if len(self.circuit) > _SHOWN:
             lines += ["", f"The {_SHOWN} largest of {len(self.circuit)}; all are in `{data}`."]
         lines += [
@@ -84,6 +106,39 @@ class Card:
             "measured was measured on the prompts and with the judge named above, and says nothing of others.",
         ]
         return "\n".join(lines) + "\n"
+
+    def _conditional(self) -> list[str]:
+        """What the conditional part is, costs, and can be folded into."""
+        parts = described(self.maps)
+        numbers = sum(p["rank"] * (p["width"] + self.experts[p["layer"]] + p["threshold"]) for p in parts)
+        if any(part["threshold"] for part in parts):
+            folds = "It cannot be folded into the weights: what has a threshold is no product with a matrix."
+        elif self.phase != "both":
+            folds = "It cannot be folded into the weights, which act on all tokens."
+        else:
+            where = " where the router has a bias on its logits, which the circuit needs" if self.circuit else ""
+            folds = (
+                f"It can be folded{where}: the weight of a router becomes W + alpha B A, in an ordinary checkpoint "
+                "that costs nothing more (`pointsman fold`)."
+            )
+        return [
+            *("", "## Conditional part", ""),
+            f"{numbers} numbers in {len(parts)} {'layer' if len(parts) == 1 else 'layers'}.",
+            f"While it is applied, it costs two thin matrix products at each of these routers. {folds}",
+            *("", "| layer | rank | threshold | norm of B A (logits) |", "|---:|---:|---|---:|"),
+            *(
+                f"| {part['layer']} | {part['rank']} | {'yes' if part['threshold'] else 'no'} | {part['norm']:.3g} |"
+                for part in parts
+            ),
+        ]
+
+
+def _summand(one: Any) -> str:
+    """One of those that a steering is the sum of."""
+    if not isinstance(one, Mapping):
+        return str(one)
+    said = [str(one[key]) for key in ("scenario", "method") if isinstance(one.get(key), str)]
+    return f"{', '.join(said) or 'a steering'} at alpha {one.get('alpha', 1)}"
 
 
 def measured(about: Mapping[str, Any]) -> list[str]:
