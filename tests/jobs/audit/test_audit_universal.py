@@ -14,7 +14,8 @@ from pointsman.engine.hf import HFEngine
 from pointsman.errors import UsageError
 from pointsman.jobs.audit.claims import claims_on_universal, conclude
 from pointsman.jobs.audit.page import page, summary
-from pointsman.jobs.audit.results import AuditResults, UniversalPlace, UniversalRates
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import UniversalPlace, UniversalRates
 from pointsman.jobs.audit.sections.universal import in_words
 from pointsman.jobs.audit.universal import ROUTE, forwards_of_gradient, notes_on_universal, try_universal_route
 from pointsman.methods.attempts import Attempt, ask

@@ -12,7 +12,8 @@ from pointsman.jobs.audit.claims import (
     WHATEVER,
 )
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, FoundRoutes, MaskControl, Masked, SideBySide, UniversalRates
+from pointsman.jobs.audit.results import AuditResults, MaskControl, Masked
+from pointsman.jobs.audit.route_results import FoundRoutes, SideBySide, UniversalRates
 from pointsman.jobs.audit.sections import (
     attacks,
     base,

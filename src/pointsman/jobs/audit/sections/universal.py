@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pointsman.jobs.audit.claims import verdict_above_draws
-from pointsman.jobs.audit.results import AuditResults, UniversalPlace, UniversalRates
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import UniversalPlace, UniversalRates
 from pointsman.report import text
 from pointsman.report.blocks import Bar, Cell, Column, Details, Finding, Reading, Row, Section, Table, Value
 from pointsman.report.sections.unscored import unscored
