@@ -167,7 +167,7 @@ def _beside_masks(top: Masked | None, random: MaskControl | None) -> str:
     said, found = f"as many random routers: {text.full(random.asr)}", top.difference_random
     if not random.draws or found is None:
         return said
-    best = text.percent(max(draw.rate for draw in random.draws))
+    best = f"{text.digits(max(draw.rate for draw in random.draws))}{text.NARROW}%"
     return f"{said}; best of {text.many(found.draws, 'set')} {best}, {found.reached or 'none'} as high as the top"
 
 
