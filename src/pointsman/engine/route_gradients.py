@@ -31,7 +31,7 @@ from pointsman.engine.gradient_flow import no_gradient
 from pointsman.engine.learning import weights_held
 from pointsman.engine.moe_blocks import Block
 from pointsman.engine.types import Cost, EngineInfo, Prompt
-from pointsman.engine.weighing import Rule, Weighing, by_rule, closest_rule, every_set
+from pointsman.engine.weighing import Rule, Weighing, by_rule, closest_rule, error_of, every_set
 from pointsman.errors import ModelError
 from pointsman.routing.controller import Controller
 from pointsman.routing.intervention import Intervention
@@ -43,8 +43,9 @@ _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, tor
 
 _LARGE = 1 << 30  # bytes of a model whose passes leave much memory behind
 
-_OTHER_SETS = 32  # random ones, on which a rule is tried
-_FEW_SETS = 512  # of so many, a router whose weights follow no known rule is asked for each
+_OTHER_SETS = 32  # random ones, on which a rule is tried when it is found
+_CHECKED_SETS = 8  # the first of them, on which it is tried at all other prompts, unless the cover says enough
+_FEW_SETS = 512  # of so many, all are tried; a router whose weights follow no known rule is asked for each
 
 
 @dataclass(frozen=True)
@@ -203,13 +204,16 @@ class Guide:
         entered: np.ndarray,
         logits: np.ndarray,
     ) -> Weighing:
-        """The rule by which a router weighs forced sets, found once for every layer.
+        """The rule by which a router weighs forced sets: found once for every layer, and again where it does not hold.
+
+        A few tokens may not tell rules apart: PhiMoE weighs two experts as if each were alone, unless they nearly tie.
 
         Args:
             entered: The weight of each expert within its set of the cover. Shape: [B * T, E].
             logits: Shape: [B * T, E].
         """
-        if router.layer not in self._rules:
+        known = self._rules.get(router.layer)
+        if known is None or not self._holds(known, router, block, free, entered, logits):
             self._rules[router.layer] = self._find_rule(router, block, free, entered, logits)
         rule, scale = self._rules[router.layer]
         if rule == "listed":
@@ -217,6 +221,43 @@ class Guide:
             listed = self._experts.weights_of(router, block, free, sets.tolist()).transpose(1, 0, 2)
             return Weighing(rule, np.zeros((len(logits), 0)), np.zeros(0), sets, listed)
         return by_rule(rule, scale, entered, logits)
+
+    def _holds(
+        self,
+        known: tuple[Rule, np.ndarray],
+        router: Router,
+        block: Block,
+        free: Sequence[Intervention],
+        entered: np.ndarray,
+        logits: np.ndarray,
+    ) -> bool:
+        """Whether a rule that was found on other prompts foretells the weights on these."""
+        rule, scale = known
+        if rule == "listed" or router.top_k == 1:  # all sets are asked for
+            return True
+        real = self._real_tokens(block)
+        if rule == "fixed":  # takes the weights from the cover: only other sets can contradict
+            tried = self._tried(router, block, free, _CHECKED_SETS)
+        else:
+            tried = [(each, entered[real][:, each]) for each in self._experts.covers[router.layer]]
+        return error_of(by_rule(rule, scale, entered[real], logits[real]), tried) <= _tolerance(block)
+
+    def _real_tokens(self, block: Block) -> np.ndarray:
+        """Numbers of those that are not padding."""
+        if block.layout is None:
+            raise no_gradient(self._name)
+        return np.flatnonzero((block.layout.position >= 0).reshape(-1).cpu().numpy())
+
+    def _tried(
+        self, router: Router, block: Block, free: Sequence[Intervention], random: int
+    ) -> list[tuple[list[int], np.ndarray]]:
+        """All sets where they are few, else so many random ones, with the weights that the router gives them."""
+        if router.possible_sets <= _FEW_SETS:
+            sets = every_set(router).tolist()
+        else:
+            sets = router.draw(np.random.default_rng(3), _OTHER_SETS)[:random].tolist()
+        weights = self._experts.weights_of(router, block, free, sets)[:, self._real_tokens(block)]
+        return list(zip(sets, weights, strict=True))
 
     def _find_rule(
         self,
@@ -226,16 +267,11 @@ class Guide:
         entered: np.ndarray,
         logits: np.ndarray,
     ) -> tuple[Rule, np.ndarray]:
-        """Held against random sets at every token that is not padding."""
-        draw = router.draw(np.random.default_rng(3), _OTHER_SETS)
-        if block.layout is None:
-            raise no_gradient(self._name)
-        real = np.flatnonzero((block.layout.position >= 0).reshape(-1).cpu().numpy())  # shape: [real tokens]
-        weights = self._experts.weights_of(router, block, free, draw.tolist())[:, real]
-        tried = list(zip(draw.tolist(), weights, strict=True))
+        """Held against other sets at every token that is not padding: all where they are few, else random ones."""
+        real = self._real_tokens(block)
+        tried = self._tried(router, block, free, _OTHER_SETS)
         error, rule, scale = closest_rule(entered[real], logits[real], self._experts.covers[router.layer], tried)
-        tolerance = _TOLERANCE.get(block.delta.dtype if block.delta is not None else torch.float32, 4e-2)
-        if error <= tolerance:
+        if error <= _tolerance(block):
             return rule, scale
         if router.possible_sets <= _FEW_SETS:
             return "listed", np.zeros(0)
@@ -244,6 +280,10 @@ class Guide:
             f"Pointsman does not know (off by {100 * error:.1g} %)",
             "Search its routes with F-SOUR (--attack fsour)",
         )
+
+
+def _tolerance(block: Block) -> float:
+    return _TOLERANCE.get(block.delta.dtype if block.delta is not None else torch.float32, 4e-2)
 
 
 def _without_sets(routing: Intervention | None) -> Intervention:
