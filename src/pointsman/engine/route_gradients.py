@@ -32,7 +32,7 @@ from pointsman.engine.learning import weights_held
 from pointsman.engine.moe_blocks import Block
 from pointsman.engine.types import Cost, EngineInfo, Prompt
 from pointsman.engine.weighing import Rule, Weighing, by_rule, closest_rule, error_of, every_set
-from pointsman.errors import ModelError
+from pointsman.errors import BadLogits, ModelError
 from pointsman.routing.controller import Controller
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.replay import Replay
@@ -40,6 +40,8 @@ from pointsman.routing.routers import Router
 
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Within which a rule must foretell a router's weights, relative to the largest of the set."""
+
+_NEVER = -1e200  # nats: the score of an expert whose output is too large for the dtype, however small its weight
 
 _LARGE = 1 << 30  # bytes of a model whose passes leave much memory behind
 
@@ -145,7 +147,7 @@ class Guide:
                 forward more. Without effect where forwards cannot be resumed.
 
         Raises:
-            BadLogits: The model returned NaN or infinite logits.
+            BadLogits: The model returned NaN or infinite logits, or such gradients.
             ModelError: It passes no gradient to the weights of its experts, or weighs them in an unknown way.
         """
         started = time.perf_counter()
@@ -181,6 +183,7 @@ class Guide:
     ) -> list[LayerGradient]:
         """All experts of one layer at the tokens of every prompt."""
         scores, entered, logits = self._experts.scores(router, block, free)
+        self._leave_out_overflows(scores, block)
         weighing = self._weighing(router, block, free, entered, logits)
         weights = self._experts.weights_chosen(router, block)
         if block.chosen is None:
@@ -195,6 +198,19 @@ class Guide:
             )
             for row, at in enumerate(places)
         ]
+
+    def _leave_out_overflows(self, scores: np.ndarray, block: Block) -> None:
+        """An expert that would overflow where it was not chosen is never worth forcing; those chosen must not.
+
+        Args:
+            scores: Changed in place. Shape: [B * T, E].
+        """
+        odd = ~np.isfinite(scores)
+        if not odd.any() or block.chosen is None:
+            return
+        if np.take_along_axis(odd, block.chosen.cpu().numpy(), 1)[self._real_tokens(block)].any():
+            raise BadLogits(f"{self._name} returned NaN or infinite gradients", "Try another dtype, such as bfloat16")
+        scores[odd] = _NEVER
 
     def _weighing(
         self,
