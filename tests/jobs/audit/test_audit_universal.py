@@ -159,6 +159,8 @@ def test_the_page_and_the_terminal_tell_it_beside_its_controls(results: AuditRes
     assert "One route for all prompts" not in none
     nothing = replace(some_rates(1), places=())
     assert "nothing was forced" in Reader(render(page(replace(results, universal=nothing)))).words
+    lost = replace(some_rates(36), draws=())  # as the file of results of a stranger may have it
+    assert "best of 0 draws" in Reader(render(page(replace(results, universal=lost)))).words
 
 
 @pytest.mark.parametrize(
