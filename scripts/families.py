@@ -232,11 +232,12 @@ def guide(model: Any) -> tuple[str, str]:
     """
     model.set_experts_implementation("eager")  # the grouped kernel knows no float64
     try:
-        engine = engine_of(model.double())
-    except (BadLogits, RuntimeError):  # a mask as low as float64 goes, in a softmax of float32; weights made on the way
-        engine = engine_of(model.float())
-    try:
-        drawn = draw(engine)
+        try:
+            engine = engine_of(model.double())
+            drawn = draw(engine)
+        except (BadLogits, RuntimeError):  # a mask as low as float64 goes, in a softmax of float32; weights made anew
+            engine = engine_of(model.float())
+            drawn = draw(engine)
     except ModelError as error:
         return f"refused: {'no gradient' if 'no gradient' in error.problem else 'its weights'}", ""
     exact = slopes(engine, drawn)

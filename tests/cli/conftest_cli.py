@@ -175,7 +175,7 @@ def forget_checksums(run: Path) -> None:
 
 
 def without_times(value: Any) -> Any:
-    """Results without what no two runs have in common."""
+    """Results without what no two runs have in common: clocks, and the memory that happened to be free."""
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "created", "commit")}
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "free", "created", "commit")}
     return [without_times(v) for v in value] if isinstance(value, list) else value

@@ -57,7 +57,7 @@ def perform(folder: Path, engine: Engine, audit: Audit = AUDIT, stop_after: int 
 def comparable(folder: Path) -> Any:
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "created")}
+            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "free", "created")}
         return [strip(v) for v in value] if isinstance(value, list) else value
 
     return strip(json.loads((folder / "results.json").read_text()))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +103,14 @@ def test_the_engine_does_everything_with_it(checkpoint: Any) -> None:
     for prompt, answer in zip(prompts, held, strict=True):
         alone = engine.generate([prompt], routing=forced, max_new_tokens=6)[0]
         assert alone.ids == answer.ids
+    target = (5, 17, 33)  # the code takes a number of logits, and no positions
+    scores = engine.score(prompts, [target] * 2, routing=forced)
+    with engine.scorer(prompts, [target] * 2) as scorer:
+        tried = scorer.tries(1, 2, {0: np.array([[2, 3]])})[0]
+    alone = engine.score(prompts[:1], [target], routing=Intervention.force({(1, 2): [2, 3]}))[0]
+    assert tried == pytest.approx([alone.total], abs=1e-4)
+    gradients = engine.route_gradients(prompts, [target] * 2, routing=forced)
+    assert [g.log_prob for g in gradients] == pytest.approx([s.total for s in scores], abs=1e-4)
     trace = engine.trace(prompts, routing=forced)
     assert (trace[0].experts.max(-1) == 6).all()
     assert (trace[0].experts.min(-1) == 1).all()

@@ -9,6 +9,7 @@ import pytest
 
 from pointsman.engine.route_gradients import LayerGradient
 from pointsman.engine.weighing import Weighing, every_set
+from pointsman.errors import ModelError
 from pointsman.methods import shared_sets
 from pointsman.methods.shared_sets import at_tokens, best_shared_set, joined, summed_gains
 from pointsman.routing.routers import Router
@@ -74,3 +75,17 @@ def test_tokens_are_taken_and_joined_without_a_change(rule: str) -> None:
     again = joined(parts)
     for experts in [(0, 1, 2), (1, 4, 7)]:
         assert again.gain(experts).tolist() == whole.gain(experts)[[3, 0, 4]].tolist()
+
+
+def test_tokens_of_a_rule_that_did_not_hold_are_joined_with_those_of_all_sets() -> None:
+    before, after = layer("fixed", tokens=2), layer("listed", tokens=3, seed=1)
+    whole = joined([before, after])
+    for experts in [(0, 1, 2), (1, 4, 7)]:
+        assert whole.gain(experts).tolist() == [*before.gain(experts), *after.gain(experts)]
+    assert best_shared_set(whole, ROUTER)[1] == pytest.approx(max(by_loop(whole, ROUTER).values()))
+
+
+def test_two_rules_of_one_router_are_not_joined() -> None:
+    for one, other in [("fixed", "softmax"), ("softmax", "sigmoid"), ("softmax", "softmax")]:
+        with pytest.raises(ModelError, match="by one rule in some prompts and by another"):
+            joined([layer(one), layer(other, seed=1)])  # with another scale, if nothing else

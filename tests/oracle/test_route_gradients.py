@@ -17,10 +17,13 @@ from oracle.loops import Route
 from plain_engine import PlainEngine
 from pointsman.engine.abilities import that_guides
 from pointsman.engine.all_experts import AllExperts
+from pointsman.engine.backward_pass import BackwardPass
 from pointsman.engine.hf import HFEngine
 from pointsman.engine.route_gradients import RouteGradient
 from pointsman.engine.types import Prompt
+from pointsman.engine.weighing import every_set
 from pointsman.errors import BadLogits, ControlFailed, ModelError, UsageError
+from pointsman.methods.best_sets import best_sets
 from pointsman.methods.guided import Guided
 from pointsman.routing.control import control
 from pointsman.routing.intervention import Intervention
@@ -244,6 +247,47 @@ def test_weights_are_those_that_the_router_returns(name: str, biased: bool) -> N
             assert layer.weighing.of(experts) == pytest.approx(wanted, abs=1e-6)
 
 
+def shortened(prompt: Prompt, tokens: int) -> Prompt:
+    """The last tokens of a prompt."""
+    return Prompt(prompt.ids[-tokens:], prompt.tokens[-tokens:], prompt.roles[-tokens:])
+
+
+def test_a_rule_that_fits_the_first_prompt_alone_is_found_again() -> None:
+    """PhiMoE: an expert that nearly ties with the other shares its weight, which two tokens did not show."""
+    engine, fresh = small_engine("phimoe", seed=1), small_engine("phimoe", seed=1)
+    prompts = [engine.encode(b.goal) for b in behaviours(4)]
+    target = engine.encode_target("Sure")
+    (first,) = engine.route_gradients([shortened(prompts[0], 2)], [target])
+    assert {layer.weighing.rule for layer in first.layers} == {"fixed"}
+    found = engine.route_gradients(prompts, [target] * len(prompts))
+    for one, other in zip(found, fresh.route_gradients(prompts, [target] * len(prompts)), strict=True):
+        for layer, wanted, router in zip(one.layers, other.layers, engine.routers, strict=True):
+            assert wanted.weighing.rule == "listed"
+            for experts in every_set(router):
+                assert layer.weighing.of(experts) == pytest.approx(wanted.weighing.of(experts), abs=1e-6)
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["sigmoid", "fixed"])
+def test_a_rule_that_stops_to_hold_is_refused_where_sets_are_many(norm: bool, row: Any) -> None:
+    """Seen without a search of all sets: at the cover where weights are shared, at other sets where they are not."""
+    engine = small_engine("deepseek_v3", n_routed_experts=16, num_experts_per_tok=4, norm_topk_prob=norm)
+
+    def other_weights(part: Tensor) -> Tensor:
+        if not part.is_floating_point() or part.shape[-1] != 4:
+            return part
+        return part**2 if norm else part * part.sum(-1, keepdim=True)
+
+    assert {router.possible_sets > 512 for router in engine.routers} == {True}
+    (found,) = engine.route_gradients([row[0]], [row[1]])
+    assert {layer.weighing.rule for layer in found.layers} == {"sigmoid" if norm else "fixed"}
+    engine.route_gradients([row[0]], [row[1]])
+    for router in engine.routers:
+        gate = engine.model.get_submodule(router.path)
+        gate.forward = lambda *args, said=gate.forward: tuple(map(other_weights, said(*args)))
+    with pytest.raises(ModelError, match="weighs experts by a rule that Pointsman does not know"):
+        engine.route_gradients([row[0]], [row[1]])
+
+
 def returned_under(engine: HFEngine, prompt: Prompt, router: str, routing: Intervention) -> Any:
     """What a router returns to its block."""
     returned: list[Any] = []
@@ -424,6 +468,49 @@ def test_nan_is_refused(row: Any) -> None:
     with torch.no_grad():
         engine.model.lm_head.weight[3] = float("nan")
     with pytest.raises(BadLogits, match="tiny olmoe returned NaN or infinite logits"):
+        engine.route_gradients([row[0]], [row[1]])
+
+
+def test_an_expert_that_overflows_where_it_is_not_chosen_is_never_promising(row: Any) -> None:
+    """As in float16; its infinite score would else be the best of all, or NaN."""
+    engine = small_engine()
+    engine.model.model.layers[1].mlp.gate.forward = shunning(engine.model.model.layers[1].mlp.gate, 3)
+    (wanted,) = engine.route_gradients([row[0]], [row[1]])
+    with torch.no_grad():
+        engine.model.model.layers[1].mlp.experts.down_proj[3] = float("inf")
+    (found,) = engine.route_gradients([row[0]], [row[1]])
+    others = [n for n in range(8) if n != 3]
+    for one, other in zip(found.layers, wanted.layers, strict=True):
+        assert one.scores[:, others] == pytest.approx(other.scores[:, others], abs=1e-9)
+        assert np.isfinite(one.scores).all()
+    best, gains = best_sets(found.layers[1], engine.routers[1])
+    assert not (best == 3).any()
+    assert np.isfinite(gains).all()
+
+
+def shunning(gate: Any, expert: int) -> Callable[[Tensor], Any]:
+    """The forward of a router that chooses an expert only where nothing else is allowed."""
+
+    def forward(x: Tensor) -> Any:
+        logits = F.linear(x.reshape(-1, x.shape[-1]), gate.weight)
+        shift = torch.zeros_like(logits)
+        shift[:, expert] = -50.0
+        weights, chosen = (logits + shift).softmax(-1).topk(gate.top_k, -1)
+        return logits, weights, chosen
+
+    return forward
+
+
+def test_infinite_gradients_are_refused(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, descend = small_engine(), BackwardPass._descend
+
+    def overflow(self: BackwardPass, of: Tensor, blocks: Any, *more: Any) -> Any:
+        found = descend(self, of, blocks, *more)
+        blocks[0][1].delta[:] = float("inf")
+        return found
+
+    monkeypatch.setattr(BackwardPass, "_descend", overflow)
+    with pytest.raises(BadLogits, match="tiny olmoe returned NaN or infinite gradients"):
         engine.route_gradients([row[0]], [row[1]])
 
 

@@ -423,12 +423,14 @@ class HFEngine:
     def _forward(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Logits at the last `keep` positions; all for 0 where the model cannot leave any out. Shape: [B, keep, V].
 
-        They are picked by number. A slice of several positions would be no contiguous tensor, for which a product
-        with a matrix copies that matrix once for every row: half of the time of a row of OLMoE-1B-7B, and 0.2 GB.
+        They are picked by position, where the model knows how. A slice of several positions would be no contiguous
+        tensor, for which a product with a matrix copies that matrix once for every row: half of the time of a row of
+        OLMoE-1B-7B, and 0.2 GB.
         """
-        length = ids.shape[1]
-        last = torch.arange(length - min(keep, length), length, device=ids.device)
-        extra: dict[str, Any] = {"logits_to_keep": last} if self._calling.keeps_logits else {}
+        extra: dict[str, Any] = {"logits_to_keep": keep} if self._calling.keeps_logits else {}
+        if self._calling.picks_logits:
+            length = ids.shape[1]
+            extra["logits_to_keep"] = torch.arange(length - min(keep, length), length, device=ids.device)
         extra |= self._calling.with_positions(mask, ids.shape[1])
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
         return logits[:, -keep:]

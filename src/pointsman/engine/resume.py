@@ -265,7 +265,7 @@ class Resume:
         """Logits at the positions `keep`, counted from the first of `ids`. Shape: [R, kept, V]."""
         extra: dict[str, Any] = {}
         whole = keep.start == 0 and keep.stop == ids.shape[1]
-        if self._calling.keeps_logits and not whole:
+        if self._calling.picks_logits and not whole:
             extra["logits_to_keep"] = torch.arange(keep.start, keep.stop, device=ids.device)
         if caches:
             extra |= self._calling.with_cache(Cache(layers=caches))
@@ -273,7 +273,7 @@ class Resume:
             extra["use_cache"] = False
         with torch.no_grad():
             logits: Tensor = self._model(input_ids=ids, **extra).logits
-        return logits if self._calling.keeps_logits or whole else logits[:, keep]
+        return logits if self._calling.picks_logits or whole else logits[:, keep]
 
     # -- the proof ---------------------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Resume:
         with self.attached():
             self._set(base)
             memory, before = self.remember(ids, keep)
-            self._headless = self._calling.keeps_logits and self._runs_headless(memory, of_row)
+            self._headless = self._calling.picks_logits and self._runs_headless(memory, of_row)
             for router in _some(routers):
                 for token in (0, 3) if self.tokens else (0,):
                     changed = {**base, (router.layer, token): _another(router, base[router.layer, token], rng)}

@@ -31,8 +31,8 @@ from pointsman.engine.gradient_flow import no_gradient
 from pointsman.engine.learning import weights_held
 from pointsman.engine.moe_blocks import Block
 from pointsman.engine.types import Cost, EngineInfo, Prompt
-from pointsman.engine.weighing import Rule, Weighing, by_rule, closest_rule, every_set
-from pointsman.errors import ModelError
+from pointsman.engine.weighing import Rule, Weighing, by_rule, closest_rule, error_of, every_set
+from pointsman.errors import BadLogits, ModelError
 from pointsman.routing.controller import Controller
 from pointsman.routing.intervention import Intervention
 from pointsman.routing.replay import Replay
@@ -41,10 +41,13 @@ from pointsman.routing.routers import Router
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Within which a rule must foretell a router's weights, relative to the largest of the set."""
 
+_NEVER = -1e200  # nats: the score of an expert whose output is too large for the dtype, however small its weight
+
 _LARGE = 1 << 30  # bytes of a model whose passes leave much memory behind
 
-_OTHER_SETS = 32  # random ones, on which a rule is tried
-_FEW_SETS = 512  # of so many, a router whose weights follow no known rule is asked for each
+_OTHER_SETS = 32  # random ones, on which a rule is tried when it is found
+_CHECKED_SETS = 8  # the first of them, on which it is tried at all other prompts, unless the cover says enough
+_FEW_SETS = 512  # of so many, all are tried; a router whose weights follow no known rule is asked for each
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Guide:
                 forward more. Without effect where forwards cannot be resumed.
 
         Raises:
-            BadLogits: The model returned NaN or infinite logits.
+            BadLogits: The model returned NaN or infinite logits, or such gradients.
             ModelError: It passes no gradient to the weights of its experts, or weighs them in an unknown way.
         """
         started = time.perf_counter()
@@ -180,6 +183,7 @@ class Guide:
     ) -> list[LayerGradient]:
         """All experts of one layer at the tokens of every prompt."""
         scores, entered, logits = self._experts.scores(router, block, free)
+        self._leave_out_overflows(scores, block)
         weighing = self._weighing(router, block, free, entered, logits)
         weights = self._experts.weights_chosen(router, block)
         if block.chosen is None:
@@ -195,6 +199,19 @@ class Guide:
             for row, at in enumerate(places)
         ]
 
+    def _leave_out_overflows(self, scores: np.ndarray, block: Block) -> None:
+        """An expert that would overflow where it was not chosen is never worth forcing; those chosen must not.
+
+        Args:
+            scores: Changed in place. Shape: [B * T, E].
+        """
+        odd = ~np.isfinite(scores)
+        if not odd.any() or block.chosen is None:
+            return
+        if np.take_along_axis(odd, block.chosen.cpu().numpy(), 1)[self._real_tokens(block)].any():
+            raise BadLogits(f"{self._name} returned NaN or infinite gradients", "Try another dtype, such as bfloat16")
+        scores[odd] = _NEVER
+
     def _weighing(
         self,
         router: Router,
@@ -203,13 +220,16 @@ class Guide:
         entered: np.ndarray,
         logits: np.ndarray,
     ) -> Weighing:
-        """The rule by which a router weighs forced sets, found once for every layer.
+        """The rule by which a router weighs forced sets: found once for every layer, and again where it does not hold.
+
+        A few tokens may not tell rules apart: PhiMoE weighs two experts as if each were alone, unless they nearly tie.
 
         Args:
             entered: The weight of each expert within its set of the cover. Shape: [B * T, E].
             logits: Shape: [B * T, E].
         """
-        if router.layer not in self._rules:
+        known = self._rules.get(router.layer)
+        if known is None or not self._holds(known, router, block, free, entered, logits):
             self._rules[router.layer] = self._find_rule(router, block, free, entered, logits)
         rule, scale = self._rules[router.layer]
         if rule == "listed":
@@ -217,6 +237,43 @@ class Guide:
             listed = self._experts.weights_of(router, block, free, sets.tolist()).transpose(1, 0, 2)
             return Weighing(rule, np.zeros((len(logits), 0)), np.zeros(0), sets, listed)
         return by_rule(rule, scale, entered, logits)
+
+    def _holds(
+        self,
+        known: tuple[Rule, np.ndarray],
+        router: Router,
+        block: Block,
+        free: Sequence[Intervention],
+        entered: np.ndarray,
+        logits: np.ndarray,
+    ) -> bool:
+        """Whether a rule that was found on other prompts foretells the weights on these."""
+        rule, scale = known
+        if rule == "listed" or router.top_k == 1:  # all sets are asked for
+            return True
+        real = self._real_tokens(block)
+        if rule == "fixed":  # takes the weights from the cover: only other sets can contradict
+            tried = self._tried(router, block, free, _CHECKED_SETS)
+        else:
+            tried = [(each, entered[real][:, each]) for each in self._experts.covers[router.layer]]
+        return error_of(by_rule(rule, scale, entered[real], logits[real]), tried) <= _tolerance(block)
+
+    def _real_tokens(self, block: Block) -> np.ndarray:
+        """Numbers of those that are not padding."""
+        if block.layout is None:
+            raise no_gradient(self._name)
+        return np.flatnonzero((block.layout.position >= 0).reshape(-1).cpu().numpy())
+
+    def _tried(
+        self, router: Router, block: Block, free: Sequence[Intervention], random: int
+    ) -> list[tuple[list[int], np.ndarray]]:
+        """All sets where they are few, else so many random ones, with the weights that the router gives them."""
+        if router.possible_sets <= _FEW_SETS:
+            sets = every_set(router).tolist()
+        else:
+            sets = router.draw(np.random.default_rng(3), _OTHER_SETS)[:random].tolist()
+        weights = self._experts.weights_of(router, block, free, sets)[:, self._real_tokens(block)]
+        return list(zip(sets, weights, strict=True))
 
     def _find_rule(
         self,
@@ -226,16 +283,11 @@ class Guide:
         entered: np.ndarray,
         logits: np.ndarray,
     ) -> tuple[Rule, np.ndarray]:
-        """Held against random sets at every token that is not padding."""
-        draw = router.draw(np.random.default_rng(3), _OTHER_SETS)
-        if block.layout is None:
-            raise no_gradient(self._name)
-        real = np.flatnonzero((block.layout.position >= 0).reshape(-1).cpu().numpy())  # shape: [real tokens]
-        weights = self._experts.weights_of(router, block, free, draw.tolist())[:, real]
-        tried = list(zip(draw.tolist(), weights, strict=True))
+        """Held against other sets at every token that is not padding: all where they are few, else random ones."""
+        real = self._real_tokens(block)
+        tried = self._tried(router, block, free, _OTHER_SETS)
         error, rule, scale = closest_rule(entered[real], logits[real], self._experts.covers[router.layer], tried)
-        tolerance = _TOLERANCE.get(block.delta.dtype if block.delta is not None else torch.float32, 4e-2)
-        if error <= tolerance:
+        if error <= _tolerance(block):
             return rule, scale
         if router.possible_sets <= _FEW_SETS:
             return "listed", np.zeros(0)
@@ -244,6 +296,10 @@ class Guide:
             f"Pointsman does not know (off by {100 * error:.1g} %)",
             "Search its routes with F-SOUR (--attack fsour)",
         )
+
+
+def _tolerance(block: Block) -> float:
+    return _TOLERANCE.get(block.delta.dtype if block.delta is not None else torch.float32, 4e-2)
 
 
 def _without_sets(routing: Intervention | None) -> Intervention:

@@ -71,6 +71,20 @@ def by_rule(rule: Rule, scale: np.ndarray, entered: np.ndarray, logits: np.ndarr
     return Weighing(rule, entered if rule == "fixed" else _STRENGTHS[rule](logits), scale)
 
 
+def error_of(weighing: Weighing, tried: Sequence[tuple[Sequence[int], np.ndarray]]) -> float:
+    """By how much it errs at most about the weights of sets, relative to the largest of the set; infinite for NaN.
+
+    Args:
+        tried: Sets, with the weights that the router gave them. Shapes: [T, k].
+    """
+    with np.errstate(invalid="ignore"):  # strengths that are all zero beside the largest of their token
+        errors = [
+            (np.abs(weighing.of(each) - seen).max(-1) / np.maximum(np.abs(seen).max(-1), 1e-30)).max()
+            for each, seen in tried
+        ]
+    return float(np.nan_to_num(np.max(errors), nan=np.inf))
+
+
 def closest_rule(
     entered: np.ndarray,
     logits: np.ndarray,
@@ -92,12 +106,7 @@ def closest_rule(
     ones = np.ones(experts)
 
     def off(rule: Rule, strength: np.ndarray, scale: np.ndarray) -> float:
-        weighing = Weighing(rule, strength, scale)
-        errors = [
-            float((np.abs(weighing.of(each) - seen).max(-1) / np.maximum(np.abs(seen).max(-1), 1e-30)).max())
-            for each, seen in tried
-        ]
-        return max(errors)
+        return error_of(Weighing(rule, strength, scale), tried)
 
     found: list[tuple[float, Rule, np.ndarray]] = [(off("fixed", entered, ones), "fixed", ones)]
     for rule in _SHARED_RULES:

@@ -10,7 +10,7 @@ with p(A | q) the probability that the answer begins affirmatively. A router's s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,18 +83,8 @@ class RoSais:
 
     def rank(self, engine: Engine, behaviours: Sequence[Behaviour], *, steps: Steps | None = None) -> RoSaisResult:
         """Score every router on every behaviour. Use prompts of the discovery split, never those of the report."""
-        if not behaviours:
-            raise UsageError("There are no prompts to rank routers on", "Give at least one behaviour")
-        steps = steps or Steps()
         key = f"rosais/{self.score}/{self.seed}"
-        units = steps.units(key, engine, behaviours, lambda some: self._chunk(engine, some), TOGETHER)
-        return RoSaisResult(
-            prompts=tuple(b.id for b in behaviours),
-            sources=tuple(b.row_cluster for b in behaviours),
-            base=np.array([base for u in units for base in u["base"]]),
-            scores=np.array([scores for u in units for scores in u["scores"]]),
-            routers=tuple(r.path for r in engine.routers),
-        )
+        return score_routers(key, engine, behaviours, lambda some: self._chunk(engine, some), steps)
 
     def masks(self, behaviour: Behaviour, router: Router) -> np.ndarray:
         """The random masks of one prompt and router. Shape: [S, top_k]."""
@@ -126,6 +116,34 @@ class RoSais:
         values = values.reshape(len(behaviours), -1)  # shape: [behaviours, 1 + L * S]
         rises = (values[:, 1:] - values[:, :1]).reshape(len(behaviours), len(engine.routers), self.samples)
         return {"base": values[:, 0].tolist(), "scores": rises.max(axis=2).tolist()}
+
+
+def score_routers(
+    key: str,
+    engine: Engine,
+    behaviours: Sequence[Behaviour],
+    compute: Callable[[Sequence[Behaviour]], dict[str, Any]],
+    steps: Steps | None,
+) -> RoSaisResult:
+    """The scores of every prompt and router, by RoSais or another method, in stored units of a few prompts.
+
+    Args:
+        key: Under which the units are stored.
+        compute: Of a few behaviours, their `base`, a number each, and their `scores`, one of every router each.
+
+    Raises:
+        UsageError: There are no behaviours.
+    """
+    if not behaviours:
+        raise UsageError("There are no prompts to rank routers on", "Give at least one behaviour")
+    units = (steps or Steps()).units(key, engine, behaviours, compute, TOGETHER)
+    return RoSaisResult(
+        prompts=tuple(b.id for b in behaviours),
+        sources=tuple(b.row_cluster for b in behaviours),
+        base=np.array([base for u in units for base in u["base"]]),
+        scores=np.array([scores for u in units for scores in u["scores"]]),
+        routers=tuple(r.path for r in engine.routers),
+    )
 
 
 def to_first_token(engine: Engine, target: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,15 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from pointsman.data.types import Behaviour
 from pointsman.engine.abilities import Guides, that_guides
 from pointsman.engine.route_gradients import RouteGradient
 from pointsman.engine.types import Engine
 from pointsman.errors import ModelError, UsageError
 from pointsman.methods.best_sets import best_sets
-from pointsman.methods.rosais import TOGETHER, RoSaisResult, Target, to_first_token
+from pointsman.methods.rosais import RoSaisResult, Target, score_routers, to_first_token
 from pointsman.methods.shared_sets import best_shared_set
 from pointsman.methods.steps import Steps
 
@@ -51,18 +49,8 @@ class Screen:
             UsageError: There are no behaviours, or the engine has no gradients.
             ModelError: The model passes none to its experts, or weighs them by a rule that is not known.
         """
-        if not behaviours:
-            raise UsageError("There are no prompts to rank routers on", "Give at least one behaviour")
-        guides, steps = _that_screens(engine), steps or Steps()
-        key = f"screen/{self.sets}/{self.score}"
-        units = steps.units(key, engine, behaviours, lambda some: self._chunk(guides, some), TOGETHER)
-        return RoSaisResult(
-            prompts=tuple(b.id for b in behaviours),
-            sources=tuple(b.row_cluster for b in behaviours),
-            base=np.array([base for u in units for base in u["base"]]),
-            scores=np.array([scores for u in units for scores in u["scores"]]),
-            routers=tuple(r.path for r in engine.routers),
-        )
+        guides, key = _that_screens(engine), f"screen/{self.sets}/{self.score}"
+        return score_routers(key, engine, behaviours, lambda some: self._chunk(guides, some), steps)
 
     def forwards(self, engine: Engine, behaviour: Behaviour) -> float:
         """What a prompt costs, in forwards of its row, seen on one.

@@ -16,6 +16,7 @@ import numpy as np
 
 from pointsman.engine.route_gradients import LayerGradient
 from pointsman.engine.weighing import Weighing, every_set
+from pointsman.errors import ModelError
 from pointsman.methods.best_sets import best_sets
 from pointsman.routing.routers import Router
 
@@ -79,21 +80,29 @@ def at_tokens(layer: LayerGradient, tokens: Sequence[int]) -> LayerGradient:
 
 def joined(layers: Sequence[LayerGradient]) -> LayerGradient:
     """One layer at the tokens of several prompts, one after another."""
-    first = layers[0].weighing
-    listed = first.rule == "listed"
-    whole = Weighing(
-        first.rule,
-        first.strength if listed else np.concatenate([each.weighing.strength for each in layers]),
-        first.scale,
-        first.sets,
-        np.concatenate([each.weighing.listed for each in layers]) if listed else first.listed,
-    )
+    weighings = [each.weighing for each in layers]
+    first = next((each for each in weighings if each.rule == "listed"), weighings[0])
+    if first.rule == "listed":  # the others were taken before their rule turned out not to hold
+        tables = [each.listed if each.rule == "listed" else _tabled(each, first.sets) for each in weighings]
+        whole = Weighing("listed", first.strength, first.scale, first.sets, np.concatenate(tables))
+    elif any(each.rule != first.rule or not np.array_equal(each.scale, first.scale) for each in weighings):
+        raise ModelError(
+            "A router weighs experts by one rule in some prompts and by another in others",
+            "Search routes of one prompt (--attack guided, or fsour), not a universal one",
+        )
+    else:
+        whole = Weighing(first.rule, np.concatenate([each.strength for each in weighings]), first.scale)
     return LayerGradient(
         np.concatenate([each.scores for each in layers]),
         np.concatenate([each.chosen for each in layers]),
         np.concatenate([each.weights for each in layers]),
         whole,
     )
+
+
+def _tabled(weighing: Weighing, sets: np.ndarray) -> np.ndarray:
+    """The weights of each of these sets. Shapes: [N, k] -> [T, N, k]."""
+    return np.stack([weighing.of(each) for each in sets], axis=1)
 
 
 def _best(layer: LayerGradient, sets: np.ndarray) -> tuple[tuple[int, ...], float]:

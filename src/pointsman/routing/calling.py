@@ -68,6 +68,7 @@ class Calling:
     Attributes:
         cache_name: The parameter that takes a cache; None if there is none that can be told.
         keeps_logits: Whether it can be asked for some logits only.
+        picks_logits: Whether it can be asked for them by their positions, not by their number alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -77,6 +78,7 @@ class Calling:
         self._rest = next((p.name for p in parameters.values() if p.kind == p.VAR_KEYWORD), "")
         self.cache_name = _cache_parameter(self._signature)
         self.keeps_logits = "logits_to_keep" in parameters
+        self.picks_logits = self.keeps_logits and "Tensor" in str(parameters["logits_to_keep"].annotation)
 
     def read(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Given:
         """What a forward of `model` is called with.

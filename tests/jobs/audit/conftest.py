@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 
 from pointsman.jobs.audit.claims import conclude
-from pointsman.jobs.audit.results import (
-    AtBudget,
-    AuditResults,
-    Budget,
-    GuidedRoutes,
-    GuidedSettings,
-    SearchCost,
-    SideBySide,
-)
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import AtBudget, Budget, GuidedRoutes, GuidedSettings, SearchCost, SideBySide
 from pointsman.jobs.finished import read_results
 from pointsman.stats.paired import compare
 from pointsman.stats.rates import Rate

@@ -57,11 +57,11 @@ def perform(
 
 
 def comparable(folder: Path) -> dict[str, Any]:
-    """Results without clocks and dates."""
+    """Results without clocks, dates, and the memory that happened to be free."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "created")}
+            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "free", "created")}
         return [strip(v) for v in value] if isinstance(value, list) else value
 
     return strip(json.loads((folder / "results.json").read_text()))  # type: ignore[no-any-return]

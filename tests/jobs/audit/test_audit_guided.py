@@ -21,8 +21,8 @@ from pointsman.errors import ModelError, OutOfMemory, UsageError
 from pointsman.jobs.audit.perform import perform as perform_audit
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import GuidedRoutes, SideBySide
 from pointsman.jobs.audit.route_attacks import RouteAttacks, choose_route_attacks
+from pointsman.jobs.audit.route_results import GuidedRoutes, SideBySide
 from pointsman.jobs.audit.routes import examine_guided_routes, search_guided_routes, search_routes
 from pointsman.jobs.audit.side_by_side import side_by_side
 from pointsman.jobs.parameters import Formerly, parameters

@@ -17,7 +17,8 @@ from pointsman.engine.hf import HFEngine
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import Fsour, FsourSeeds
+from pointsman.jobs.audit.results import FsourSeeds
+from pointsman.jobs.audit.route_results import Fsour
 from pointsman.jobs.audit.route_variants import SPARSE, other_targets
 from pointsman.jobs.audit.routes import examine_routes, search_routes, search_under_other_seeds
 from pointsman.judges.types import Answer, Verdict

@@ -14,7 +14,8 @@ from pointsman.engine.hf import HFEngine
 from pointsman.errors import UsageError
 from pointsman.jobs.audit.claims import claims_on_universal, conclude
 from pointsman.jobs.audit.page import page, summary
-from pointsman.jobs.audit.results import AuditResults, UniversalPlace, UniversalRates
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import UniversalPlace, UniversalRates
 from pointsman.jobs.audit.sections.universal import in_words
 from pointsman.jobs.audit.universal import ROUTE, forwards_of_gradient, notes_on_universal, try_universal_route
 from pointsman.methods.attempts import Attempt, ask
@@ -158,6 +159,8 @@ def test_the_page_and_the_terminal_tell_it_beside_its_controls(results: AuditRes
     assert "One route for all prompts" not in none
     nothing = replace(some_rates(1), places=())
     assert "nothing was forced" in Reader(render(page(replace(results, universal=nothing)))).words
+    lost = replace(some_rates(36), draws=())  # as the file of results of a stranger may have it
+    assert "best of 0 draws" in Reader(render(page(replace(results, universal=lost)))).words
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, FoundRoutes, Rise, SideBySide, UniversalRates
+from pointsman.jobs.audit.results import AuditResults, Rise
+from pointsman.jobs.audit.route_results import FoundRoutes, SideBySide, UniversalRates
 from pointsman.report import text as words
 from pointsman.runs.results import SIGNIFICANT, Claim, ClaimVerdict, Figure, verdict_of_difference
 from pointsman.runs.tasks import claims_on_tasks

@@ -12,7 +12,8 @@ from pointsman.jobs.audit.claims import (
     WHATEVER,
 )
 from pointsman.jobs.audit.ranks import meaning, meaningful
-from pointsman.jobs.audit.results import AuditResults, FoundRoutes, MaskControl, Masked, SideBySide, UniversalRates
+from pointsman.jobs.audit.results import AuditResults, MaskControl, Masked
+from pointsman.jobs.audit.route_results import FoundRoutes, SideBySide, UniversalRates
 from pointsman.jobs.audit.sections import (
     attacks,
     base,
@@ -166,7 +167,7 @@ def _beside_masks(top: Masked | None, random: MaskControl | None) -> str:
     said, found = f"as many random routers: {text.full(random.asr)}", top.difference_random
     if not random.draws or found is None:
         return said
-    best = text.percent(max(draw.rate for draw in random.draws))
+    best = f"{text.digits(max(draw.rate for draw in random.draws))}{text.NARROW}%"
     return f"{said}; best of {text.many(found.draws, 'set')} {best}, {found.reached or 'none'} as high as the top"
 
 

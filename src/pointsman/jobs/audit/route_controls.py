@@ -9,7 +9,7 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.jobs.audit.plan import RouteAttack
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import RandomRouteRates, RouteControls, TransferResult
+from pointsman.jobs.audit.route_results import RandomRouteRates, RouteControls, TransferResult
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.fsour import FSour
 from pointsman.methods.guided import Guided

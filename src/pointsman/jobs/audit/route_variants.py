@@ -11,7 +11,7 @@ import numpy as np
 from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import SearchVariant
+from pointsman.jobs.audit.route_results import SearchVariant
 from pointsman.methods.fsour import FSour
 from pointsman.methods.rosais import to_first_token
 from pointsman.methods.routes import RouteResult, Search

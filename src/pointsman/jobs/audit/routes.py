@@ -17,21 +17,20 @@ from pointsman.data.types import Behaviour
 from pointsman.engine.types import Engine
 from pointsman.jobs.audit.plan import Audit, RouteAttack
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import (
+from pointsman.jobs.audit.results import FsourSeeds, Spread
+from pointsman.jobs.audit.route_controls import control_routes, transfer_routes
+from pointsman.jobs.audit.route_results import (
     ExampleRoute,
     ExpertUse,
     FoundRoutes,
     Fsour,
-    FsourSeeds,
     FsourSettings,
     GuidedRoutes,
     GuidedSettings,
     PairCounts,
     RouteCell,
     Searched,
-    Spread,
 )
-from pointsman.jobs.audit.route_controls import control_routes, transfer_routes
 from pointsman.jobs.audit.route_variants import search_other_targets, search_sparser
 from pointsman.jobs.audit.side_by_side import forwards_of
 from pointsman.methods.fsour import FSour

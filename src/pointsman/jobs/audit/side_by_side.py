@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pointsman.jobs.audit.results import AtBudget, Budget, SearchCost, SideBySide
+from pointsman.jobs.audit.route_results import AtBudget, Budget, SearchCost, SideBySide
 from pointsman.methods.routes import RouteResult
 from pointsman.stats.paired import compare
 from pointsman.stats.rates import Rate

@@ -12,7 +12,7 @@ from pointsman.errors import ModelError, UsageError
 from pointsman.jobs.audit.plan import Audit
 from pointsman.jobs.audit.prompts import AuditPrompts
 from pointsman.jobs.audit.question import AuditQuestion
-from pointsman.jobs.audit.results import UniversalPlace, UniversalRates
+from pointsman.jobs.audit.route_results import UniversalPlace, UniversalRates
 from pointsman.methods.attempts import Attempt
 from pointsman.methods.universal import Replay, Universal, UniversalAnswers, UniversalSearch
 from pointsman.runs.bench import Bench

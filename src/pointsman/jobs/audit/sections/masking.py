@@ -130,7 +130,7 @@ def _where(control: MaskControl) -> str:
 def _draws(control: MaskControl, found: AboveDraws | None) -> str:
     """The best of the random sets, how many reach the attack, and what that makes of it."""
     rates = [draw.rate for draw in control.draws or ()]
-    said = f"best {text.percent(max(rates))}"
+    said = f"best {text.digits(max(rates))}{text.NARROW}%"
     if found is None:
         return said
     reach = f"{found.reached or 'none'} reach{'' if found.reached > 1 else 'es'} the top"

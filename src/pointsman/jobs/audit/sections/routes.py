@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pointsman.errors import RunError
-from pointsman.jobs.audit.results import (
+from pointsman.jobs.audit.route_results import (
     ExampleRoute,
     ExpertUse,
     FoundRoutes,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pointsman.jobs.audit.claims import which_finds_more
-from pointsman.jobs.audit.results import AuditResults, Budget, SearchCost, SideBySide
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import Budget, SearchCost, SideBySide
 from pointsman.report import text
 from pointsman.report.blocks import Bar, Cell, Column, Finding, Heading, Reading, Row, Section, Table
 from pointsman.stats.paired import Comparison

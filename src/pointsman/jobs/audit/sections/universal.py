@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pointsman.jobs.audit.claims import verdict_above_draws
-from pointsman.jobs.audit.results import AuditResults, UniversalPlace, UniversalRates
+from pointsman.jobs.audit.results import AuditResults
+from pointsman.jobs.audit.route_results import UniversalPlace, UniversalRates
 from pointsman.report import text
 from pointsman.report.blocks import Bar, Cell, Column, Details, Finding, Reading, Row, Section, Table, Value
 from pointsman.report.sections.unscored import unscored
@@ -21,7 +22,8 @@ def section(results: AuditResults, found: UniversalRates) -> Section:
     """The route, as many random sets at its places, the natural experts there, and no route."""
     rows = [_row("universal route", found, None, top=True)]
     if found.random is not None and found.difference_random is not None:
-        best = f"best of {text.many(len(found.draws), 'draw')} {text.digits(max(found.draws))}{text.NARROW}%"
+        most = max(found.draws, default=0.0)  # a file of results may have lost them
+        best = f"best of {text.many(len(found.draws), 'draw')} {text.digits(most)}{text.NARROW}%"
         verdict = verdict_above_draws(found.difference_random)
         rows.append(_row("random sets, same places", found.random, found.difference_random, f"{best}: {verdict}"))
     rows.append(_row("natural experts forced there", found.natural, found.difference_natural))
