@@ -101,7 +101,7 @@ def _changed(found: CircuitFacts, alpha: float) -> list[Block]:
         Finding(finding),
         Chart(
             drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the largest."),
-            "Rows are MoE layers from the first on, columns experts: the norm of what is added to the weight of a router "
+            "Rows are MoE layers from the first on, columns experts: the norm of what is added to a router’s weight "
             "for an expert, over the mean norm of such weights. At the right the sum of each layer.",
             drawings.circuit_legend(found.matrix),
         ),
