@@ -36,14 +36,15 @@ def section(found: Moved, results: SteerResults, *, show_text: bool) -> Section:
     if most:
         blocks += [
             _maps(found, changes, most, names),
-            Text(_largest(found, changes[0], names)),
+            Text(_largest(found, changes, names)),
             Heading("At which words"),
             *_words(found, names, show_text),
             Reading(
-                "the first map strong and the others pale: the steering acts on what the scenario is about, and tells "
-                "it apart from the rest.",
-                "benign requests are moved as much: then it moves whatever it reads, as a constant mask does. And "
-                "routing that moves is no answer that changes; what changes stands in the rates above.",
+                "The first map strong and the others pale: the steering tells what the scenario is about from the "
+                "rest. Maps alike: it moves whatever it reads, as a constant mask does, and what it does besides lies "
+                "in the words at which it swaps more than elsewhere.",
+                "you would read an answer from it: routing that moves need not change what is said, and what is said "
+                "stands in the rates above.",
             ),
         ]
     aside = (
@@ -101,19 +102,33 @@ def _maps(found: Moved, changes: Sequence[list[np.ndarray]], most: float, names:
     return Chart(drawings.change_maps(maps, most, title), caption, drawings.change_legend(most))
 
 
-def _largest(found: Moved, change: list[np.ndarray], names: dict[Group, str]) -> str:
-    group = found.groups[0]
-    return f"Largest moves at {names[group.group]}: {_strongest(found, group, change)}"
+def _largest(found: Moved, changes: Sequence[list[np.ndarray]], names: dict[Group, str]) -> str:
+    """The largest moves of the first group, and where the last one differs most from it."""
+    first, last = found.groups[0], found.groups[-1]
+    said = f"Largest moves at {names[first.group]}: {_strongest(found, first, changes[0])}"
+    apart = _cells([a - b for a, b in zip(changes[0], changes[-1], strict=True)])[:NAMED]
+    if apart:
+        unlike = [
+            f"layer {layer}, expert {expert}, {text.signed(100 * float(changes[0][layer][expert]), 1)} against "
+            f"{text.signed(100 * float(changes[-1][layer][expert]), 1)} points"
+            for layer, expert in apart
+        ]
+        said += f" Most unlike {names[last.group]}: {'; '.join(unlike)}."
+    return said
+
+
+def _cells(change: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Layers and experts that change, the largest change first."""
+    cells = [(layer, expert) for layer, row in enumerate(change) for expert in np.flatnonzero(row).tolist()]
+    return sorted(cells, key=lambda cell: -abs(float(change[cell[0]][cell[1]])))
 
 
 def _strongest(found: Moved, group: GroupMoved, change: list[np.ndarray]) -> str:
     """The largest moves of a group, in words."""
     without, under = found.mass(group, group.without), found.mass(group, group.under)
-    cells = [(layer, expert) for layer, row in enumerate(change) for expert in np.flatnonzero(row).tolist()]
-    cells.sort(key=lambda cell: -abs(change[cell[0]][cell[1]]))
     said = [
         f"layer {layer}, expert {expert}, {_move(float(without[layer][expert]), float(under[layer][expert]))}"
-        for layer, expert in cells[:NAMED]
+        for layer, expert in _cells(change)[:NAMED]
     ]
     return f"{'; '.join(said)}." if said else "Nothing moves."
 
