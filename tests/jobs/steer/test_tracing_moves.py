@@ -21,6 +21,7 @@ from pointsman.jobs.steer.page import page
 from pointsman.jobs.steer.prompts import SteerPrompts
 from pointsman.jobs.steer.question import SteerQuestion
 from pointsman.jobs.steer.results import SteerResults
+from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.tracing_moves import trace_moves
 from pointsman.judges.types import Verdict
 from pointsman.methods.play import Played
@@ -197,6 +198,16 @@ def test_each_map_draws_its_changes_on_one_scale_and_says_so_to_who_cannot_see_i
     assert html.count('class="heat ') == drawn > 0
     assert 'fill-opacity="1"' in html, "the strongest of all maps"
     assert html.count('role="img" aria-label="') == 3
+
+
+def test_the_maps_of_a_large_model_draw_the_strongest_changes_alone() -> None:
+    rng = np.random.default_rng(0)
+    matrices = [rng.normal(size=(60, 256)).tolist() for _ in range(3)]
+    most = max(abs(change) for matrix in matrices for row in matrix for change in row)
+    least = drawings.faintest(matrices, most)
+    drawn = sum(abs(change) > least * most for matrix in matrices for row in matrix for change in row)
+    assert 0.8 * drawings.CELLS < drawn <= drawings.CELLS
+    assert drawings.faintest([matrix[:4] for matrix in matrices], most) == drawings.FAINTEST
 
 
 def test_words_are_shown_only_where_the_page_may_show_text(results: SteerResults, moved: Moved) -> None:

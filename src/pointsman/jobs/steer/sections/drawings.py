@@ -330,6 +330,7 @@ def _expert_numbers(x: Scale, widest: int, bottom: float, most: int) -> list[Mar
 # ---------------------------------------------------------------------- what a steering moves
 
 FAINTEST = 0.02  # of the largest change: what is less is not drawn, since nobody would see it
+CELLS = 6000  # of all maps, at most, so that the page of a large model still opens
 
 
 @dataclass(frozen=True)
@@ -348,16 +349,25 @@ class ChangeMap:
     label: str
 
 
-def change_maps(maps: Sequence[ChangeMap], most: float, title: Callable[[int, int, int], str]) -> Markup:
+def faintest(matrices: Sequence[Sequence[Sequence[float]]], most: float) -> float:
+    """The share of `most` below which a change is not drawn: whole percents, so that it can be said."""
+    shares = sorted((abs(change) / most for matrix in matrices for row in matrix for change in row), reverse=True)
+    return FAINTEST if len(shares) <= CELLS else max(FAINTEST, math.ceil(100 * shares[CELLS]) / 100)
+
+
+def change_maps(maps: Sequence[ChangeMap], most: float, least: float, title: Callable[[int, int, int], str]) -> Markup:
     """Several maps of one scale, from -`most` to `most`; beside each other, and below each other on phones.
 
     Args:
+        least: Share of `most` that is drawn.
         title: Of a cell, by map, layer and expert.
     """
-    return element("div", *(_change_map(n, one, most, title) for n, one in enumerate(maps)), class_="maps")
+    return element("div", *(_change_map(n, one, most, least, title) for n, one in enumerate(maps)), class_="maps")
 
 
-def _change_map(number: int, one: ChangeMap, most: float, title: Callable[[int, int, int], str]) -> Markup:
+def _change_map(
+    number: int, one: ChangeMap, most: float, least: float, title: Callable[[int, int, int], str]
+) -> Markup:
     top, left, right = 42.0, 9.0, 100.0
     depth, widest = len(one.matrix), max(map(len, one.matrix), default=0) or 1
     height, every = _row_height(depth)
@@ -376,7 +386,7 @@ def _change_map(number: int, one: ChangeMap, most: float, title: Callable[[int, 
                 fill_opacity=abs(change) / most,
             )
             for expert, change in enumerate(row)
-            if abs(change) > FAINTEST * most
+            if abs(change) > least * most
         ]  # fmt: skip
     return drawing(bottom + 22, *lines, *_expert_numbers(x, widest, bottom, 6), label=one.label)
 

@@ -94,12 +94,13 @@ def _maps(found: Moved, changes: Sequence[list[np.ndarray]], most: float, names:
         )
         for group, change in zip(found.groups, changes, strict=True)
     ]
+    least = drawings.faintest([one.matrix for one in maps], most)
     caption = (
         "Change of routing mass, in points of each layer’s mass. Rows are MoE layers from the first on, columns "
-        f"experts; all maps have one scale, and changes below {text.percent(drawings.FAINTEST)} of the largest are "
+        f"experts; all maps have one scale, and changes below {text.percent(least)} of the largest are "
         "blank."
     )
-    return Chart(drawings.change_maps(maps, most, title), caption, drawings.change_legend(most))
+    return Chart(drawings.change_maps(maps, most, least, title), caption, drawings.change_legend(most))
 
 
 def _largest(found: Moved, changes: Sequence[list[np.ndarray]], names: dict[Group, str]) -> str:
@@ -145,14 +146,14 @@ def _words(found: Moved, names: dict[Group, str], show_text: bool) -> list[Block
     groups = [group.group for group in found.groups]
     rows: list[Row] = []
     if show_text:
-        heads = {"Most, at words of the scenario": found.most, "Least": found.least}
+        heads = {"Words of the scenario, most": found.most, "Words of the scenario, least": found.least}
         for head, words in heads.items():
             rows += _rows([replace(word, at=text.token(word.at)) for word in words], groups, head)
     rows += _rows(found.places, groups, "By place in the message")
     rows += _rows([found.everywhere], groups, "In all")
-    columns = [Column("at"), *Column.rates(*(names[group].capitalize() for group in groups))]
+    columns = [Column("At"), *Column.rates(*(names[group].capitalize() for group in groups))]
     caption = "Share of selected experts that are swapped at a token, and how often it stands there (n)."
-    blocks: list[Block] = [Table(columns, rows, caption, "compact")]
+    blocks: list[Block] = [Table(columns, rows, caption, "compact narrow")]
     if not show_text and found.most:
         blocks.append(Text("Words are parts of prompts; a report with --show-text shows at which ones it acts most."))
     return blocks
