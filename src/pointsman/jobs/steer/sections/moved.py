@@ -41,10 +41,10 @@ def section(found: Moved, results: SteerResults, *, show_text: bool) -> Section:
             *_words(found, names, show_text),
             Reading(
                 "The first map strong and the others pale: the steering tells what the scenario is about from the "
-                "rest. Maps alike: it moves whatever it reads, as a constant mask does, and what it does besides lies "
-                "in the words at which it swaps more than elsewhere.",
-                "you would read an answer from it: routing that moves need not change what is said, and what is said "
-                "stands in the rates above.",
+                "rest. Maps alike: it moves whatever it reads, and if it tells anything apart, then at the words at "
+                "which it swaps more than elsewhere.",
+                "no word stands out: then it acts as a constant mask does. And routing that moves is no answer that "
+                "changes: what the model says stands in the rates above.",
             ),
         ]
     aside = (
@@ -146,7 +146,7 @@ def _words(found: Moved, names: dict[Group, str], show_text: bool) -> list[Block
     groups = [group.group for group in found.groups]
     rows: list[Row] = []
     if show_text:
-        heads = {"Words of the scenario, most": found.most, "Words of the scenario, least": found.least}
+        heads = {"The scenario’s words with most swaps": found.most, "With fewest": found.least}
         for head, words in heads.items():
             rows += _rows([replace(word, at=text.token(word.at)) for word in words], groups, head)
     rows += _rows(found.places, groups, "By place in the message")
