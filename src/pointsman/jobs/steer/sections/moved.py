@@ -32,7 +32,7 @@ def section(found: Moved, results: SteerResults, *, show_text: bool) -> Section:
     names = NAMES[results.scenario.objective]
     changes = [found.change(group) for group in found.groups]
     most = max((float(np.abs(row).max()) for rows in changes for row in rows), default=0.0)
-    blocks: list[Block] = [Finding(_finding(found, names, most, results.chosen.phase))]
+    blocks: list[Block] = [Finding(_finding(found, names, results.chosen.phase))]
     if most:
         blocks += [
             _maps(found, changes, most, names),
@@ -54,10 +54,11 @@ def section(found: Moved, results: SteerResults, *, show_text: bool) -> Section:
     return Section("moved", "What it moves", [aside], blocks)
 
 
-def _finding(found: Moved, names: dict[Group, str], most: float, phase: Phase) -> str:
-    if not most and phase == "decode":
+def _finding(found: Moved, names: dict[Group, str], phase: Phase) -> str:
+    swaps = any(group.swapped.mean for group in found.groups)
+    if not swaps and phase == "decode":
         return "The steering acts while answers are written: at prompts, which this looks at, no expert is swapped."
-    if not most:
+    if not swaps:
         return "The steering swaps no expert at these prompts."
     said = [f"{_share(group.swapped)} at {names[group.group]}" for group in found.groups]
     return f"Of the experts that routers select, the steering swaps {text.listed(said)}."
