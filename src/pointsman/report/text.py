@@ -135,6 +135,16 @@ def experts(numbers: Sequence[int], most: int = 16) -> str:
     return ", ".join(map(str, numbers[:most])) + (", …" if len(numbers) > most else "")
 
 
+def listed(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+def token(said: str) -> str:
+    """A token with its white space made visible."""
+    return said.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
+
+
 # ---------------------------------------------------------------------- rates, means and AUROCs
 
 

@@ -173,7 +173,7 @@ def test_under_a_mask_the_logits_are_those_that_the_router_acted_on(engine: HFEn
 
 def parts(engine: HFEngine, contexts: Sequence[Context], system: str | None = None) -> list[tuple[int, int]]:
     """Contexts and prompt tokens of every part."""
-    together = traced._together(engine, traced._readings(engine, contexts, system))
+    together = traced.together(engine, traced._readings(engine, contexts, system))
     return [(len(part), sum(len(reading.prompt) for reading in part)) for part in together]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from pointsman.jobs.steer.results import SteerResults
-from pointsman.jobs.steer.sections import circuit, frontier, groups, outcomes, reading, seeds, surrogate, turns
+from pointsman.jobs.steer.sections import circuit, frontier, groups, moved, outcomes, reading, seeds, surrogate, turns
 from pointsman.jobs.steer.wording import (
     ARMS,
     SHORT_ARMS,
@@ -53,7 +53,7 @@ SPLITS = {
     "borderline": "borderline requests",
 }
 """Kinds of prompts in a split."""
-STAGES = {**ARMS, "after": "with the mask"}
+STAGES = {**ARMS, "after": "with the mask", "moved": "routing without and with the mask"}
 """Names of stages, or of parts of them as in ``test/after``."""
 
 
@@ -79,6 +79,7 @@ def page(results: SteerResults, *, show_text: bool = False) -> Page:
         groups.section(results),
         turns.section(results),
         circuit.section(results),
+        moved.section(results.moved, results, show_text=show_text) if results.moved else None,
         surrogate.section(results),
         seeds.section(results),
         reading.section(results),

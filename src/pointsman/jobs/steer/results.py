@@ -14,6 +14,7 @@ from pointsman.data.objective import Objective
 from pointsman.data.scenario import Limits, Scenario
 from pointsman.data.types import Split
 from pointsman.jobs.steer.enough import Margin
+from pointsman.jobs.steer.moved import Moved
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
@@ -377,6 +378,7 @@ class SteerResults(Results):
         splits: Prompts by split and kind.
         contrast: Of contexts of label 0, where requests shall be answered; None where it was not said.
         baseline_validation: The unsteered model on validation.
+        moved: What the steering moves on test prompts; None where it was not looked at.
         artefact: Where the steering lies in the run's folder.
         margin: With which limits were to be kept on validation; None if by point estimates alone.
         wrong_withstands: Whether a wrong answer to the request of a conversation counts as withstood. It did in all
@@ -393,6 +395,7 @@ class SteerResults(Results):
     candidates: tuple[CandidateResult, ...] = ()
     chosen: Chosen
     circuit: CircuitFacts
+    moved: Moved | None = None
     test: TestArms
     comparisons: Comparisons
     broken_on_test: tuple[str, ...]

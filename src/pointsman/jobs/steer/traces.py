@@ -67,7 +67,7 @@ def write_traces(
         DataError: A user message cannot be located in the chat template.
     """
     with TraceWriter(folder, experts=[router.experts for router in engine.routers]) as writer:
-        for part in _together(engine, _readings(engine, contexts, system)):
+        for part in together(engine, _readings(engine, contexts, system)):
             missing = [reading.id not in writer.ids for reading in part]
             if any(missing):  # all of them: what is beside a prompt must not depend on what was done before
                 trace = engine.trace([reading.prompt for reading in part], routing=routing)
@@ -109,7 +109,7 @@ def response_activations(engine: Engine, lessons: Sequence[Lesson]) -> Activatio
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """A prompt, and the positions in it that are wanted. Shape: [T]."""
 
     id: str
@@ -117,25 +117,25 @@ class _Reading:
     span: np.ndarray
 
 
-def _readings(engine: Engine, contexts: Iterable[Context], system: str | None) -> Iterator[_Reading]:
+def _readings(engine: Engine, contexts: Iterable[Context], system: str | None) -> Iterator[Reading]:
     """Contexts with the tokens of their last user messages, and of what of their answers is read along."""
     for context in contexts:
         prompt = context.prompt(engine, system)
         begun = context.beginning(engine)[: engine.info.context - len(prompt)]
         answer = np.arange(len(prompt), len(prompt) + len(begun))
         span = np.concatenate([user_span(prompt, engine.info.name), answer])
-        yield _Reading(context.id, prompt.continued(begun), span)
+        yield Reading(context.id, prompt.continued(begun), span)
 
 
-def _answer_of(engine: Engine, lesson: Lesson) -> _Reading:
+def _answer_of(engine: Engine, lesson: Lesson) -> Reading:
     answer = lesson.answer[:-1] if lesson.answer[-1:] == (engine.end_token,) else lesson.answer
     first = len(lesson.prompt)
-    return _Reading("", lesson.prompt.continued(answer), np.arange(first, first + len(answer)))
+    return Reading("", lesson.prompt.continued(answer), np.arange(first, first + len(answer)))
 
 
-def _counted(engine: Engine, readings: Iterable[_Reading]) -> Activations:
+def _counted(engine: Engine, readings: Iterable[Reading]) -> Activations:
     total = Activations(0, tuple(np.zeros(router.experts, dtype=np.int64) for router in engine.routers))
-    for part in _together(engine, readings):
+    for part in together(engine, readings):
         trace = engine.trace([reading.prompt for reading in part])
         counts, tokens = [], 0
         for router, layer in zip(engine.routers, trace.layers, strict=True):
@@ -148,10 +148,10 @@ def _counted(engine: Engine, readings: Iterable[_Reading]) -> Activations:
     return total
 
 
-def _together(engine: Engine, readings: Iterable[_Reading]) -> Iterator[list[_Reading]]:
+def together(engine: Engine, readings: Iterable[Reading]) -> Iterator[list[Reading]]:
     """These in their order, in parts whose logits take bounded memory."""
     wide = 4 * sum(router.experts for router in engine.routers)  # bytes of one token
-    part: list[_Reading] = []
+    part: list[Reading] = []
     for reading in readings:
         tokens = len(reading.prompt) + sum(len(r.prompt) for r in part)
         if part and (len(part) == TOGETHER or tokens * wide > _BYTES):

@@ -197,7 +197,7 @@ def _example(search: _Search, found: FoundRoutes, example: ExampleRoute, show_te
     _check(search, example)
     # Only tokens that the chat template wrote are ours to show.
     shown = [
-        _token(token) if show_text or role == "template" else text.REDACTED
+        text.token(token) if show_text or role == "template" else text.REDACTED
         for token, role in zip(example.tokens, example.roles, strict=True)
     ]
     cells, layers, tokens = example.cells, example.layers, len(example.tokens)
@@ -242,11 +242,6 @@ def _check(search: _Search, example: ExampleRoute) -> None:
             f"results.json cannot be rendered: `{search.key}.example` has pairs outside its layers or tokens",
             "Run `pointsman resume` on the folder again, or report this as a bug",
         )
-
-
-def _token(token: str) -> str:
-    """White space made visible."""
-    return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
 
 
 def _clip(token: str, most: int = 14) -> str:

@@ -260,15 +260,20 @@ def heaviest(matrix: Sequence[Sequence[float]]) -> float:
 def circuit_legend(matrix: Sequence[Sequence[float]]) -> list[tuple[Markup, str]]:
     """Of `circuit`."""
     most = text.plain(heaviest(matrix), 2)
-    scale = Markup(
-        '<span class="scale-end">−{}</span><span class="diverging"></span><span class="scale-end">+{} σ</span>'
-    )
-    squares = [
+    return [*_diverging(f"{text.MINUS}{most}", f"+{most} σ"), *_squares("lowered", "raised")]
+
+
+def _diverging(low: str, high: str) -> list[tuple[Markup, str]]:
+    bar = '<span class="scale-end">{}</span><span class="diverging"></span><span class="scale-end">{}</span>'
+    return [(Markup(bar).format(low, high), "")]
+
+
+def _squares(down: str, up: str) -> list[tuple[Markup, str]]:
+    return [
         (mark(element("rect", class_=f"heat {style}", x=-5, y=-5, width=10, height=10), box="-7 -7 14 14",
               class_="key-mark"), name)
-        for style, name in (("down", "lowered"), ("up", "raised"))
+        for style, name in (("down", down), ("up", up))
     ]  # fmt: skip
-    return [(scale.format(most, most), ""), *squares]
 
 
 def circuit(
@@ -281,7 +286,7 @@ def circuit(
     """Entries of a steering matrix, layers from top to bottom, experts from left to right; norms at the right."""
     top, left, right, norms_left, norms_right = 22.0, 5.5, 82.0, 85.0, 99.0
     depth, widest = len(matrix), max(map(len, matrix), default=0) or 1
-    height, every = (22.0, 1) if depth <= 16 else (14.0, 1) if depth <= 32 else (9.0, 4)
+    height, every = _row_height(depth)
     bottom = top + depth * height
     most, longest = heaviest(matrix), max(norms, default=0.0)
     x = Scale(0, widest, left, right)
@@ -307,10 +312,89 @@ def circuit(
             for expert, value in enumerate(row)
             if value
         ]  # fmt: skip
-    step = next(size for size in (4, 8, 16, 32, 64, 128, 256, 512) if widest / size <= 10 or size == 512)
-    numbers = [label_at(str(expert), share(x(expert + 0.5)), bottom + 15) for expert in range(0, widest, step)]
     heads = [label_at("layer", 0, 14, None), label_at("norm", share(norms_left), 14, None)]
-    return drawing(bottom + 22, *heads, *lines, *cells, *numbers, label=label)
+    return drawing(bottom + 22, *heads, *lines, *cells, *_expert_numbers(x, widest, bottom, 10), label=label)
+
+
+def _row_height(depth: int) -> tuple[float, int]:
+    """Pixels of a layer, and every how manieth of them is numbered."""
+    return (22.0, 1) if depth <= 16 else (14.0, 1) if depth <= 32 else (9.0, 4)
+
+
+def _expert_numbers(x: Scale, widest: int, bottom: float, most: int) -> list[Markup]:
+    """Below a map of experts, at most about so many."""
+    step = next(size for size in (4, 8, 16, 32, 64, 128, 256, 512) if widest / size <= most or size == 512)
+    return [label_at(str(expert), share(x(expert + 0.5)), bottom + 15) for expert in range(0, widest, step)]
+
+
+# ---------------------------------------------------------------------- what a steering moves
+
+FAINTEST = 0.02  # of the largest change: what is less is not drawn, since nobody would see it
+CELLS = 6000  # of all maps, at most, so that the page of a large model still opens
+
+
+@dataclass(frozen=True)
+class ChangeMap:
+    """Changes of routing mass of one group of prompts.
+
+    Attributes:
+        name, beneath: Above it.
+        matrix: Changes, as shares; layers from top to bottom, experts from left to right.
+        label: All of it in words.
+    """
+
+    name: str
+    beneath: str
+    matrix: Sequence[Sequence[float]]
+    label: str
+
+
+def faintest(matrices: Sequence[Sequence[Sequence[float]]], most: float) -> float:
+    """The share of `most` below which a change is not drawn: whole percents, so that it can be said."""
+    shares = sorted((abs(change) / most for matrix in matrices for row in matrix for change in row), reverse=True)
+    return FAINTEST if len(shares) <= CELLS else max(FAINTEST, math.ceil(100 * shares[CELLS]) / 100)
+
+
+def change_maps(maps: Sequence[ChangeMap], most: float, least: float, title: Callable[[int, int, int], str]) -> Markup:
+    """Several maps of one scale, from -`most` to `most`; beside each other, and below each other on phones.
+
+    Args:
+        least: Share of `most` that is drawn.
+        title: Of a cell, by map, layer and expert.
+    """
+    return element("div", *(_change_map(n, one, most, least, title) for n, one in enumerate(maps)), class_="maps")
+
+
+def _change_map(
+    number: int, one: ChangeMap, most: float, least: float, title: Callable[[int, int, int], str]
+) -> Markup:
+    top, left, right = 42.0, 9.0, 100.0
+    depth, widest = len(one.matrix), max(map(len, one.matrix), default=0) or 1
+    height, every = _row_height(depth)
+    bottom, x = top + depth * height, Scale(0, widest, left, right)
+    lines = [label_at(one.name, share(left), 13, None, "strong"), label_at(one.beneath, share(left), 31, None)]
+    for layer, row in enumerate(one.matrix):
+        y = top + layer * height
+        back = share(x(len(row)) - left)
+        lines.append(element("rect", class_="gridback", x=share(left), y=y, width=back, height=height - 1))
+        if layer % every == 0:
+            lines.append(label_at(str(layer), share(left - 2), y + height / 2 + 4, "end"))
+        lines += [
+            element(
+                "rect", element("title", title(number, layer, expert)), class_=f"heat {'up' if change > 0 else 'down'}",
+                x=share(x(expert)), y=y, width=share((right - left) / widest), height=height - 1,
+                fill_opacity=abs(change) / most,
+            )
+            for expert, change in enumerate(row)
+            if abs(change) > least * most
+        ]  # fmt: skip
+    return drawing(bottom + 22, *lines, *_expert_numbers(x, widest, bottom, 6), label=one.label)
+
+
+def change_legend(most: float) -> list[tuple[Markup, str]]:
+    """Of `change_maps`."""
+    ends = text.plain(100 * most, 1)
+    return [*_diverging(f"{text.MINUS}{ends}", f"+{ends} points"), *_squares("selected less", "selected more")]
 
 
 # ---------------------------------------------------------------------- the calibration
