@@ -16,6 +16,7 @@ from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_la
 from pointsman.jobs.steer.prompts import choose_prompts, room_of
 from pointsman.jobs.steer.results import Chosen, CircuitFacts, Method, ScenarioFacts, SteerResults
 from pointsman.jobs.steer.testing import Arms
+from pointsman.jobs.steer.tracing_moves import trace_moves
 from pointsman.runs.answer_loss import AnswersUnder, measure_answers
 from pointsman.runs.bench import Bench
 from pointsman.runs.tasks import Arm, prepare_tasks
@@ -47,7 +48,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     room = room_of(bench)
     prompts = choose_prompts(bench, room, "test", plan.limit, plan.limit, seed)
     room.tell(bench.note)
-    predicted = forecast_evaluation(bench, prompts)
+    predicted = forecast_evaluation(bench, prompts, plan.moved_prompts)
     turns = sum(len(c.turns) for c in (*prompts.conversations, *prompts.benign_conversations))
     single = len(prompts.scenario) + len(prompts.restricted) + len(prompts.benign) + len(prompts.borderline)
     bench.foretell_judging(2 * (turns + single))
@@ -59,6 +60,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     after = ask_in_stage(
         bench, prompts, steering.intervention, "test/after", "Steered", stage="test", fallen=test.fallen
     )
+    moved = trace_moves(bench, prompts, before, steering.intervention, plan.moved_prompts, seed)
     latency = time_latency(bench, prompts.benign, steering.intervention, plan.latency_rounds)
     mask = [Arm("with the mask", "routing", steering.intervention)]
     solved = tasks.solve(bench, mask) if tasks else None
@@ -95,6 +97,7 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
             test=tested,
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
+            moved=moved,
             latency=latency,
             tasks=solved,
             answers=answers,

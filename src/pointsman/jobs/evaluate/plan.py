@@ -37,6 +37,8 @@ class Evaluate:
     Attributes:
         seed: Of splits, and of the choice of prompts; None for the one that the steering was learnt with.
         limit: Most prompts of each kind to test; None for all.
+        moved_prompts: Prompts of each kind that are read with and without the mask, to show which experts it moves for
+            which words; 0 for none.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
         utility: Tasks of lm-eval to solve as well, by name, to see what the routing costs; empty for none.
@@ -48,6 +50,7 @@ class Evaluate:
 
     seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] | None = None
     limit: Positive | None = 100
+    moved_prompts: Annotated[Count, Formerly(0)] = 50
     latency_rounds: Count = 5
     answer_loss: Annotated[bool, Formerly(False)] = False
     utility: Annotated[tuple[Annotated[str, Metavar("NAME[,NAME]")], ...], Formerly(())] = ()

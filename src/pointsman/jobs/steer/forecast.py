@@ -219,6 +219,7 @@ def predict(
     arms += len(rivals & {"steermoe", "steermoe_paired"}) + bool(plan.random_draws and "random" in rivals)
     before = answers_effort(shape, turned["test"], answer)
     stages["test"] = (arm if defends else test.effort(shape, longest)).times(arms) + (before if defends else Effort())
+    stages["moved"] = _moved(shape, test, plan.moved_prompts)
     stages["seeds"] = test.effort(shape, longest).times(repeated)
     if plan.upper_bound:
         conditional = plan.method == "conditional"
@@ -226,6 +227,13 @@ def predict(
         bound = _through(steps, shape, test, turned["test"], lesson)
         stages["upper_bound"] = bound + test.effort(shape, longest)
     return {stage: effort for stage, effort in stages.items() if effort.forwards}
+
+
+def _moved(shape: Shape, asked: Asked, most: int) -> Effort:
+    """Prompts of each kind, read without the mask and with it."""
+    scenario = asked.scenario or [turns[-1] for turns in asked.talks]
+    kinds = [_scored(shape, kind[:most]) for kind in (scenario, asked.restricted, asked.benign)]
+    return sum(kinds, Effort()).times(2)
 
 
 def _scored(shape: Shape, prompts: Sequence[int], answer: int = 0) -> Effort:
@@ -264,7 +272,7 @@ def forecast(bench: Bench[SteerQuestion], plan: Steer, prompts: Mapping[Split, S
     return _remembered(bench, prompts, partial(predict, plan, scenario, experts))
 
 
-def forecast_evaluation(bench: Bench[ScenarioQuestion], prompts: SteerPrompts) -> Forecast | None:
+def forecast_evaluation(bench: Bench[ScenarioQuestion], prompts: SteerPrompts, moved_prompts: int) -> Forecast | None:
     """The forecast of an evaluation, remembered by it; None for one that began without."""
 
     def stages(shape: Shape, asked: Mapping[Split, Asked], longest: int, assumed: Assumed) -> dict[str, Effort]:
@@ -272,7 +280,7 @@ def forecast_evaluation(bench: Bench[ScenarioQuestion], prompts: SteerPrompts) -
         turned = test.to_turn(shape, answer, assumed.fallen) if test.talks else []
         for length in (answer, longest):  # without the mask, and with it
             total += test.effort(shape, length) + answers_effort(shape, turned, length)
-        return {"test": total}
+        return {"test": total, "moved": _moved(shape, test, moved_prompts)}
 
     return _remembered(bench, {"test": prompts}, stages)
 

@@ -36,6 +36,7 @@ from pointsman.jobs.steer.results import (
 from pointsman.jobs.steer.surrogates import measure_gap, surrogate_facts
 from pointsman.jobs.steer.testing import ask_arms, upper_bound, with_other_seeds
 from pointsman.jobs.steer.traces import collect_traces
+from pointsman.jobs.steer.tracing_moves import trace_moves
 from pointsman.judges.making import written_judge
 from pointsman.methods.conditional import Conditional
 from pointsman.routing.intervention import Intervention
@@ -106,6 +107,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
     arms = ask_arms(bench, test, choice, plan.asked)
     seeds, repeated = with_other_seeds(learning, choosing, test, chosen, arms.after)
     bound = upper_bound(learning, lessons, test, refusals, chosen)
+    moved = trace_moves(bench, test.prompts, test.outcome, chosen.routing, plan.moved_prompts, plan.seed)
     latency = time_latency(bench, test.prompts.benign, chosen.routing, plan.latency_rounds)
 
     mask = [Arm("with the mask", "routing", chosen.routing)]
@@ -140,6 +142,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             broken_on_test=tested.after.broken,
             overfit=Overfit(choice.best.rates.gain, tested.after.gain),
             upper_bound=bound,
+            moved=moved,
             latency=latency,
             seeds=seeds or None,
             tasks=solved,

@@ -84,6 +84,8 @@ class Steer:
             steermoe counted on contexts), random masks; None for random (conditional), all but conditional (mascing).
         random_draws: Random masks: those of the circuit with its entries shuffled, or the conditional one with its
             experts shuffled in every layer. The control; 0 runs without.
+        moved_prompts: Test prompts of each kind that are read with and without the mask, to show which experts it moves
+            for which words; 0 for none.
         latency_rounds: Timed rounds with and without the mask; 0 for none.
         upper_bound: Also learn on the test prompts themselves: what could a constant mask reach?
         answer_loss: Measure how much less probable a routing makes the model's own answers to benign requests.
@@ -122,6 +124,7 @@ class Steer:
     searches: Annotated[Searches, Formerly("joint")] = "each"
     rivals: Annotated[tuple[Rival, ...] | None, Formerly(("steermoe", "random", "surrogate_only"))] = None
     random_draws: Count = 3
+    moved_prompts: Annotated[Count, Formerly(0)] = 50
     latency_rounds: Count = 5
     upper_bound: bool = False
     answer_loss: Annotated[bool, Formerly(False)] = False
