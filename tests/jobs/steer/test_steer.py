@@ -47,7 +47,15 @@ from works import ManyJudge, OneJudge, stop
 
 OBJECTIVES = ("defend", "allow")
 BRIEF = Steer(
-    limit=5, learn=20, validate=5, surrogate_seeds=1, through_steps=3, finalists=1, random_draws=1, latency_rounds=0
+    method="mascing",
+    limit=5,
+    learn=20,
+    validate=5,
+    surrogate_seeds=1,
+    through_steps=3,
+    finalists=1,
+    random_draws=1,
+    latency_rounds=0,
 )
 PLANS = {
     "defend": replace(BRIEF, surrogate_seeds=2, method_seeds=2, latency_rounds=1),
