@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from markupsafe import Markup
 
-from pointsman.jobs.steer.results import CircuitEntry, CircuitFacts, CircuitStability, SteerResults
+from pointsman.jobs.steer.results import CircuitEntry, CircuitFacts, CircuitStability, ConditionalLayer, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.wording import PHASES, mask_name, mask_settings
 from pointsman.report import text
@@ -32,7 +34,9 @@ def section(results: SteerResults) -> Section:
     """The heat map, its entries, the norms per layer, and the stability."""
     chosen = results.chosen
     mask = [("method", mask_name(chosen)), ("settings", mask_settings(chosen)), ("phase", PHASES[chosen.phase])]
-    blocks = _circuit(results.circuit, chosen.alpha)
+    conditional, constant = results.circuit.conditional, results.circuit.size > 0
+    blocks = _conditional(conditional, len(results.circuit.matrix), chosen.alpha) if conditional else []
+    blocks += _circuit(results.circuit, chosen.alpha) if constant or not conditional else []
     if results.artefact:
         said = Markup(
             'The mask itself is in <code class="untrusted">{}</code> of the run folder; try it with '
@@ -40,6 +44,8 @@ def section(results: SteerResults) -> Section:
         )
         blocks.append(Text(said.format(results.artefact)))
     aside = "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
+    if conditional and not constant:
+        aside = "Which experts the mask moves, and how far: by how much depends on what the router reads at the token."
     return Section("circuit", "The expert circuit", [aside, Definitions(mask, "aside-list")], blocks)
 
 
@@ -76,6 +82,40 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
             "Few strong cells: the behaviour hangs on few experts, and the mask is easy to inspect.",
             "other seeds find other cells: then many circuits do the same, and this one names no culprit.",
         ),
+    ]
+
+
+def _conditional(found: Sequence[ConditionalLayer], depth: int, alpha: float | None) -> list[Block]:
+    """How far every expert can be moved, as a map and layer by layer; `depth` is L."""
+    strength = 1.0 if alpha is None else alpha
+    by_layer = {one.layer: one for one in found}
+    rows = [[strength * norm for norm in by_layer[n].experts] if n in by_layer else [] for n in range(depth)]
+    norms = [strength * by_layer[n].norm if n in by_layer else 0.0 for n in range(depth)]
+    ranks = sorted({one.rank for one in found})
+    finding = (
+        f"The mask adds α B A x to the logits of {text.many(len(found), 'router')}, x what the router reads, of rank "
+        f"{ranks[0] if len(ranks) == 1 else f'{ranks[0]} to {ranks[-1]}'}: up to "
+        f"{text.percent(max(norms, default=0.0))} of the router’s own weight W."
+    )
+
+    def title(layer: int, expert: int, value: float) -> str:
+        return f"layer {layer}, expert {expert}: {text.percent(value)} of a row of W"
+
+    def row(one: ConditionalLayer) -> Row:
+        strongest = sorted(range(len(one.experts)), key=lambda expert: -one.experts[expert])[:3]
+        share = text.percent(strength * one.norm)
+        return Row([one.layer, one.rank, "yes" if one.threshold else "no", share, ", ".join(map(str, strongest))])
+
+    columns = [*Column.numbers("Layer", "Rank"), Column("Threshold"), *Column.numbers("|α B A| / |W|")]
+    table = Table([*columns, Column("Most moved experts")], [row(one) for one in found], "Layers.", "compact fit")
+    return [
+        Finding(finding),
+        Chart(
+            drawings.circuit(rows, norms, title, label=f"{finding} The table below lists the layers."),
+            "Rows are MoE layers from the first on, columns experts: the norm of its row of α B A, beside the mean row "
+            "of W. It can raise an expert at one token and lower it at another. At the right the norm of each layer.",
+        ),
+        table,
     ]
 
 
