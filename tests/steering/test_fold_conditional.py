@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from engines import small_engine
+from engines import behaviours, small_engine
 from pointsman.errors import ControlFailed, InterventionError
 from pointsman.routing.control import control, prove
 from pointsman.routing.low_rank import LowRank
 from pointsman.routing.routers import find_routers, fingerprint, router_matrix
+from pointsman.routing.trace import LayerTrace, RouteTrace
 from pointsman.steering import fold as folding
 from pointsman.steering.artefact import Steering
 from pointsman.steering.fold import cannot_fold, fold, save_folded
@@ -134,6 +135,27 @@ def test_a_weight_becomes_w_plus_alpha_b_a(fresh: Any) -> None:
         one = steering.maps.get(router.layer)
         added = np.zeros(now.shape) if one is None else 1.5 * one.product
         torch.testing.assert_close(now.detach().double(), then + torch.from_numpy(added), rtol=1e-6, atol=1e-6)
+
+
+def test_whatever_an_engine_does_it_does_to_the_folded_model_as_well() -> None:
+    """Scores, also of rows that share a prompt, traces and learning's scorer: the steered engine and the folded one."""
+    engine, other = small_engine("olmoe"), small_engine("olmoe")
+    steering = steering_for(engine.model)
+    fold(other.model, steering)
+    asked = behaviours(3)
+    given = [engine.encode(b.turns) for b in asked] * 2
+    targets = [engine.encode_target(b.target) for b in asked] + [engine.encode_target("no")] * 3
+    free = [s.total for s in engine.score(given, targets)]
+    steered = [s.total for s in engine.score(given, targets, routing=steering)]
+    np.testing.assert_allclose(steered, [s.total for s in other.score(given, targets)], rtol=0, atol=1e-8)
+    mixed = engine.score(given, targets, routing=[steering, None] * 3)
+    expected = [steered[n] if n % 2 == 0 else free[n] for n in range(6)]
+    np.testing.assert_allclose([s.total for s in mixed], expected, rtol=0, atol=1e-8)
+    assert np.abs(np.subtract(steered, free)).min() > 1e-3
+    with engine.scorer(given, targets, routing=steering) as one, other.scorer(given, targets) as two:
+        np.testing.assert_allclose(one.totals, two.totals, rtol=0, atol=1e-8)
+    for a, b in zip(engine.trace(given, routing=steering).layers, other.trace(given).layers, strict=True):
+        assert np.array_equal(np.sort(a.experts), np.sort(b.experts))
 
 
 def test_both_parts_are_folded_where_the_router_has_a_bias(tmp_path: Path) -> None:
@@ -261,3 +283,90 @@ def test_a_failure_in_the_middle_puts_the_weights_back(fresh: Any) -> None:
         fold(model, steering_for(model, matrix=entries(model)))
     assert unchanged(model, before)
     assert prove(model).fingerprint == print_
+
+
+# ---------------------------------------------------------------------- where rounding decides
+
+
+def trace_of(rows: int = 4, tokens: int = 6, layers: int = 3, seed: int = 0) -> RouteTrace:
+    """Two of four experts, by their logits."""
+    rng = np.random.default_rng(seed)
+    row, position = np.repeat(np.arange(rows), tokens), np.tile(np.arange(tokens), rows)
+    found = []
+    for _ in range(layers):
+        logits = rng.normal(0, 1, (rows * tokens, 4)).astype(np.float32)
+        experts = np.argsort(-logits, axis=1)[:, :2].astype(np.int32)
+        found.append(LayerTrace(row.astype(np.int32), position.astype(np.int32), position > 2, logits, experts))
+    return RouteTrace(tuple(found))
+
+
+def changed(trace: RouteTrace, layer: int, token: int, logits: float = 0.0, swap: bool = False) -> RouteTrace:
+    """With other logits, or other experts, of one router at one token."""
+    layers = list(trace.layers)
+    numbers, experts = layers[layer].logits.copy(), layers[layer].experts.copy()
+    numbers[token] += logits
+    if swap:
+        experts[token] = np.setdiff1d(np.arange(4), experts[token])
+    layers[layer] = replace(layers[layer], logits=numbers, experts=experts)
+    return RouteTrace(tuple(layers))
+
+
+def test_runs_are_one_until_rounding_chooses_another_expert() -> None:
+    then = trace_of()
+    until, largest = folding._chosen_alike(then, changed(then, 0, 3, logits=1e-6), 4)
+    assert np.isinf(until).all()
+    assert 0 < largest < 1e-5
+    swapped = changed(then, 1, 6 + 4, swap=True)  # row 1, its token 4
+    for after in (
+        swapped,
+        changed(changed(swapped, 2, 6 + 4, logits=1.0), 0, 6 + 5, logits=1.0),  # what follows is another's
+        changed(swapped, 0, 6 + 5, swap=True),
+    ):
+        until, largest = folding._chosen_alike(then, after, 4)
+        assert until.tolist() == [np.inf, 4, np.inf, np.inf]
+        assert largest == 0
+    for wrong in (
+        changed(then, 1, 6 + 4, logits=1e-2),
+        changed(swapped, 1, 6 + 4, logits=1e-2),  # it chose by other logits
+        changed(swapped, 0, 6 + 4, logits=1e-2),  # a router below was another already
+        changed(swapped, 2, 6 + 3, logits=1e-2),
+        changed(swapped, 2, 5, logits=1e-2),  # another row
+        changed(then, 1, 6 + 4, logits=float("nan")),
+    ):
+        with pytest.raises(ControlFailed, match="logits of router"):
+            folding._chosen_alike(then, wrong, 4)
+    everywhere = then
+    for row in range(3):
+        everywhere = changed(everywhere, 0, 6 * row, swap=True)
+    with pytest.raises(ControlFailed, match="only 6 of 24 tokens can be compared"):
+        folding._chosen_alike(then, everywhere, 4)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_follows_a_choice_of_rounding_is_not_compared_and_said_so(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """The last row of the folded model goes another way after its prompt; it may end sooner, too."""
+    model, original, calls = fresh("olmoe"), folding._ask, []
+
+    def ask(*args: Any) -> Any:
+        found = original(*args)
+        calls.append(found)
+        if len(calls) == 1:  # the steered one
+            return found
+        layer = found.generation[0]
+        token = int(np.flatnonzero((layer.row == 3) & layer.decode)[2])
+        experts = layer.experts.copy()
+        experts[token] = np.setdiff1d(np.arange(8), experts[token])[:2]
+        answers, steps = found.answers.clone(), found.steps.clone()
+        answers[3, 4:] += 1
+        steps[4:, 3] += 5.0
+        layers = (replace(layer, experts=experts), *found.generation.layers[1:])
+        new = 10 if ends else None
+        return replace(found, generation=RouteTrace(layers), answers=answers[:, :new], steps=steps[:new])
+
+    monkeypatch.setattr(folding, "_ask", ask)
+    report = fold(model, steering_for(model))
+    kept = 3 * (10 if ends else 16) + 3  # the first answer token is made of the prompt's last
+    assert (report.tokens, report.not_compared) == (kept, 64 - kept)
+    assert report.logit_difference < 1e-3
