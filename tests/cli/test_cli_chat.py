@@ -18,6 +18,7 @@ import pointsman
 from pointsman.cli.chat import harmless
 from pointsman.engine.hf import HFEngine
 from pointsman.errors import BadLogits
+from pointsman.routing.low_rank import LowRank
 from pointsman.steering.artefact import Steering
 from pointsman.testbed.language import requests, usual_refusal
 from pointsman.testbed.plugin import TestbedJudge
@@ -109,6 +110,30 @@ def test_the_mask_is_switched_in_the_middle_of_a_conversation(talk: Talk, mask: 
     ]  # fmt: skip
     assert first != answer(testbed, said[:1])
     assert "Mask of nonsense: 384 experts pushed at all tokens." in done.out
+
+
+def test_a_conditional_mask_is_talked_to_like_any_other(
+    talk: Talk, mask: Path, testbed: HFEngine, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    maps = {
+        r.layer: LowRank(rng.normal(0, 1, (2, r.width or 0)), rng.normal(0, 3, (r.experts, 2)))
+        for r in testbed.routers[:2]
+    }
+    both = replace(Steering.from_pretrained(mask), maps=maps)
+    alone = replace(both, matrix=tuple(np.zeros(r.experts) for r in testbed.routers))
+    for steering, does in (
+        (both, "384 experts pushed and 2 routers moved by what they read"),
+        (alone, "2 routers moved by what they read"),
+    ):
+        folder = steering.save_pretrained(tmp_path / does[:3])
+        done = talk("testbed", "--steering", folder, "--max-new-tokens", "24", lines=["hello", "/alpha 0.5", "hello"])
+        assert f"Mask of nonsense: {does} at all tokens." in done.out
+        first = answer(testbed, ["hello"], routing=steering)
+        second = answer(testbed, ["hello"] * 2, [first], routing=steering.at(0.5))
+        assert first in done.out.splitlines()
+        assert second in done.out.splitlines()
+        assert first != answer(testbed, ["hello"])
 
 
 def test_commands_that_make_no_sense_are_said_and_forgiven(talk: Talk, mask: Path) -> None:

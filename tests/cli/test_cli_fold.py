@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import pointsman
 from engines import small_engine
+from pointsman.routing.low_rank import LowRank
 from pointsman.steering.artefact import Steering
 
 
@@ -101,3 +102,38 @@ def test_a_folded_checkpoint_can_be_talked_to_but_not_steered_again(
     assert cli("chat", "out", "--max-new-tokens", "3").code == 0
     assert "This steering is for tiny" in cli("chat", "out", "--steering", "mask").refusal()
     assert "folded into the checkpoint" in cli("chat", "out", "--steering", "out").refusal()
+
+
+def conditional(model: Path | str, folder: Path, **changes: Any) -> Steering:
+    """A small random one of rank 2, without a constant part."""
+    routers, rng = pointsman.load(str(model)).routers, np.random.default_rng(1)
+    maps = {r.layer: LowRank(rng.normal(0, 1, (2, r.width or 0)), rng.normal(0, 0.3, (r.experts, 2))) for r in routers}
+    zero = tuple(np.zeros(r.experts) for r in routers)
+    return save_steering(Path(model), folder, **{"matrix": zero, "maps": maps, **changes})
+
+
+def test_a_conditional_steering_goes_into_the_weights_of_the_testbed(cli: Cli, here: Path) -> None:
+    steering = conditional("testbed", here / "mask")
+    done = cli("fold", "testbed", "--dtype", "float32", "--steering", "mask", "--out", "out", "--json")
+    assert done.code == 0, done.err
+    layers = len(steering.matrix)
+    assert done.json["layers"] == list(range(layers))
+    assert (done.json["tensor"], done.json["weight"], done.json["rank"]) == (None, "weight", 2)
+    engine, folded = pointsman.load("testbed", dtype="float32"), pointsman.load("out", dtype="float32")
+    prompts = [engine.encode([text]) for text in ("how do you do", "?")]
+    steered = engine.generate(prompts, routing=steering, max_new_tokens=12)
+    assert [c.ids for c in folded.generate(prompts, max_new_tokens=12)] == [c.ids for c in steered]
+    assert [c.ids for c in engine.generate(prompts, max_new_tokens=12)] != [c.ids for c in steered]
+    assert done.json["fingerprint"] == folded.info.fingerprint
+
+
+def test_what_was_folded_is_said_and_what_cannot_be_is_not_written(cli: Cli, here: Path, model: Path) -> None:
+    steering = conditional(model, here / "mask")
+    done = cli("fold", model, "--steering", "mask", "--out", "out")
+    assert done.err.splitlines()[0] == "Folded maps of rank 2 at alpha 1 into `weight` of 3 routers."
+    bent = {n: LowRank(one.down, one.up, [0.0] * one.rank) for n, one in steering.maps.items()}
+    conditional(model, here / "bent", maps=bent)
+    conditional(model, here / "constant-too", matrix=tuple(np.ones(len(row)) for row in steering.matrix))
+    for name, why in (("bent", "has a threshold"), ("constant-too", "has no bias on its logits")):
+        assert why in cli("fold", model, "--steering", name, "--out", "other").refusal()
+        assert not list(here.glob("other*"))

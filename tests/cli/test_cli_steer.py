@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest_cli import Cli, forget_checksums, save_moe
@@ -174,6 +175,38 @@ def test_evaluating_the_run_s_mask_gives_the_same_rates(cli: Cli, done: Done, he
     assert "ev holds another run (evaluate with other settings)" in line
 
 
+def test_a_conditional_mask_is_evaluated(cli: Cli, done: Done, here: Path) -> None:
+    """With its norms beside the routers' weights, and as another run than the constant one."""
+    import pointsman
+    from pointsman.routing.low_rank import LowRank
+
+    engine, rng = pointsman.load("testbed"), np.random.default_rng(0)
+    maps = {
+        r.layer: LowRank(rng.normal(0, 1, (2, r.width or 0)), rng.normal(0, 2, (r.experts, 2)))
+        for r in engine.routers[1:]
+    }
+    constant = Steering.from_pretrained(done.folder / "artefacts/steering")
+    zero = tuple(np.zeros(len(row)) for row in constant.matrix)
+    replace(constant, matrix=zero, maps=maps, about={}).save_pretrained(here / "steering")
+    ask = ("--scenario", done.scenario, "--limit", "3", "--out", "ev", "--latency-rounds", "0", "--json")
+    found = cli("evaluate", "testbed", "--steering", "steering", *ask)
+    assert found.code == 0, found.err
+    circuit = found.json["circuit"]
+    assert (circuit["size"], [one["layer"] for one in circuit["conditional"]]) == (0, list(maps))
+    row = np.linalg.norm(maps[1].product, axis=1) / engine.router_norms()[1]
+    np.testing.assert_allclose(circuit["conditional"][0]["experts"], row, rtol=1e-4)
+    completions = (here / "ev/artefacts/completions.jsonl").read_text().splitlines()
+    said = {(row["stage"], row["id"]): row["response"] for row in map(json.loads, completions)}
+    before, after = ({n: text for (stage, n), text in said.items() if stage.startswith(f"test/{arm}")}
+                     for arm in ("before", "after"))  # fmt: skip
+    assert before.keys() == after.keys()
+    assert before != after
+    assert "to the logits of" in (here / "ev/report.html").read_text()
+    other = replace(constant, matrix=zero, maps={1: maps[1]}, about={})
+    other.save_pretrained(here / "steering")
+    assert cli("evaluate", "testbed", "--steering", "steering", *ask).code == 2
+
+
 @pytest.mark.parametrize(("learnt", "option", "used", "noted"), [
     (3, (), 3, False), (3, ("--seed", "3"), 3, False), (3, ("--seed", "0"), 0, True), ("x", (), 0, False),
     (-1, (), 0, False), (True, (), 0, False), (None, (), 0, False),
@@ -204,6 +237,23 @@ def test_a_mask_is_evaluated_on_the_splits_that_it_was_learnt_on(
     assert found.code == 130
     assert read == [used]
     assert ("was learnt on the splits of seed 3" in found.err) == noted
+
+
+def test_a_sum_says_if_a_part_of_it_was_learnt_on_other_splits(
+    cli: Cli, done: Done, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pointsman.data.scenario import Scenario
+
+    def stop(self: Scenario, seed: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scenario, "read", stop)
+    known = Steering.from_pretrained(done.folder / "artefacts/steering")
+    three, four = (replace(known, about={"split_seed": seed}) for seed in (3, 4))
+    for steering, other in ((three + four, (3, 4)), (three + three, ()), (three + three + four, (3, 4))):
+        steering.save_pretrained(here / "steering")
+        err = cli("evaluate", "testbed", "--steering", "steering", "--scenario", done.scenario, "--out", "ev").err
+        assert tuple(map(int, re.findall(r"a part of it was learnt on the splits of seed (\d+)", err))) == other
 
 
 def test_prompts_that_a_mask_was_learnt_on_are_noticed(done: Done, here: Path) -> None:

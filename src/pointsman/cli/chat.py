@@ -244,9 +244,14 @@ class Chat:
             entries = len(self.steering.circuit)
             scenario = self.steering.about.get("scenario")
             of = f" of {scenario}" if isinstance(scenario, str) else ""
-            experts = f"{entries} {'expert' if entries == 1 else 'experts'}"
+            experts = f"{entries} {'expert' if entries == 1 else 'experts'} pushed"
             where = {"prefill": "the prompt's tokens", "decode": "the answer's tokens", "both": "all tokens"}
-            lines.append(one_line(f"Mask{of}: {experts} pushed at {where[self.steering.phase]}."))
+            routers = len(self.steering.maps)
+            moved = (
+                f"{routers} {'router moved by what it reads' if routers == 1 else 'routers moved by what they read'}"
+            )
+            does = [experts] * bool(entries or not routers) + [moved] * bool(routers)
+            lines.append(one_line(f"Mask{of}: {' and '.join(does)} at {where[self.steering.phase]}."))
         if self.judge is not None:
             lines.append(one_line(f"Judge: {self.judge.name}, version {self.judge.version}."))
         return lines

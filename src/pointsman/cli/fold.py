@@ -79,10 +79,15 @@ def _sentences(steering: Steering, report: FoldReport) -> list[str]:
     what = [f"{report.entries} entries"] if report.tensor else []
     what += [f"maps of rank {report.rank}"] if report.weight else []
     where = " and ".join(f"`{name}`" for name in (report.tensor, report.weight) if name)
+    tied = (
+        f" ({report.not_compared} more follow a choice between experts that are equal up to rounding, and say nothing)"
+        if report.not_compared
+        else ""
+    )
     return [
         f"Folded {' and '.join(what)} at alpha {steering.alpha:g} into {where} of {layers} "
         f"{'router' if layers == 1 else 'routers'}.",
-        f"On {report.prompts} prompts the folded and the steered model generate the same {report.tokens} tokens; their "
-        f"logits differ by at most {report.logit_difference:.2g}.",
+        f"On {report.prompts} prompts the folded and the steered model generate the same {report.tokens} tokens{tied}; "
+        f"their logits differ by at most {report.logit_difference:.2g}.",
         f"Fingerprint of the folded model: {report.fingerprint}",
     ]

@@ -148,9 +148,10 @@ class Steering:
                 "Add only steerings made for one model",
             )
         for name in ("phase", "per_token"):
-            if getattr(self, name) != getattr(other, name):
+            mine, its = getattr(self, name), getattr(other, name)
+            if mine != its:
                 raise InterventionError(
-                    f"These steerings have different settings ({name} {getattr(self, name)} and {getattr(other, name)})",
+                    f"These steerings have different settings ({name} {mine} and {its})",
                     "Add only steerings of the same tokens and units, or use both: a.intervention + b.intervention",
                 )
         if [len(values) for values in self.matrix] != [len(values) for values in other.matrix]:
@@ -170,7 +171,7 @@ class Steering:
             per_token=self.per_token, weights=self.weights or other.weights,
             about={
                 **({"split_seed": split} if split is not None and split == other.about.get("split_seed") else {}),
-                "sum": [{"alpha": one.alpha, **_without_measured(one.about)} for one in each],
+                "sum": [{**_without_measured(one.about), "alpha": one.alpha} for one in each],
             },
             maps=stacked(*({layer: m.scaled(one.alpha) for layer, m in one.maps.items()} for one in each)),
         )  # fmt: skip

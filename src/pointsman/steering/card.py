@@ -25,9 +25,9 @@ _CONSTANT = (
 )
 _CONDITIONAL = (
     "At the routers of the model something is added to the logits from which experts are chosen, and how much depends",
-    "on the token: alpha times B A x, with x what the router reads there, and A and B of a low rank. So tokens that the",
-    "model tells apart can be routed in other ways, and others stay as they are. If there is a circuit below, its entries",
-    "times sigma times alpha are added at every token as well. No weight is changed. It fits one model, known by its",
+    "on the token: alpha times B A x, with x what the router reads there, and A and B of a low rank. So tokens that",
+    "the model tells apart can be routed in other ways, and others stay as they are. If there is a circuit below, its",
+    "entries times sigma times alpha are added as well. No weight is changed. It fits one model, known by its",
     "fingerprint, and is refused by any other.",
 )
 

@@ -10,13 +10,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.job import from_steer_1
 from pointsman.jobs.steer.page import page, summary
-from pointsman.jobs.steer.results import Contrasted, MaskFacts, Method, SteerResults, TurnCount
+from pointsman.jobs.steer.results import CircuitFacts, Contrasted, MaskFacts, Method, SteerResults, TurnCount
 from pointsman.jobs.steer.sections.drawings import LossAxis
 from pointsman.jobs.steer.sections.frontier import worst_loss
 from pointsman.jobs.steer.wording import mask_name
@@ -25,6 +26,7 @@ from pointsman.report.answers import Kept
 from pointsman.report.html import render
 from pointsman.report.sections.answers import with_answers
 from pointsman.report.terminal import table
+from pointsman.routing.low_rank import LowRank
 from pointsman.runs.results import SCHEMA, Claim, Limit, read
 from pointsman.stats.rates import Rate
 from reader import ATTACK, Reader
@@ -349,6 +351,30 @@ def test_worst_loss_is_that_of_the_measure_that_suffers_most(defend: SteerResult
     )
     assert worst_loss(candidate, base) == ("held", 0.25)
     assert worst_loss(candidate, None) is None
+
+
+def test_a_conditional_mask_shows_how_far_it_moves_every_expert(defend: SteerResults) -> None:
+    """At the strength that was chosen, beside the router's own weight; and no empty circuit below it."""
+    rng = np.random.default_rng(0)
+    one = LowRank(np.eye(2, 6), rng.normal(0, 1, (4, 2)))
+    bent = LowRank(np.eye(1, 6), [[0.0], [0.0], [3.0], [0.0]], [0.5])
+    zero, sigma = [np.zeros(4)] * 3, (1.0,) * 3
+    circuit = CircuitFacts.of(zero, sigma, maps={2: bent, 0: one}, norms=(2.0, 1.0, 4.0))
+    assert circuit.conditional is not None
+    first, last = circuit.conditional
+    assert (first.layer, first.rank, first.threshold, last.threshold) == (0, 2, False, True)
+    assert last.experts == (0.0, 0.0, 0.75, 0.0)
+    np.testing.assert_allclose(first.norm, np.linalg.norm(one.product) / (2.0 * 4**0.5))
+    results = replace(defend, circuit=circuit, chosen=replace(defend.chosen, alpha=0.5))
+    html = render(page(results))
+    Reader(html)
+    assert "to the logits of 2 routers" in html
+    assert "The circuit is empty" not in html
+    assert html.count('class="heat up"') == 4 + 1  # the rows of B A that are not zero
+    assert "conditional in 2 layers" in " ".join(written(results).split())
+    both = replace(defend, circuit=replace(defend.circuit, conditional=circuit.conditional))
+    assert "to the logits of 2 routers" in render(page(both))
+    assert "raised" in render(page(both))
 
 
 def test_layers_of_different_width(defend: SteerResults) -> None:

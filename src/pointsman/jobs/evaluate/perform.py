@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pointsman.engine.abilities import learns
 from pointsman.engine.types import refuse_unable
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
@@ -71,7 +72,9 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     keep_outcome(bench, "test/after", prompts, after)
 
     arms, matrix = Arms(before, after), [row.astype(np.float64) for row in steering.matrix]
-    tested, circuit = arms.tested(scenario.limits), CircuitFacts.of(matrix, steering.sigma)
+    norms = engine.router_norms() if steering.maps and learns(engine) else ()
+    circuit = CircuitFacts.of(matrix, steering.sigma, maps=steering.maps, norms=norms)
+    tested = arms.tested(scenario.limits)
     refinement, lambda_ = steering.about.get("refinement"), steering.about.get("lambda")  # whatever a file may hold
     method: Method = "through_model" if refinement == "through_model" else "mascing" if refinement else "given"
     chosen = Chosen(
@@ -80,10 +83,12 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
         norm1=steering.alpha * norm1(matrix), admissible=None, why="given with --steering",
     )  # fmt: skip
-    note = "A given steering is evaluated: nothing was learnt or chosen here."
+    told = ["A given steering is evaluated: nothing was learnt or chosen here."]
+    if steering.maps and not norms:
+        told.append("The engine does not tell the routers' weights: B A is shown in logits, not as a share of W.")
     results = conclude(
         SteerResults(
-            **bench.shared_fields((*room.notes(), note), predicted),
+            **bench.shared_fields((*room.notes(), *told), predicted),
             job="evaluate",
             seed=seed,
             small_n=tested.after.gain.n < 100,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ def ask(model: str, inputs: EvaluateInputs, plan: Evaluate, note: Note) -> tuple
             remedy,
         )
     its_seed, seed = replace(plan, seed=None).seed_for(steering), plan.seed_for(steering)
+    for other in _seeds_of_sum(steering.about) - {seed}:
+        note(
+            f"this steering is a sum, and a part of it was learnt on the splits of seed {other}: where prompts have no "
+            f"splits of their own, it may have been learnt on what is tested now, with seed {seed}"
+        )
     if seed != its_seed:
         note(
             f"this steering was learnt on the splits of seed {its_seed}: where prompts have no splits of their own, it "
@@ -153,6 +159,14 @@ def steering_named(run: Run) -> str:
             f"Put it back, or resume in the folder where {named} leads to it",
         )
     return str(named)
+
+
+def _seeds_of_sum(about: Mapping[str, Any]) -> set[int]:
+    """Seeds of the splits that the parts of a sum were learnt on; none if it is no sum. The file may hold anything."""
+    added = about.get("sum")
+    parts = [part for part in added if isinstance(part, Mapping)] if isinstance(added, tuple) else []
+    seeds = {part["split_seed"] for part in parts if type(part.get("split_seed")) is int}
+    return seeds.union(*map(_seeds_of_sum, parts))
 
 
 def _hash(steering: Steering) -> str:

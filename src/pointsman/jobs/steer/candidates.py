@@ -90,6 +90,11 @@ class Candidate(MaskFacts):
         return MaskFacts(**{f.name: getattr(self, f.name) for f in fields(MaskFacts)})
 
 
+def matrix_of(candidate: Candidate, engine: Engine) -> tuple[np.ndarray, ...]:
+    """S of a constant mask; zeros of another. Shapes: [E_l]."""
+    return candidate.matrix or tuple(np.zeros(router.experts) for router in engine.routers)
+
+
 def digest_of(routing: Intervention) -> str:
     """A digest of the rules. Twelve hexadecimal digits."""
     return hashlib.sha256(json.dumps(routing.to_json()["rules"]).encode()).hexdigest()[:12]

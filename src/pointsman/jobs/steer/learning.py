@@ -12,11 +12,11 @@ import numpy as np
 from pointsman.data.objective import Objective
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.learning import Lesson
-from pointsman.jobs.steer.candidates import Candidate, Screen
+from pointsman.jobs.steer.candidates import Screen
 from pointsman.jobs.steer.contexts import Context, answers_under
 from pointsman.jobs.steer.lessons import Fork, Lessons
 from pointsman.jobs.steer.limits import point
-from pointsman.jobs.steer.maps import TrainedMaps, expert_norms
+from pointsman.jobs.steer.maps import TrainedMaps
 from pointsman.jobs.steer.matrices import TrainedMatrix, mask_of, norm1
 from pointsman.jobs.steer.plan import Start, Steer
 from pointsman.jobs.steer.played import PlayedSplit, Refusals
@@ -178,17 +178,6 @@ class Learning:
                     engine, [fork.wanted for fork in self.material.forks], self.material.held, key=units, steps=steps
                 )
             ]  # fmt: skip
-
-    def by_expert(self, mask: Candidate) -> tuple[np.ndarray, ...]:
-        """What a mask does to every expert: S, or how much of the expert's own weight a conditional one changes.
-
-        Shapes: [E_l].
-        """
-        if mask.maps is None:
-            assert mask.matrix is not None
-            return mask.matrix
-        engine = that_learns(self.bench.engine)
-        return expert_norms(mask.maps, [router.experts for router in engine.routers], engine.router_norms())
 
     # -- the surrogate -------------------------------------------------------------------------------------------
 

@@ -55,22 +55,6 @@ def conditional_of(maps: Maps, alpha: float, phase: Phase) -> Intervention:
     return Intervention.conditional(maps, alpha=alpha, phase=phase)
 
 
-def expert_norms(maps: Maps, experts: Sequence[int], norms: Sequence[float]) -> tuple[np.ndarray, ...]:
-    """How much of every expert's own weight a conditional mask changes: norms of the rows of B A, over that of W.
-
-    Args:
-        experts: Of every MoE layer. Shape: [L].
-        norms: Mean norm of a row of W. Shape: [L].
-
-    Returns:
-        0 in layers that are not steered. Shapes: [E_l].
-    """
-    return tuple(
-        np.linalg.norm(maps[layer].product, axis=1) / norm if layer in maps else np.zeros(count)
-        for layer, (count, norm) in enumerate(zip(experts, norms, strict=True))
-    )
-
-
 def size_of(maps: Maps, norms: Sequence[float]) -> float:
     """Sum over layers of |B A| / |W| (Frobenius), with sqrt(E) times the mean norm of a row for |W|."""
     return sum(

@@ -179,7 +179,10 @@ def _after(rate: Rate | None) -> tuple[str, str]:
 
 
 def _remarks(results: SteerResults) -> list[str]:
-    said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
+    conditional = results.circuit.conditional or ()
+    moves = [f"{results.circuit.size} experts"] if results.circuit.size or not conditional else []
+    moves += [f"conditional in {text.many(len(conditional), 'layer')}"] if conditional else []
+    said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {', '.join(moves)}."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
     said += [WITHOUT_MARGIN] if results.chosen.admissible and results.chosen.unsure else []
     said += [MARGIN_NOT_SHOWN] if results.chosen.admissible and results.margin and not results.margin.shown else []

@@ -118,6 +118,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             bench, test.prompts.benign, arms.before.benign, mask, seed=plan.seed, system=scenario.system
         )
     tested = arms.tested(scenario.limits)
+    norms = that_learns(bench.engine).router_norms() if chosen.maps else ()
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
     results = conclude(
         SteerResults(
@@ -136,7 +137,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             baseline_validation=validation.outcome.rates,
             candidates=choice.candidates,
             chosen=choice.chosen,
-            circuit=CircuitFacts.of(learning.by_expert(chosen), material.sigma, stability),
+            circuit=CircuitFacts.of(matrix_of(chosen, bench.engine), material.sigma, stability, maps=chosen.maps, norms=norms),
             test=tested,
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
@@ -217,9 +218,9 @@ def _save(
             if before[measure] is not None
         ],
     } | ({"warning": results.in_vain} if results.in_vain else {})  # fmt: skip
-    experts = [router.experts for router in bench.engine.routers]
+    matrix = matrix_of(candidate, bench.engine)
     steering = Steering(
-        matrix=candidate.matrix or tuple(np.zeros(count) for count in experts), sigma=sigma or (1.0,) * len(experts),
+        matrix=matrix, sigma=sigma or (1.0,) * len(matrix),
         alpha=candidate.alpha, phase=candidate.phase, maps=candidate.maps or {}, fingerprint=info.fingerprint,
         base_model=info.name, revision=info.revision, about=about, weights=bench.engine.weights,
     )  # fmt: skip

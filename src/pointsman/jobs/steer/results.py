@@ -18,6 +18,7 @@ from pointsman.jobs.steer.moved import Moved
 from pointsman.methods.mascing import circuit, jaccard
 from pointsman.methods.surrogate import LengthOnly, Matched
 from pointsman.routing.intervention import Phase
+from pointsman.routing.low_rank import LowRank
 from pointsman.runs.answer_loss import AnswersUnder
 from pointsman.runs.results import Results
 from pointsman.runs.tasks import TaskResults
@@ -236,9 +237,42 @@ class CircuitStability:
         return CircuitStability(tuple(seeds), table, float(np.mean(pairs)))
 
 
+@dataclass(frozen=True)
+class ConditionalLayer:
+    """What is added to one router's logits as a function of its input, at alpha 1.
+
+    Attributes:
+        norm: Of B A, as a share of that of W, the router's own weight; root mean square of `experts`.
+        experts: Norms of the rows of B A, as shares of the mean norm of a row of W; in logits where an engine does not
+            tell W. Shape: [E].
+        threshold: Whether nothing is added below a threshold.
+    """
+
+    layer: int
+    rank: int
+    threshold: bool
+    norm: float
+    experts: tuple[float, ...]
+
+    @staticmethod
+    def of(layer: int, one: LowRank, norm: float) -> ConditionalLayer:
+        """Facts about A and B of one layer.
+
+        Args:
+            norm: Mean norm of a row of the router's weight.
+        """
+        rows = np.linalg.norm(one.product, axis=1) / norm  # shape: [E]
+        mean_square = float(np.sqrt((rows**2).mean()))
+        return ConditionalLayer(layer, one.rank, one.threshold is not None, mean_square, tuple(rows.tolist()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CircuitFacts:
-    """The entries of the chosen matrix, in units of `sigma`; `layers` are norms."""
+    """The entries of the chosen matrix, in units of `sigma`; `layers` are norms.
+
+    Attributes:
+        conditional: The layers that have a conditional part; None if the steering has none.
+    """
 
     entries: tuple[CircuitEntry, ...]
     size: int
@@ -247,10 +281,28 @@ class CircuitFacts:
     matrix: tuple[tuple[float, ...], ...]
     sigma: tuple[float, ...]
     stability: CircuitStability | None
+    conditional: tuple[ConditionalLayer, ...] | None = None
 
     @staticmethod
-    def of(matrix: Matrix, sigma: Sequence[float], stability: CircuitStability | None = None) -> CircuitFacts:
-        """Facts about S. Shapes: [E_l]."""
+    def of(
+        matrix: Matrix,
+        sigma: Sequence[float],
+        stability: CircuitStability | None = None,
+        *,
+        maps: Mapping[int, LowRank] | None = None,
+        norms: Sequence[float] = (),
+    ) -> CircuitFacts:
+        """Facts about S, and about A and B.
+
+        Args:
+            matrix: S. Shapes: [E_l].
+            sigma: Shape: [L].
+            maps: The conditional part, by MoE layer, at alpha 1.
+            norms: Mean norms of the rows of the routers' weights; without them 1. Shape: [L].
+        """
+        conditional = [
+            ConditionalLayer.of(n, one, norms[n] if norms else 1.0) for n, one in sorted((maps or {}).items())
+        ]
         entries = tuple(CircuitEntry(*entry) for entry in circuit(matrix))
         return CircuitFacts(
             entries=entries,
@@ -260,6 +312,7 @@ class CircuitFacts:
             matrix=tuple(tuple(row.tolist()) for row in matrix),
             sigma=tuple(sigma),
             stability=stability,
+            conditional=tuple(conditional) or None,
         )
 
 

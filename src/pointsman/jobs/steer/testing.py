@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pointsman.data.scenario import Limits
-from pointsman.jobs.steer.candidates import Candidate, choose, digest_of
+from pointsman.jobs.steer.candidates import Candidate, choose, digest_of, matrix_of
 from pointsman.jobs.steer.choosing import Choice, Choosing
 from pointsman.jobs.steer.learning import Learning, gather_material
 from pointsman.jobs.steer.lessons import Lessons
@@ -83,23 +83,21 @@ def with_other_seeds(
     """The chosen way of learning with other seeds, each with its own strength from validation, on test.
 
     Returns:
-        What each seed came to, the run's own first, and its circuit; nothing if only one seed is asked for.
+        What each seed came to, the run's own first, and the matrices of constant masks; nothing if only one seed is asked for.
     """
     plan, bench = learning.plan, learning.bench
     if plan.method_seeds < 2:
         return (), ()
-    circuits = [learning.by_expert(chosen)]
-    rows = [_row(plan.seed, chosen, circuits[0], after)]
+    rows, circuits = [_row(plan.seed, chosen, after)], [chosen.matrix]
     for seed in range(plan.seed + 1, plan.seed + plan.method_seeds):
-        trained = _learn_again(learning, seed, chosen)
-        tried = choosing.with_mask(trained, chosen)
+        tried = choosing.with_mask(_learn_again(learning, seed, chosen), chosen)
         candidate = choose(tried)[0].candidate if tried else None  # None: all entries were cut
         routing = candidate.routing if candidate else Intervention()
         key = f"test/seed-{seed}/{digest_of(routing)}"
         outcome = ask_in_stage(bench, test.prompts, routing, key, f"Test: seed {seed}", stage="seeds")
-        circuits.append(learning.by_expert(candidate) if candidate else _nothing(learning))
-        rows.append(_row(seed, candidate, circuits[-1], outcome))
-    return tuple(rows), tuple(circuits)
+        rows.append(_row(seed, candidate, outcome))
+        circuits.append(matrix_of(candidate, bench.engine) if candidate else _nothing(learning))
+    return tuple(rows), tuple(matrix for matrix in circuits if matrix is not None and chosen.maps is None)
 
 
 def _learn_again(learning: Learning, seed: int, chosen: Candidate) -> TrainedMatrix | TrainedMaps:
@@ -126,10 +124,10 @@ def _nothing(learning: Learning) -> tuple[np.ndarray, ...]:
     return tuple(np.zeros(router.experts) for router in learning.bench.engine.routers)
 
 
-def _row(seed: int, candidate: Candidate | None, matrix: Matrix, outcome: Outcome) -> SeedOutcome:
+def _row(seed: int, candidate: Candidate | None, outcome: Outcome) -> SeedOutcome:
     return SeedOutcome(
         **vars(outcome.rates), seed=seed, id=candidate.id if candidate else "zero",
-        alpha=candidate.alpha if candidate else None, entries=len(circuit(matrix)),
+        alpha=candidate.alpha if candidate else None, entries=candidate.entries if candidate else 0,
     )  # fmt: skip
 
 

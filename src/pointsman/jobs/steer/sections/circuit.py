@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from markupsafe import Markup
 
-from pointsman.jobs.steer.results import CircuitEntry, CircuitFacts, CircuitStability, SteerResults
+from pointsman.jobs.steer.results import CircuitEntry, CircuitFacts, CircuitStability, ConditionalLayer, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.wording import PHASES, mask_name, mask_settings
 from pointsman.report import text
@@ -32,8 +34,9 @@ def section(results: SteerResults) -> Section:
     """The heat map, its entries, the norms per layer, and the stability."""
     chosen = results.chosen
     mask = [("method", mask_name(chosen)), ("settings", mask_settings(chosen)), ("phase", PHASES[chosen.phase])]
-    conditional = chosen.method == "conditional"
-    blocks = _changed(results.circuit, chosen.alpha or 1.0) if conditional else _circuit(results.circuit, chosen.alpha)
+    conditional, constant = results.circuit.conditional, results.circuit.size > 0
+    blocks = _conditional(conditional, len(results.circuit.matrix), chosen.alpha) if conditional else []
+    blocks += _circuit(results.circuit, chosen.alpha) if constant or not conditional else []
     if results.artefact:
         said = Markup(
             'The mask itself is in <code class="untrusted">{}</code> of the run folder; try it with '
@@ -41,8 +44,8 @@ def section(results: SteerResults) -> Section:
         )
         blocks.append(Text(said.format(results.artefact)))
     aside = "Which experts the mask moves: what it adds to each router logit, in units of that layer’s own spread σ."
-    if conditional:
-        aside = "Which experts the mask can move: by how much it changes what each router reads for them."
+    if conditional and not constant:
+        aside = "Which experts the mask moves, and how far: by how much depends on what the router reads at the token."
     return Section("circuit", "The expert circuit", [aside, Definitions(mask, "aside-list")], blocks)
 
 
@@ -82,36 +85,37 @@ def _circuit(found: CircuitFacts, alpha: float | None) -> list[Block]:
     ]
 
 
-def _changed(found: CircuitFacts, alpha: float) -> list[Block]:
-    """Of a conditional mask: how much of every expert's own weight it changes, and which layers carry it."""
-    entries = sorted(found.entries, key=lambda entry: -entry.value)
-    rows = [Row([entry.layer, entry.expert, text.percent(alpha * entry.value, 1)]) for entry in entries[:SHOWN]]
-    heaviest = max(range(len(found.layers)), key=lambda layer: found.layers[layer], default=0)
-    share = found.layers[heaviest] / total if (total := sum(found.layers)) else 0.0
+def _conditional(found: Sequence[ConditionalLayer], depth: int, alpha: float | None) -> list[Block]:
+    """How far every expert can be moved, as a map and layer by layer; `depth` is L."""
+    strength = 1.0 if alpha is None else alpha
+    by_layer = {one.layer: one for one in found}
+    rows = [[strength * norm for norm in by_layer[n].experts] if n in by_layer else [] for n in range(depth)]
+    norms = [strength * by_layer[n].norm if n in by_layer else 0.0 for n in range(depth)]
+    ranks = sorted({one.rank for one in found})
     finding = (
-        f"Layer {heaviest} carries most, {text.percent(share)} of all that is changed; the most changed expert has "
-        f"{text.percent(alpha * max((e.value for e in entries), default=0.0))} of its own weight added."
+        f"The mask adds α B A x to the logits of {text.many(len(found), 'router')}, x what the router reads, of rank "
+        f"{ranks[0] if len(ranks) == 1 else f'{ranks[0]} to {ranks[-1]}'}: up to "
+        f"{text.percent(max(norms, default=0.0))} of the router’s own weight W."
     )
 
     def title(layer: int, expert: int, value: float) -> str:
-        return f"layer {layer}, expert {expert}: {text.percent(alpha * value, 1)} of its own weight"
+        return f"layer {layer}, expert {expert}: {text.percent(value)} of a row of W"
 
-    columns = Column.numbers("Layer", "Expert", "α |B A| / |W|")
+    def row(one: ConditionalLayer) -> Row:
+        strongest = sorted(range(len(one.experts)), key=lambda expert: -one.experts[expert])[:3]
+        share = text.percent(strength * one.norm)
+        return Row([one.layer, one.rank, "yes" if one.threshold else "no", share, ", ".join(map(str, strongest))])
+
+    columns = [*Column.numbers("Layer", "Rank"), Column("Threshold"), *Column.numbers("|α B A| / |W|")]
+    table = Table([*columns, Column("Most moved experts")], [row(one) for one in found], "Layers.", "compact fit")
     return [
         Finding(finding),
         Chart(
-            drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the largest."),
-            "Rows are MoE layers from the first on, columns experts: the norm of what is added to a router’s weight "
-            "for an expert, over the mean norm of such weights. At the right the sum of each layer.",
-            drawings.circuit_legend(found.matrix),
+            drawings.circuit(rows, norms, title, label=f"{finding} The table below lists the layers."),
+            "Rows are MoE layers from the first on, columns experts: the norm of its row of α B A, beside the mean row "
+            "of W. It can raise an expert at one token and lower it at another. At the right the norm of each layer.",
         ),
-        Table(columns, rows, "The experts that are changed most.", "compact fit"),
-        Heading("Stability"),
-        *_stability(found.stability),
-        Reading(
-            "What is changed says which experts may move; when they do depends on the token.",
-            "all layers are changed alike: then no few routers carry the behaviour.",
-        ),
+        table,
     ]
 
 
