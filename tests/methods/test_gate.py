@@ -20,7 +20,7 @@ from pointsman.routing.routers import Router
 from traces import logits, made, write
 
 EXPERTS = (8, 6, 8)  # two sizes of layers, not in one row
-QUICK = Gate(epochs=100, hidden=8)
+QUICK = Gate(epochs=100, hidden=8, mlp_lr=0.01)
 
 
 def labelled(folder: Path, n: int, shift: float, seed: int, *, kinds: bool = False) -> LabelledTraces:
@@ -355,7 +355,7 @@ def test_labels_that_do_not_fit_are_refused(discovery: LabelledTraces) -> None:
     [
         {"variants": ()}, {"variants": ("forest",)}, {"variants": ("mlp", "mlp")}, {"false_alarms": 1.0},
         {"false_alarms": -0.1}, {"false_alarms": math.nan}, {"hidden": 0}, {"epochs": 0}, {"epochs": 2.5}, {"lr": 0.0},
-        {"lr": math.inf}, {"decay": -1.0},
+        {"lr": math.inf}, {"mlp_lr": 0.0}, {"decay": -1.0},
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
@@ -365,4 +365,4 @@ def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_gate_that_diverges_is_refused(discovery: LabelledTraces, validation: LabelledTraces) -> None:
     with pytest.raises(UsageError, match="diverged"):
-        Gate(variants=("mlp",), epochs=5, lr=1e30).fit(discovery, validation, fingerprint="m-1")
+        Gate(variants=("mlp",), epochs=5, mlp_lr=1e30).fit(discovery, validation, fingerprint="m-1")

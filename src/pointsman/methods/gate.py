@@ -308,7 +308,7 @@ class Gate:
         false_alarms: Share of validation's label 0 that it may flag, from 0 to below 1.
         hidden: Units of the MLP.
         epochs: Steps of Adam, each on all of discovery.
-        lr: Its learning rate.
+        lr, mlp_lr: Its learning rate, and that of the MLP, which larger steps leave stuck from some starts.
         decay: Weight decay, as Adam has it: the gradient of decay / 2 times the squares of all weights.
         seed: Of the MLP's first weights, and of the interval of the AUROC.
     """
@@ -318,6 +318,7 @@ class Gate:
     hidden: int = 32
     epochs: int = 200
     lr: float = 0.01
+    mlp_lr: float = 0.003
     decay: float = 0.01
     seed: int = 0
 
@@ -335,8 +336,11 @@ class Gate:
                 raise UsageError(f"A gate with {name} {getattr(self, name)}", "Use a whole number")
             if getattr(self, name) < 1:
                 raise UsageError(f"A gate with {name} {getattr(self, name)}", "Use at least 1")
-        if not 0 < self.lr < math.inf or not 0 <= self.decay < math.inf:
-            raise UsageError(f"A learning rate of {self.lr} with a decay of {self.decay}", "Use 0.01 for both")
+        for rate in (self.lr, self.mlp_lr):
+            if not 0 < rate < math.inf:
+                raise UsageError(f"A learning rate of {rate}", "Use a positive number, such as 0.01")
+        if not 0 <= self.decay < math.inf:
+            raise UsageError(f"A weight decay of {self.decay}", "Use 0 or more, such as 0.01")
 
     def fit(
         self,
@@ -377,7 +381,8 @@ class Gate:
     ) -> tuple[Weights, list[float]]:
         """Weights, and the loss before every step. label: shape [N]."""
         weights = self._begin(variant, len(mean))
-        adam = torch.optim.Adam(weights.values(), lr=self.lr, weight_decay=self.decay)
+        lr = self.mlp_lr if variant == "mlp" else self.lr
+        adam = torch.optim.Adam(weights.values(), lr=lr, weight_decay=self.decay)
         share = torch.where(label > 0, 0.5 / label.sum(), 0.5 / (1 - label).sum())  # shape: [N]; sums to 1
         batches = _Batches(store, mean, std)
         losses = []
@@ -394,7 +399,7 @@ class Gate:
             progress(1)
         found = {name: value.detach() for name, value in weights.items()}
         if not all(map(math.isfinite, losses)) or not all(bool(value.isfinite().all()) for value in found.values()):
-            raise UsageError(f"The gate diverged with a learning rate of {self.lr}", "Use a smaller one")
+            raise UsageError(f"The gate diverged with a learning rate of {lr}", "Use a smaller one")
         return found, losses
 
     def _begin(self, variant: Variant, features: int) -> dict[str, Tensor]:
