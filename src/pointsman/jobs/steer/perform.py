@@ -13,7 +13,7 @@ import numpy as np
 from pointsman.data.splits import SPLITS, note_on_clusters
 from pointsman.engine.abilities import that_learns
 from pointsman.engine.types import refuse_unable
-from pointsman.jobs.steer.candidates import Candidate, Tried
+from pointsman.jobs.steer.candidates import Candidate, Tried, matrix_of
 from pointsman.jobs.steer.choosing import Choosing, screen_of
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.enough import limits_without_margin, margin_on
@@ -119,7 +119,9 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
         )
     tested = arms.tested(scenario.limits)
     norms = that_learns(bench.engine).router_norms() if chosen.maps else ()
+    matrix = matrix_of(chosen, bench.engine)
     stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
+    circuit = CircuitFacts.of(matrix, material.sigma, stability, maps=chosen.maps, norms=norms)
     results = conclude(
         SteerResults(
             **bench.shared_fields((*_notes_on_judge(bench), *room.notes(), *unsure), predicted),
@@ -137,7 +139,9 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             baseline_validation=validation.outcome.rates,
             candidates=choice.candidates,
             chosen=choice.chosen,
-            circuit=CircuitFacts.of(matrix_of(chosen, bench.engine), material.sigma, stability, maps=chosen.maps, norms=norms),
+            circuit=CircuitFacts.of(
+                matrix_of(chosen, bench.engine), material.sigma, stability, maps=chosen.maps, norms=norms
+            ),
             test=tested,
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,

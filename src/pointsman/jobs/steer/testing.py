@@ -83,7 +83,8 @@ def with_other_seeds(
     """The chosen way of learning with other seeds, each with its own strength from validation, on test.
 
     Returns:
-        What each seed came to, the run's own first, and the matrices of constant masks; nothing if only one seed is asked for.
+        What each seed came to, the run's own first, and the matrices of constant masks; nothing if only one seed is
+        asked for.
     """
     plan, bench = learning.plan, learning.bench
     if plan.method_seeds < 2:
