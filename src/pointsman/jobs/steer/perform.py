@@ -139,9 +139,7 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             baseline_validation=validation.outcome.rates,
             candidates=choice.candidates,
             chosen=choice.chosen,
-            circuit=CircuitFacts.of(
-                matrix_of(chosen, bench.engine), material.sigma, stability, maps=chosen.maps, norms=norms
-            ),
+            circuit=circuit,
             test=tested,
             comparisons=arms.comparisons(),
             broken_on_test=tested.after.broken,
