@@ -71,6 +71,8 @@ class Card:
             "circuit": f"{len(self.circuit)} of {possible} experts, in {layers} of {len(self.experts)} layers",
             "unit (sigma)": f"standard deviation {unit}",
         }
+        if self.maps and not self.circuit:
+            del facts["circuit"], facts["unit (sigma)"]
         if self.maps:
             facts["conditional part"] = f"{len(self.maps)} of {len(self.experts)} layers"
         if isinstance(added := self.about.get("sum"), tuple):
