@@ -54,8 +54,8 @@ def last_message_logits(
     for rows in _together(prompts, 4 * sum(router.experts for router in engine.routers)):
         trace = engine.trace([prompts[n] for n in rows], routing=[routing[n] for n in rows])
         for row, n in enumerate(rows):
-            layers = [layer.select(row=row) for layer in trace.layers]
-            yield [layer.logits[np.isin(layer.position, spans[n])] for layer in layers]
+            begins = [int(np.searchsorted(layer.row, row)) for layer in trace.layers]  # by row, then position from 0
+            yield [layer.logits[begin + spans[n]] for layer, begin in zip(trace.layers, begins, strict=True)]
 
 
 def _together(prompts: Sequence[Prompt], wide: int) -> Iterator[list[int]]:
