@@ -20,7 +20,7 @@ from pointsman.routing.routers import Router
 from traces import logits, made, write
 
 EXPERTS = (8, 6, 8)  # two sizes of layers, not in one row
-QUICK = Gate(epochs=100, hidden=8, mlp_lr=0.01)
+QUICK = Gate(epochs=100, hidden=8, starts=2)
 
 
 def labelled(folder: Path, n: int, shift: float, seed: int, *, kinds: bool = False) -> LabelledTraces:
@@ -66,16 +66,19 @@ def by_hand(gate: FittedGate, layers: list[np.ndarray]) -> float:
         rows.append([(x - mean[i]) / std[i] for i, x in enumerate(token)])
     if gate.chosen.variant == "mean":
         rows = [[math.fsum(row[i] for row in rows) / len(rows) for i in range(len(mean))]]
-    odds = []
-    for z in rows:
-        if gate.chosen.variant == "mlp":
-            units = [
-                max(0.0, math.fsum(a * b for a, b in zip(unit, z, strict=True)) + float(bias))
-                for unit, bias in zip(w["hidden"], w["hidden_bias"], strict=True)
-            ]
-            z = units
-        odds.append(math.fsum(a * b for a, b in zip(w["weight"], z, strict=True)) + float(w["bias"]))
-    return max(odds)
+    starts = []
+    for start in range(len(w["bias"])):
+        odds = []
+        for row in rows:
+            z = row
+            if gate.chosen.variant == "mlp":
+                z = [
+                    max(0.0, math.fsum(a * b for a, b in zip(unit, row, strict=True)) + float(bias))
+                    for unit, bias in zip(w["hidden"][start], w["hidden_bias"][start], strict=True)
+                ]
+            odds.append(math.fsum(a * b for a, b in zip(w["weight"][start], z, strict=True)) + float(w["bias"][start]))
+        starts.append(max(odds))
+    return sum(starts) / len(starts)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -261,6 +264,8 @@ def _damage(what: str, tensors: dict[str, torch.Tensor], about: dict[str, Any]) 
         about["fingerprint"] = 3
     elif what == "hidden":
         about["parameters"]["hidden"] = 10**12
+    elif what == "starts":
+        about["parameters"]["starts"] = 1
     elif what == "more parameters":
         about["parameters"]["surprise"] = 1
     elif what == "parameters":
@@ -284,7 +289,7 @@ def _damage(what: str, tensors: dict[str, torch.Tensor], about: dict[str, Any]) 
 @pytest.mark.parametrize(
     "what",
     [
-        "schema", "variant", "threshold", "experts", "no experts", "fingerprint", "hidden", "more parameters",
+        "schema", "variant", "threshold", "experts", "no experts", "fingerprint", "hidden", "starts", "more parameters",
         "parameters", "trials", "a missing weight", "a weight too many", "half a weight", "another type", "no number",
         "no spread",
     ],
@@ -355,7 +360,7 @@ def test_labels_that_do_not_fit_are_refused(discovery: LabelledTraces) -> None:
     [
         {"variants": ()}, {"variants": ("forest",)}, {"variants": ("mlp", "mlp")}, {"false_alarms": 1.0},
         {"false_alarms": -0.1}, {"false_alarms": math.nan}, {"hidden": 0}, {"epochs": 0}, {"epochs": 2.5}, {"lr": 0.0},
-        {"lr": math.inf}, {"mlp_lr": 0.0}, {"decay": -1.0},
+        {"lr": math.inf}, {"starts": 0}, {"decay": -1.0},
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
@@ -365,4 +370,4 @@ def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_gate_that_diverges_is_refused(discovery: LabelledTraces, validation: LabelledTraces) -> None:
     with pytest.raises(UsageError, match="diverged"):
-        Gate(variants=("mlp",), epochs=5, mlp_lr=1e30).fit(discovery, validation, fingerprint="m-1")
+        Gate(variants=("mlp",), epochs=5, lr=1e30).fit(discovery, validation, fingerprint="m-1")

@@ -5,7 +5,7 @@ concatenated, the score of a request is::
 
     mean      w . mean over t of z[t] + b
     linear    max over t of  w . z[t] + b
-    mlp       max over t of  v . relu(W z[t] + c) + b
+    mlp       mean over starts of  max over t of  v . relu(W z[t] + c) + b
 
 Each is learnt on discovery with binary cross-entropy, both labels weighing alike. The one with the largest AUROC on
 validation is kept, and its threshold flags no more than a stated share of validation's label 0. The score of a request
@@ -264,7 +264,11 @@ class FittedGate:
             if chosen is None or not experts or min(experts) < 1 or not isinstance(about["fingerprint"], str):
                 raise ValueError("parts that do not fit together")
             size = (sum(experts),)
-            wanted = {"mean": size, "std": size, **shapes(chosen.variant, size[0], parameters.hidden)}
+            wanted = {
+                "mean": size,
+                "std": size,
+                **shapes(chosen.variant, size[0], parameters.hidden, parameters.starts),
+            }
             if {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} != {
                 name: (shape, torch.float32) for name, shape in wanted.items()
             }:
@@ -282,18 +286,21 @@ class FittedGate:
     def _score(self, z: Tensor) -> Tensor:
         """Of one request, from its standardised tokens alone. z: shape [T, F]."""
         if self.chosen.variant == "mean":
-            return _each_token(self.weights, z.mean(0, keepdim=True))[0]
-        return _each_token(self.weights, z).max()
+            z = z.mean(0, keepdim=True)
+        return _each_token(self.weights, z).amax(0).mean()
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "std": self.std, **self.weights}
 
 
-def shapes(variant: Variant, features: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """The weights of a variant and their shapes."""
+def shapes(variant: Variant, features: int, hidden: int, starts: int) -> dict[str, tuple[int, ...]]:
+    """The weights of a variant and their shapes: first the starts, of which only the MLP has more than one."""
     if variant == "mlp":
-        return {"hidden": (hidden, features), "hidden_bias": (hidden,), "weight": (hidden,), "bias": ()}
-    return {"weight": (features,), "bias": ()}
+        return {
+            "hidden": (starts, hidden, features), "hidden_bias": (starts, hidden), "weight": (starts, hidden),
+            "bias": (starts,),
+        }  # fmt: skip
+    return {"weight": (1, features), "bias": (1,)}
 
 
 # ---------------------------------------------------------------------- learning
@@ -306,9 +313,10 @@ class Gate:
     Attributes:
         variants: Those that are tried.
         false_alarms: Share of validation's label 0 that it may flag, from 0 to below 1.
-        hidden: Units of the MLP.
+        hidden: Units of an MLP.
+        starts: MLPs that are learnt from different first weights, and their scores averaged: some get stuck.
         epochs: Steps of Adam, each on all of discovery.
-        lr, mlp_lr: Its learning rate, and that of the MLP, which larger steps leave stuck from some starts.
+        lr: Its learning rate.
         decay: Weight decay, as Adam has it: the gradient of decay / 2 times the squares of all weights.
         seed: Of the MLP's first weights, and of the interval of the AUROC.
     """
@@ -316,9 +324,9 @@ class Gate:
     variants: tuple[Variant, ...] = VARIANTS
     false_alarms: float = 0.005
     hidden: int = 32
+    starts: int = 3
     epochs: int = 200
     lr: float = 0.01
-    mlp_lr: float = 0.003
     decay: float = 0.01
     seed: int = 0
 
@@ -331,14 +339,13 @@ class Gate:
             )
         if not 0 <= self.false_alarms < 1:
             raise UsageError(f"A rate of false alarms of {self.false_alarms}", "Use 0 or more, below 1, such as 0.005")
-        for name in ("hidden", "epochs"):
+        for name in ("hidden", "starts", "epochs"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise UsageError(f"A gate with {name} {getattr(self, name)}", "Use a whole number")
             if getattr(self, name) < 1:
                 raise UsageError(f"A gate with {name} {getattr(self, name)}", "Use at least 1")
-        for rate in (self.lr, self.mlp_lr):
-            if not 0 < rate < math.inf:
-                raise UsageError(f"A learning rate of {rate}", "Use a positive number, such as 0.01")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"A learning rate of {self.lr}", "Use a positive number, such as 0.01")
         if not 0 <= self.decay < math.inf:
             raise UsageError(f"A weight decay of {self.decay}", "Use 0 or more, such as 0.01")
 
@@ -381,8 +388,7 @@ class Gate:
     ) -> tuple[Weights, list[float]]:
         """Weights, and the loss before every step. label: shape [N]."""
         weights = self._begin(variant, len(mean))
-        lr = self.mlp_lr if variant == "mlp" else self.lr
-        adam = torch.optim.Adam(weights.values(), lr=lr, weight_decay=self.decay)
+        adam = torch.optim.Adam(weights.values(), lr=self.lr, weight_decay=self.decay)
         share = torch.where(label > 0, 0.5 / label.sum(), 0.5 / (1 - label).sum())  # shape: [N]; sums to 1
         batches = _Batches(store, mean, std)
         losses = []
@@ -391,22 +397,23 @@ class Gate:
             summed = 0.0
             for rows, z, lengths in batches:
                 odds = _pooled(variant, weights, z, lengths)
-                loss = functional.binary_cross_entropy_with_logits(odds, label[rows], share[rows], reduction="sum")
+                wanted, weight = (one[rows, None].expand_as(odds) for one in (label, share))  # every start by itself
+                loss = functional.binary_cross_entropy_with_logits(odds, wanted, weight, reduction="sum")
                 loss.backward()  # type: ignore[no-untyped-call]
-                summed += float(loss.detach())
+                summed += float(loss.detach()) / odds.shape[1]
             adam.step()
             losses.append(summed)
             progress(1)
         found = {name: value.detach() for name, value in weights.items()}
         if not all(map(math.isfinite, losses)) or not all(bool(value.isfinite().all()) for value in found.values()):
-            raise UsageError(f"The gate diverged with a learning rate of {lr}", "Use a smaller one")
+            raise UsageError(f"The gate diverged with a learning rate of {self.lr}", "Use a smaller one")
         return found, losses
 
     def _begin(self, variant: Variant, features: int) -> dict[str, Tensor]:
         """First weights: zero, but for those of the MLP, which are drawn."""
         generator = torch.Generator().manual_seed(self.seed)
         weights = {}
-        for name, shape in shapes(variant, features, self.hidden).items():
+        for name, shape in shapes(variant, features, self.hidden, self.starts).items():
             drawn = variant == "mlp" and name in ("hidden", "weight")
             value = torch.randn(shape, generator=generator) / math.sqrt(shape[-1]) if drawn else torch.zeros(shape)
             weights[name] = value.requires_grad_()
@@ -458,19 +465,23 @@ def threshold_at(scores: Sequence[float] | Floats, labels: Sequence[int], false_
 
 
 def _each_token(weights: Weights, z: Tensor) -> Tensor:
-    """Log-odds of every token. Shapes: [N, F] -> [N]."""
-    if "hidden" in weights:
-        z = functional.relu(functional.linear(z, weights["hidden"], weights["hidden_bias"]))
-    return z @ weights["weight"] + weights["bias"]
+    """Log-odds of every token, of every start. Shapes: [N, F] -> [N, starts]."""
+    weight, bias = weights["weight"], weights["bias"]
+    if "hidden" not in weights:
+        return functional.linear(z, weight, bias)
+    units = functional.relu(functional.linear(z, weights["hidden"].flatten(0, 1), weights["hidden_bias"].flatten()))
+    return (units.view(len(z), *weight.shape) * weight).sum(-1) + bias
 
 
 def _pooled(variant: Variant, weights: Weights, z: Tensor, lengths: Tensor) -> Tensor:
-    """Log-odds of contexts whose tokens follow one another. Shapes: [N, F], [B] -> [B]."""
+    """Log-odds of contexts whose tokens follow one another, of every start. Shapes: [N, F], [B] -> [B, starts]."""
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)  # shape: [N]
     if variant == "mean":
         total = z.new_zeros(len(lengths), z.shape[1]).index_add(0, row, z)
         return _each_token(weights, total / lengths[:, None])
-    return z.new_full((len(lengths),), -math.inf).scatter_reduce(0, row, _each_token(weights, z), "amax")
+    odds = _each_token(weights, z)  # shape: [N, starts]
+    least = odds.new_full((len(lengths), odds.shape[1]), -math.inf)
+    return least.scatter_reduce(0, row[:, None].expand_as(odds), odds, "amax")
 
 
 class _Batches:
