@@ -17,6 +17,7 @@ _HOME = {
     "control": "pointsman.routing.control",
     "prove": "pointsman.routing.control",
     "Intervention": "pointsman.routing.intervention",
+    "LowRank": "pointsman.routing.low_rank",
     "Steering": "pointsman.steering.artefact",
     "RouteTrace": "pointsman.routing.trace",
     "Behaviour": "pointsman.data.types",
@@ -25,15 +26,18 @@ _HOME = {
     "Masking": "pointsman.methods.masking",
     "FSour": "pointsman.methods.fsour",
     "Guided": "pointsman.methods.guided",
+    "Conditional": "pointsman.methods.conditional",
     "PointsmanError": "pointsman.errors",
 }
 
 __all__ = [
     "Behaviour",
+    "Conditional",
     "Conversation",
     "FSour",
     "Guided",
     "Intervention",
+    "LowRank",
     "Masking",
     "PointsmanError",
     "RoSais",
@@ -51,12 +55,14 @@ if TYPE_CHECKING:
     from pointsman.data.types import Behaviour, Conversation
     from pointsman.engine.load import load
     from pointsman.errors import PointsmanError
+    from pointsman.methods.conditional import Conditional
     from pointsman.methods.fsour import FSour
     from pointsman.methods.guided import Guided
     from pointsman.methods.masking import Masking
     from pointsman.methods.rosais import RoSais
     from pointsman.routing.control import control, prove
     from pointsman.routing.intervention import Intervention
+    from pointsman.routing.low_rank import LowRank
     from pointsman.routing.routers import Router, find_routers
     from pointsman.routing.trace import RouteTrace
     from pointsman.steering.artefact import Steering

@@ -77,6 +77,8 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     tested = arms.tested(scenario.limits)
     refinement, lambda_ = steering.about.get("refinement"), steering.about.get("lambda")  # whatever a file may hold
     method: Method = "through_model" if refinement == "through_model" else "mascing" if refinement else "given"
+    if steering.maps:
+        method = "conditional"
     chosen = Chosen(
         id="as given", method=method, alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
         refinement=refinement if isinstance(refinement, str) else None,
