@@ -105,7 +105,8 @@ def literal(
         for n, router in enumerate(engine.routers):  # |B A|^2 beside E rows of norm 1, in units of the weight's own
             decay = decay + (numbers[n * parts + 1] @ numbers[n * parts]).square().sum() / router.experts
         adam.zero_grad()
-        (loss + method.hold * moved + method.decay * decay).backward()
+        rising = method.decay * 100 ** (step / (method.steps - 1)) / 100
+        (loss + method.hold * moved + rising * decay).backward()
         adam.step()
         wanting.append(loss.item())
         holding.append(moved.item())

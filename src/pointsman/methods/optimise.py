@@ -48,8 +48,8 @@ class Form(Protocol):
         """What is made of them; once for every backward."""
         ...
 
-    def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
-        """Of the numbers, from those of the leaves; with that of the penalty."""
+    def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor], done: float) -> list[Tensor]:
+        """Of the numbers, from those of the leaves; with that of the penalty when this share of the steps is done."""
         ...
 
 
@@ -169,7 +169,8 @@ class Course:
             gradients = [a + self.hold * b for a, b in zip(gradients, more, strict=True)]
             moved += mean
         rate = self.lr * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
-        state.adam(form.gradients(state.vectors, [gradient.cpu() for gradient in gradients]), rate)
+        done = step / max(self.steps - 1, 1)
+        state.adam(form.gradients(state.vectors, [gradient.cpu() for gradient in gradients], done), rate)
         return [said, moved]
 
 

@@ -134,7 +134,7 @@ class _Constant:
     def routing(self, leaves: Sequence[Tensor]) -> Trainable:
         return Trainable(leaves, self.phase)
 
-    def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
+    def gradients(self, numbers: Sequence[Tensor], found: Sequence[Tensor], done: float) -> list[Tensor]:
         return [
             gradient * float(s) + self.lambda_ * torch.sign(vector)  # the subgradient of lambda * norm1
             for vector, gradient, s in zip(numbers, found, self.sigma, strict=True)
