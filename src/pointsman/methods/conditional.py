@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 RANKS = 8  # at most
 RISE = 100.0
-"""So many times as large is the decay at the last step as at the first: what is learnt goes from bold to careful, and the
-choice on validation takes what it needs. (A large decay from the first step on opened nothing on one family.)"""
+"""So many times as large is the decay at the last step as at the first: what is learnt goes from bold to careful, and
+the choice on validation takes what it needs. (A large decay from the first step on opened nothing on one family.)"""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Conditional:
         batch: Contexts of each step, and as many of each held group.
         lr: Learning rate; it falls along a cosine to a twentieth.
         hold: Weight of the divergence on what is held.
-        decay: Weight of |B A|^2 / |W|^2 (Frobenius), summed over layers, in nats, at the last step; it rises to this from
-            a hundredth.
+        decay: Weight of |B A|^2 / |W|^2 (Frobenius), summed over layers, in nats, at the last step; it rises to this
+            from a hundredth of it.
         threshold: Learn B relu(A x - b) instead, which cannot be folded.
         layers: MoE layers that are steered; None for all.
         seed: Of A and of the batches.
@@ -76,7 +76,7 @@ class Conditional:
     steps: int = 150
     batch: int = 16
     lr: float = 0.02
-    hold: float = 10.0
+    hold: float = 3.0
     decay: float = 10.0
     threshold: bool = False
     layers: tuple[int, ...] | None = None
