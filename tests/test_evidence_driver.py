@@ -229,9 +229,9 @@ def test_the_pace_of_little_is_not_believed() -> None:
 # ---------------------------------------------------------------------- the plan
 
 
-def test_the_plan_takes_at_most_four_hours_on_two_cores() -> None:
+def test_the_plan_takes_at_most_five_hours_on_two_cores() -> None:
     plan = read_plan(ROOT / "evidence/plan.yaml")
-    assert together((run.minutes for run in longest_first(plan)), 2) <= 240
+    assert together((run.minutes for run in longest_first(plan)), 2) <= 300
     assert together([1.0, 1.0, 1.0], 2) == 2.0
 
 
@@ -259,14 +259,15 @@ def test_the_paper_s_start_differs_from_the_testbed_s_scenario_in_the_way_to_lea
 
 def test_every_shipped_mask_is_asked_about_words_that_it_was_never_shown() -> None:
     plan = read_plan(ROOT / "evidence/plan.yaml")
-    shipped = [run.name for run in plan if run.name.startswith("steering-mature-") and not run.confirms]
+    starts = ("steering-mature-", "conditional-mature-")
+    shipped = [run.name for run in plan if run.name.startswith(starts) and not run.confirms]
     assert sorted(run.of for run in plan if run.kind == "evaluate") == sorted(shipped)
     assert all("mature_unseen" in run.options for run in plan if run.of)
 
 
 def test_three_families_and_three_seeds_are_planned_for_every_job_and_new_seeds_confirm() -> None:
     plan = read_plan(ROOT / "evidence/plan.yaml")
-    for start in ("", "steering-defence-", "steering-mature-"):
+    for start in ("", "steering-defence-", "steering-mature-", "conditional-defence-", "conditional-mature-"):
         for family in ("olmoe", "qwen2_moe", "deepseek_v3"):
             for seed in ("", "-seed1", "-seed2"):
                 (run,) = (run for run in plan if run.name == f"{start}{family}{seed}")

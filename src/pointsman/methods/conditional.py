@@ -73,11 +73,11 @@ class Conditional:
 
     rank: int = 4
     phase: Phase = "both"
-    steps: int = 150
+    steps: int = 125
     batch: int = 16
     lr: float = 0.02
     hold: float = 3.0
-    decay: float = 10.0
+    decay: float = 3.0
     threshold: bool = False
     layers: tuple[int, ...] | None = None
     seed: int = 0
@@ -86,7 +86,7 @@ class Conditional:
         if not 1 <= self.rank <= RANKS:
             raise UsageError(f"A rank of {self.rank}", f"Give one from 1 to {RANKS}")
         if not (math.isfinite(self.decay) and self.decay >= 0):
-            raise UsageError(f"decay is {self.decay}", "Give a finite weight of 0 or more, such as 10")
+            raise UsageError(f"decay is {self.decay}", "Give a finite weight of 0 or more, such as 3")
         _ = self._course
 
     def learn(

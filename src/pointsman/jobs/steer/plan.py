@@ -114,10 +114,10 @@ class Steer:
     through_phases: tuple[Phase, ...] = ("prefill",)
     through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
     rank: Annotated[int, Ge(1), Le(RANKS), Formerly(4)] = 4
-    conditional_steps: Annotated[Positive, Formerly(150)] = 150
+    conditional_steps: Annotated[Positive, Formerly(125)] = 125
     conditional_phase: Annotated[Phase, Formerly("both")] = "both"
     conditional_hold: Annotated[float, Gt(0), Formerly(3.0)] = 3.0
-    decay: Annotated[float, Ge(0), Formerly(10.0)] = 10.0
+    decay: Annotated[float, Ge(0), Formerly(3.0)] = 3.0
     threshold: Annotated[bool, Formerly(False)] = False
     lesson_tokens: Positive = 64
     finalists: Positive = 2
