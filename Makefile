@@ -56,7 +56,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/circles.py
 
-# The measurements of the README and of docs/, all runs of evidence/plan.yaml: at most four hours on two cores. May be
+# The measurements of the README and of docs/, all runs of evidence/plan.yaml: at most five hours on two cores. May be
 # killed and begun again; `make evidence ONLY="olmoe n100-olmoe"` does some of it, `make evidence-foretell` says how long.
 evidence: $(VENV)/.installed
 	$(BIN)/python scripts/evidence.py $(if $(ONLY),--only $(ONLY))

@@ -215,7 +215,10 @@ class Choosing:
         joint, pins = self._search(), {kind: self._search(found.pin) for kind, found in self._pins.items()}
         masks = [joint if self.plan.searches == "joint" else self._search() for _ in groups]  # each way by itself
         for search, group in zip(masks, groups, strict=True):
-            search.settle(finalists(group, base, self.plan.finalists))
+            if group and group[0][0].method == "conditional":  # few, and too alike for the screen to tell
+                search.settle_boldest([candidate for candidate, _ in group])
+            else:
+                search.settle(finalists(group, base, self.plan.finalists))
         for kind, search in pins.items():
             search.settle(finalists([s for s in screened if s[0].method == kind], base, self.plan.finalists))
         every = list(dict.fromkeys([*masks, *pins.values()]))

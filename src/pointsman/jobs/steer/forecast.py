@@ -141,8 +141,8 @@ class _Counts:
         surrogate, on_policy = (len(grid.lambdas) * (name in refined) for name in ("surrogate", "on_policy"))
         through = len(plan.lambdas_for(objective)) * len(plan.holds_for(objective)) * len(plan.phases_for(grid.phases))
         through *= len(plan.through_starts) * ("through_model" in refined)
-        groups = [surrogate * phases, on_policy * phases, through, conditional, *[3 * phases] * len(pins), draws]
-        finalists = sum(min(plan.finalists, group) for group in groups)
+        groups = [surrogate * phases, on_policy * phases, through, *[3 * phases] * len(pins), draws]
+        finalists = sum(min(plan.finalists, group) for group in groups) + bool(conditional)
         weaker = assumed.bisected * math.ceil(math.log2(len(grid.alphas) + 1))
         ways = 1 if plan.searches == "joint" else sum(map(bool, (surrogate, on_policy, through, conditional)))
         searches = ways + len(pins) + bool(draws)  # masks, pins, random masks
@@ -151,7 +151,7 @@ class _Counts:
         return _Counts(
             surrogate, on_policy, through, conditional,
             screened=1 + masks * strengths + single + sum(pins) * phases,
-            tries=finalists * (1 + weaker) + searches * FINE * assumed.sharpened,
+            tries=finalists * (1 + weaker) + max(conditional - 1, 0) + searches * FINE * assumed.sharpened,
         )  # fmt: skip
 
 

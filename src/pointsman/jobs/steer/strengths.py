@@ -108,6 +108,12 @@ class StrengthSearch:
                 found = self._go(candidate)
                 low, high = (middle + 1, high) if found.kept else (low, middle)
 
+    def settle_boldest(self, candidates: Sequence[Candidate]) -> None:
+        """Try all as they are, and settle the one that gains most."""
+        tried = [self._go(candidate) for candidate in candidates]
+        boldest = min(tried, key=lambda t: (-t.gain, t.excess, t.candidate.id), default=None)
+        self.settle([] if boldest is None else [boldest.candidate])
+
     def sharpen(self) -> None:
         """Make the best stronger until a limit breaks; then halve what lies between, `FINE` tries in all."""
         for _ in range(FINE):
