@@ -26,12 +26,12 @@ from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
 from pointsman.routing.low_rank import LowRank
 from pointsman.routing.plan import Trainable
+from pointsman.routing.rank import RANKS
 from pointsman.routing.routers import Router
 
 if TYPE_CHECKING:
     from pointsman.engine.abilities import Learns
 
-RANKS = 8  # at most
 RISE = 100.0
 """So many times as large is the decay at the last step as at the first: what is learnt goes from bold to careful, and
 the choice on validation takes what it needs. (A large decay from the first step on opened nothing on one family.)"""

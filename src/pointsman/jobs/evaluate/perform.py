@@ -11,6 +11,7 @@ from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.forecast import forecast_evaluation
 from pointsman.jobs.steer.latency import time_latency
+from pointsman.jobs.steer.maps import size_of
 from pointsman.jobs.steer.matrices import norm1
 from pointsman.jobs.steer.outcome import ask_in_stage, keep_outcome
 from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_last_turns
@@ -83,7 +84,9 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
         id="as given", method=method, alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
         refinement=refinement if isinstance(refinement, str) else None,
         lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
-        norm1=steering.alpha * norm1(matrix), admissible=None, why="given with --steering",
+        norm1=steering.alpha * norm1(matrix) if circuit.size or not steering.maps else None, admissible=None,
+        why="given with --steering", rank=max((one.rank for one in steering.maps.values()), default=None),
+        size=steering.alpha * size_of(steering.maps, norms) if norms else None,
     )  # fmt: skip
     told = ["A given steering is evaluated: nothing was learnt or chosen here."]
     if steering.maps and not norms:

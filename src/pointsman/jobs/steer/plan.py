@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pointsman.data.objective import Objective
 from pointsman.data.types import Split
 from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
-from pointsman.methods.conditional import RANKS
 from pointsman.routing.phase import Phase
+from pointsman.routing.rank import RANKS
 
 Start = Literal["zero", "surrogate"]
 Init = Literal["zero", "paper"]
