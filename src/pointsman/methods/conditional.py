@@ -26,12 +26,11 @@ from pointsman.methods.steps import Steps, stream
 from pointsman.routing.intervention import Phase
 from pointsman.routing.low_rank import LowRank
 from pointsman.routing.plan import Trainable
+from pointsman.routing.rank import RANKS
 from pointsman.routing.routers import Router
 
 if TYPE_CHECKING:
     from pointsman.engine.abilities import Learns
-
-RANKS = 8  # at most
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pointsman.data.objective import Objective
 from pointsman.data.types import Split
 from pointsman.jobs.parameters import Count, Formerly, Metavar, Positive, check
-from pointsman.methods.conditional import RANKS
 from pointsman.routing.phase import Phase
+from pointsman.routing.rank import RANKS
 
 Start = Literal["zero", "surrogate"]
 Init = Literal["zero", "paper"]
@@ -113,12 +113,12 @@ class Steer:
     through_holds: tuple[Annotated[float, Gt(0)], ...] = ()
     through_phases: tuple[Phase, ...] = ("prefill",)
     through_starts: Annotated[tuple[Start, ...], MinLen(1)] = ("zero",)
-    rank: Annotated[int, Ge(1), Le(RANKS)] = 4
-    conditional_steps: Positive = 150
-    conditional_phase: Phase = "both"
-    conditional_hold: Annotated[float, Gt(0)] = 10.0
-    decay: Annotated[float, Ge(0)] = 10.0
-    threshold: bool = False
+    rank: Annotated[Annotated[int, Ge(1), Le(RANKS)], Formerly(4)] = 4
+    conditional_steps: Annotated[Positive, Formerly(150)] = 150
+    conditional_phase: Annotated[Phase, Formerly("both")] = "both"
+    conditional_hold: Annotated[Annotated[float, Gt(0)], Formerly(10.0)] = 10.0
+    decay: Annotated[Annotated[float, Ge(0)], Formerly(10.0)] = 10.0
+    threshold: Annotated[bool, Formerly(False)] = False
     lesson_tokens: Positive = 64
     finalists: Positive = 2
     searches: Annotated[Searches, Formerly("joint")] = "each"
