@@ -98,12 +98,27 @@ def scenario(*refinements: str) -> Scenario:
     )  # fmt: skip
 
 
+MASCING = Steer(method="mascing")
+
+
 @pytest.mark.parametrize(
     ("plan", "what", "error", "said"),
     [
-        (Steer(), scenario("surrogate", "through_model"), UsageError, "plain cannot learn through the model: its"),
-        (Steer(upper_bound=True), scenario("surrogate"), UsageError, "engine (PlainEngine) has no gradients. Leave"),
-        (Steer(), scenario("surrogate"), InterventionError, "A mask (prefill) cannot be carried out by the engine"),
+        (Steer(), scenario("surrogate"), UsageError, "plain cannot learn through the model: its"),
+        (MASCING, scenario("surrogate", "through_model"), UsageError, "plain cannot learn through the model: its"),
+        (
+            replace(MASCING, upper_bound=True),
+            scenario("surrogate"),
+            UsageError,
+            "engine (PlainEngine) has no gradients. Steer with --method mascing",
+        ),
+        (
+            replace(MASCING, rivals=("conditional",)),
+            scenario("surrogate"),
+            UsageError,
+            "engine (PlainEngine) has no gradients. Steer with --method mascing",
+        ),
+        (MASCING, scenario("surrogate"), InterventionError, "A mask (prefill) cannot be carried out by the engine"),
     ],
 )
 def test_steering_refuses_an_engine_that_cannot(

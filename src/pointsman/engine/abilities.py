@@ -96,7 +96,7 @@ def that_learns(engine: Engine) -> Learns:
     if not learns(engine):
         raise UsageError(
             f"{engine.info.name} cannot learn through the model: its engine ({type(engine).__name__}) has no gradients",
-            f"Leave through_model out of the refinements of the grid, and --upper-bound. Or: {_REMEDY}",
+            f"Steer with --method mascing, without through_model in the grid and without --upper-bound. Or: {_REMEDY}",
         )
     return engine
 

@@ -280,7 +280,7 @@ OTHERS = (
 
 def with_every_arm(results: SteerResults) -> SteerResults:
     """All other ways asked on test, as SteerMoE on contexts was."""
-    arms = ("on_policy", "steermoe_paired")
+    arms = ("on_policy", "steermoe_paired", "conditional")
     test = replace(results.test, **dict.fromkeys(arms, results.test.steermoe))
     compared = replace(results.comparisons, **{f"vs_{arm}": results.comparisons.vs_steermoe for arm in arms})
     return conclude(replace(results, test=test, comparisons=compared))
@@ -289,19 +289,26 @@ def with_every_arm(results: SteerResults) -> SteerResults:
 def test_every_way_has_a_row_on_the_page_and_in_the_terminal(defend: SteerResults) -> None:
     results = with_every_arm(defend)
     words, flat = said(results), " ".join(written(results).split())
-    names = ["MASCing, surrogate alone", "MASCing, on-policy", "SteerMoE (paired responses, as published)",
-             "SteerMoE (contexts)", "random mask"]  # fmt: skip
+    names = ["conditional mask", "MASCing, surrogate alone", "MASCing, on-policy",
+             "SteerMoE (paired responses, as published)", "SteerMoE (contexts)", "random mask"]  # fmt: skip
     assert results.test.steermoe is not None
     gain = spoken(f"{text.value(results.test.steermoe.gain)} {text.interval(results.test.steermoe.gain)}")
     for name in names:
         assert re.search(rf"{re.escape(name)}\s+\d+ % \[", words), name
     assert words.count(gain) >= 3
-    for short in ("MASCing surrogate", "MASCing on-policy", "SteerMoE paired", "SteerMoE contexts", "random mask"):
+    for short in (
+        "conditional mask",
+        "MASCing surrogate",
+        "MASCing on-policy",
+        "SteerMoE paired",
+        "SteerMoE contexts",
+        "random mask",
+    ):
         assert f"{short} " in flat
     assert "Not run" not in flat
     assert "Not measured in this run" not in words
     assert [c.id for c in results.claims if "beats" in c.id] == [
-        "mask_beats_random_masks", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
+        "mask_beats_random_masks", "mask_beats_conditional", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
         "mask_beats_steermoe",
     ]  # fmt: skip
     surrogate = replace(results, chosen=replace(results.chosen, method="mascing", refinement="surrogate"))
@@ -373,7 +380,8 @@ MISSING: dict[str, tuple[Callable[[SteerResults], SteerResults], str]] = {
     "limits": (lambda r: replace(r, limits=()), "No limit could be checked."),
     "an arm": (
         lambda r: replace(r, test=replace(r.test, random=None)),
-        "Not measured in this run: MASCing, on-policy; SteerMoE (paired responses, as published); random mask.",
+        "Not measured in this run: conditional mask; MASCing, on-policy; SteerMoE (paired responses, as published); "
+        "random mask.",
     ),
     "stability": (
         lambda r: replace(r, circuit=replace(r.circuit, stability=None)),
@@ -405,14 +413,14 @@ def test_everything_missing_at_once(either: SteerResults) -> None:
     results = replace(results, test=test, seeds=None, contexts={}, artefact=None, splits={})
     words = said(results)
     assert (
-        "Not measured in this run: MASCing, surrogate alone; MASCing, on-policy; SteerMoE (paired responses, as "
-        "published); SteerMoE (contexts); random mask. No upper bound was given."
+        "Not measured in this run: conditional mask; MASCing, surrogate alone; MASCing, on-policy; SteerMoE (paired "
+        "responses, as published); SteerMoE (contexts); random mask. No upper bound was given."
     ) in words
     assert "No other method was measured beside this mask." in words
     for section in ("a spread of its own", "What it learnt from", "The mask itself is in"):
         assert section not in words
     flat = " ".join(written(results).split())
-    assert "Not run: MASCing surrogate, MASCing on-policy, SteerMoE paired, SteerMoE contexts, random mask." in flat
+    assert "Not run: 6 of 6 other ways." in flat
 
 
 def test_measures_that_were_not_taken(either: SteerResults) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from pointsman.engine.abilities import learns
 from pointsman.engine.types import refuse_unable
 from pointsman.jobs.evaluate.plan import Evaluate
 from pointsman.jobs.evaluate.question import EvaluateQuestion
 from pointsman.jobs.steer.claims import conclude
 from pointsman.jobs.steer.forecast import forecast_evaluation
 from pointsman.jobs.steer.latency import time_latency
+from pointsman.jobs.steer.maps import expert_norms, size_of
 from pointsman.jobs.steer.matrices import norm1
 from pointsman.jobs.steer.outcome import ask_in_stage, keep_outcome
 from pointsman.jobs.steer.played import label_contexts, refuse_unscored, with_last_turns
@@ -71,14 +73,21 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     keep_outcome(bench, "test/after", prompts, after)
 
     arms, matrix = Arms(before, after), [row.astype(np.float64) for row in steering.matrix]
-    tested, circuit = arms.tested(scenario.limits), CircuitFacts.of(matrix, steering.sigma)
+    alone = bool(steering.maps) and not any(row.any() for row in matrix)  # with a constant part it is neither kind
+    norms = engine.router_norms() if alone and learns(engine) else []
+    conditional = bool(norms)
+    changed = expert_norms(steering.maps, [len(row) for row in matrix], norms) if conditional else matrix
+    tested, circuit = arms.tested(scenario.limits), CircuitFacts.of(changed, () if conditional else steering.sigma)
     refinement, lambda_ = steering.about.get("refinement"), steering.about.get("lambda")  # whatever a file may hold
-    method: Method = "through_model" if refinement == "through_model" else "mascing" if refinement else "given"
+    kind: Method = "through_model" if refinement == "through_model" else "mascing" if refinement else "given"
     chosen = Chosen(
-        id="as given", method=method, alpha=steering.alpha, phase=steering.phase, entries=circuit.size,
+        id="as given", method="conditional" if conditional else kind, alpha=steering.alpha,
+        phase=steering.phase, entries=circuit.size,
         refinement=refinement if isinstance(refinement, str) else None,
         lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
-        norm1=steering.alpha * norm1(matrix), admissible=None, why="given with --steering",
+        norm1=None if conditional else steering.alpha * norm1(matrix), admissible=None, why="given with --steering",
+        rank=max(one.rank for one in steering.maps.values()) if conditional else None,
+        size=steering.alpha * size_of(steering.maps, norms) if conditional else None,
     )  # fmt: skip
     note = "A given steering is evaluated: nothing was learnt or chosen here."
     results = conclude(

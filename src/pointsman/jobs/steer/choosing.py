@@ -186,6 +186,8 @@ class Choosing:
             return Activations(unit["tokens"], tuple(np.array(row) for row in unit["counts"]))
 
         pins: dict[Pinning, Pins] = {}
+        if not kinds:
+            return pins
         with self.bench.stage("activations", "Activation rates", 2 * len(kinds)) as steps:
             for kind in kinds:
                 count, folder = (contexts, "") if kind == "steermoe" else (answers, "responses/")

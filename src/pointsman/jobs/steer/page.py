@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from pointsman.jobs.steer.results import SteerResults
 from pointsman.jobs.steer.sections import circuit, frontier, groups, moved, outcomes, reading, seeds, surrogate, turns
@@ -53,6 +53,7 @@ SPLITS = {
     "borderline": "borderline requests",
 }
 """Kinds of prompts in a split."""
+LINE = 80  # columns of a terminal
 STAGES = {**ARMS, "after": "with the mask", "moved": "routing without and with the mask"}
 """Names of stages, or of parts of them as in ``test/after``."""
 
@@ -178,8 +179,17 @@ def _after(rate: Rate | None) -> tuple[str, str]:
     return f"{text.number(rate)} {text.interval(rate)}".strip(), str(rate.n)
 
 
+def _mask(results: SteerResults) -> str:
+    """The chosen mask on one line; the page has the rest of how it was learnt."""
+    chosen = results.chosen
+    if chosen.method != "conditional":
+        return f"{mask_name(chosen)}, {mask_settings(chosen)}, {results.circuit.size} experts"
+    settings = replace(chosen, hold=None, decay=None)
+    return f"conditional, {mask_settings(settings)}"
+
+
 def _remarks(results: SteerResults) -> list[str]:
-    said = [f"Mask: {mask_name(results.chosen)}, {mask_settings(results.chosen)}, {results.circuit.size} experts."]
+    said = [f"Mask: {_mask(results)}."]
     said += [NOT_ADMISSIBLE] if results.chosen.admissible is False else []
     said += [WITHOUT_MARGIN] if results.chosen.admissible and results.chosen.unsure else []
     said += [MARGIN_NOT_SHOWN] if results.chosen.admissible and results.margin and not results.margin.shown else []
@@ -187,8 +197,11 @@ def _remarks(results: SteerResults) -> list[str]:
     gain = results.test.after.gain
     said += [f"Effective n of the first row: {text.effective(gain)}, of {gain.n}."] if text.effective(gain) else []
     said += ["Wrong answers to the request count as withstood."] if counts_wrong(results) else []
-    absent = [SHORT_ARMS[arm] for arm in outcomes.rivals_of(results) if not getattr(results.test, arm)]
-    said += [f"Not run: {', '.join(absent)}."] if absent else []
+    rivals = outcomes.rivals_of(results)
+    absent = [SHORT_ARMS[arm] for arm in rivals if not getattr(results.test, arm)]
+    named = f"Not run: {', '.join(absent)}."
+    if absent:
+        said.append(named if len(named) <= LINE else f"Not run: {len(absent)} of {len(rivals)} other ways.")
     warnings = {"testbed": "Testbed: says nothing of a real model.", "small n": "Small n: read the intervals."}
     marks = head.labels(results)
     return [*said, " ".join(warnings[mark] for mark in marks)] if marks else said

@@ -118,7 +118,8 @@ def perform(plan: Steer, bench: Bench[SteerQuestion]) -> SteerResults:
             bench, test.prompts.benign, arms.before.benign, mask, seed=plan.seed, system=scenario.system
         )
     tested = arms.tested(scenario.limits)
-    stability = CircuitStability.of(range(plan.seed, plan.seed + len(repeated)), repeated)
+    constant = repeated if chosen.maps is None else ()  # a conditional mask can move every expert, whatever its seed
+    stability = CircuitStability.of(range(plan.seed, plan.seed + len(constant)), constant)
     results = conclude(
         SteerResults(
             **bench.shared_fields((*_notes_on_judge(bench), *room.notes(), *unsure), predicted),

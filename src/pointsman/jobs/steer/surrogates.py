@@ -57,6 +57,8 @@ def measure_gap(
 ) -> tuple[Gap, ...]:
     """Surrogate turned (on discovery, where it was optimised), model turned (on validation), at alpha 1."""
     contexts, rows = validation.to_turn[:GAP], []
+    if not matrices:
+        return ()
     clusters = {item.id: item.source for item in validation.outcome.of_scenario}
     with bench.stage("gap", "Surrogate and model", len(matrices) * len(contexts)) as steps:
         for matrix in matrices:

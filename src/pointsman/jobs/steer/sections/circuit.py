@@ -103,11 +103,8 @@ def _changed(found: CircuitFacts, alpha: float) -> list[Block]:
             drawings.circuit(found.matrix, found.layers, title, label=f"{finding} The table below lists the largest."),
             "Rows are MoE layers from the first on, columns experts: the norm of what is added to a router’s weight "
             "for an expert, over the mean norm of such weights. At the right the sum of each layer.",
-            drawings.circuit_legend(found.matrix),
         ),
         Table(columns, rows, "The experts that are changed most.", "compact fit"),
-        Heading("Stability"),
-        *_stability(found.stability),
         Reading(
             "What is changed says which experts may move; when they do depends on the token.",
             "all layers are changed alike: then no few routers carry the behaviour.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pointsman.jobs.steer.enough import Margin
-from pointsman.jobs.steer.results import CandidateResult, OutcomeRates, Overfit, SteerResults
+from pointsman.jobs.steer.results import CandidateResult, MaskFacts, OutcomeRates, Overfit, SteerResults
 from pointsman.jobs.steer.sections import drawings
 from pointsman.jobs.steer.sections.rates import RateColumns
 from pointsman.jobs.steer.wording import Wording, mask_name, mask_settings, wording_for
@@ -204,7 +204,7 @@ def _table(
     for candidate in sorted(candidates, key=lambda c: (c is not chosen, not c.admissible, -(c.gain.rate or 0.0))):
         own = candidate is chosen
         name = mask_name(candidate) + (" (chosen)" if own else "")
-        size = Cell(text.show(candidate.entries), beneath=text.plain(candidate.norm1, 1))
+        size = Cell(text.show(candidate.entries), beneath=_size(candidate))
         cells: list[Value | Cell] = [Cell(name, beneath=mask_settings(candidate), title=candidate.id)]
         cells += rates.cells(candidate, candidate.broken, unit=False)
         if base:
@@ -215,3 +215,8 @@ def _table(
             cells += [broken if not candidate.admissible else unsure if candidate.unsure else "kept"]
         rows.append(Row(cells if base else [*cells, size], top=own))
     return Table(columns, rows, caption, "compact dense split tried")
+
+
+def _size(candidate: MaskFacts) -> str:
+    """The L1 norm of a matrix; of a conditional mask how much it changes, over the routers' own weights."""
+    return text.plain(candidate.norm1, 1) if candidate.size is None else text.plain(candidate.size, 2)
