@@ -27,8 +27,8 @@ from pointsman.steering.artefact import DATA, Steering
 from pointsman.testbed.language import Request, Talk, requests, talks
 
 EFFORT = (
-    "--learn", "40", "--limit", "6", "--validate", "8", "--through-steps", "4", "--finalists", "1",
-    "--random-draws", "0", "--surrogate-seeds", "1", "--latency-rounds", "1",
+    "--method", "mascing", "--learn", "40", "--limit", "6", "--validate", "8", "--through-steps", "4",
+    "--finalists", "1", "--random-draws", "0", "--surrogate-seeds", "1", "--latency-rounds", "1",
 )  # fmt: skip
 GRID = {"lambda": [1e-3], "alpha": [1.0], "phase": ["prefill"], "refinement": ["through_model"]}
 

@@ -224,7 +224,7 @@ def test_results_hold_all_that_was_promised(finished: Finished, objective: str) 
     assert set(results["test"]) == {"before", "after", *RIVALS}
     for name, outcome in results["test"].items():
         if outcome is None:
-            assert name == arm_of(results["chosen"])
+            assert name in (arm_of(results["chosen"]), "conditional")
             continue
         rates = {"gain", "garbage", "benign", "benign_conversations", "over_refusal", "held", "any_compliance"}
         rates |= {"dsr_replay", "dsr_context"} if defends else {"gsr"}
@@ -278,7 +278,7 @@ def test_the_numbers_agree_with_each_other(finished: Finished, objective: str) -
         assert (found is None) == (other is None)
         assert found is None or found["difference"] == pytest.approx(after["gain"]["rate"] - other["gain"]["rate"])
     for name in RIVALS:
-        assert (results["test"][name] is None) == (arm_of(chosen) == name)
+        assert (results["test"][name] is None) == (name in (arm_of(chosen), "conditional"))
     assert results["overfit"] == {"validation": chosen["gain"], "test": after["gain"]}
     if results["seeds"]:
         first, second = results["seeds"]
@@ -420,14 +420,19 @@ def test_on_policy_what_is_traced_is_what_was_said_under_the_mask(finished: Fini
 
 
 def test_manifests_of_older_runs_keep_what_was_done_then(tmp_path: Path) -> None:
-    new = ("contrast", "init", "rivals", "searches")
+    new = (
+        "contrast", "init", "rivals", "searches", "method", "moved_prompts", "rank", "conditional_steps",
+        "conditional_phase", "conditional_hold", "decay", "threshold",
+    )  # fmt: skip
     old = {name: value for name, value in plain(BRIEF).items() if name not in new}
     with Run.create(tmp_path / "run", "steer", old) as run:
         plan = plan_of(run, Steer)
     assert (plan.contrast, plan.init, plan.searches) == ("benign", "zero", "joint")
+    assert plan.rivals is not None
     assert set(plan.rivals) == {"surrogate_only", "steermoe", "random"}
+    assert (plan.method, plan.moved_prompts) == ("mascing", 0)
     assert (BRIEF.contrast, BRIEF.init, BRIEF.searches) == ("topic", "zero", "each")
-    assert set(BRIEF.rivals) == set(RIVALS)
+    assert set(BRIEF.asked) == set(RIVALS) - {"conditional"}
 
 
 def test_every_way_is_searched_for_itself(tmp_path: Path) -> None:
@@ -548,7 +553,8 @@ def test_evaluating_the_artefact_gives_what_the_run_reported(
     evaluate_in(tmp_path / "run")
     found = results_of(tmp_path / "run")
     foretold = found["cost"]["predicted"]
-    assert [stage["stage"] for stage in foretold["stages"]] == ["test"]
+    assert {stage["stage"] for stage in foretold["stages"]} == {"test", "moved"}
+    assert found["moved"] == known["moved"]
     assert found["cost"]["forwards"] / 2 < foretold["forwards"] < found["cost"]["forwards"] * 2
     for name in ("before", "after"):
         shared = found["test"][name].keys() & known["test"][name].keys()
