@@ -310,7 +310,7 @@ def test_every_way_has_a_row_on_the_page_and_in_the_terminal(defend: SteerResult
     assert "Not run" not in flat
     assert "Not measured in this run" not in words
     assert [c.id for c in results.claims if "beats" in c.id] == [
-        "mask_beats_random_masks", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
+        "mask_beats_random_masks", "mask_beats_conditional", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
         "mask_beats_steermoe",
     ]  # fmt: skip
     surrogate = replace(results, chosen=replace(results.chosen, method="mascing", refinement="surrogate"))
