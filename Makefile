@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	now=$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/pointsman audit testbed --limit 12 --out runs/demo-audit-$$now && \
 	$(BIN)/pointsman steer testbed --scenario multi_turn_defence --limit 60 --learn 200 --validate 60 \
-		--finalists 2 --random-draws 2 --surrogate-seeds 1 --through-steps 100 --out runs/demo-steer-$$now
+		--random-draws 2 --out runs/demo-steer-$$now
 
 test: lint types imports
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile

@@ -310,8 +310,8 @@ def test_every_way_has_a_row_on_the_page_and_in_the_terminal(defend: SteerResult
     assert "Not run" not in flat
     assert "Not measured in this run" not in words
     assert [c.id for c in results.claims if "beats" in c.id] == [
-        "mask_beats_random_masks", "mask_beats_conditional", "mask_beats_surrogate_only", "mask_beats_on_policy", "mask_beats_steermoe_paired",
-        "mask_beats_steermoe",
+        "mask_beats_random_masks", "mask_beats_conditional", "mask_beats_surrogate_only", "mask_beats_on_policy",
+        "mask_beats_steermoe_paired", "mask_beats_steermoe",
     ]  # fmt: skip
     surrogate = replace(results, chosen=replace(results.chosen, method="mascing", refinement="surrogate"))
     assert "mask_beats_surrogate_only" not in [c.id for c in conclude(surrogate).claims]
@@ -372,13 +372,13 @@ def test_a_conditional_mask_shows_how_far_it_moves_every_expert(defend: SteerRes
     assert (first.layer, first.rank, first.threshold, last.threshold) == (0, 2, False, True)
     assert last.experts == (0.0, 0.0, 0.75, 0.0)
     np.testing.assert_allclose(first.norm, np.linalg.norm(one.product) / (2.0 * 4**0.5))
-    results = replace(defend, circuit=circuit, chosen=replace(defend.chosen, alpha=0.5))
+    results = replace(defend, circuit=circuit, chosen=replace(defend.chosen, method="conditional", alpha=0.5))
     html = render(page(results))
     Reader(html)
     assert "to the logits of 2 routers" in html
     assert "The circuit is empty" not in html
     assert html.count('class="heat up"') == 4 + 1  # the rows of B A that are not zero
-    assert "conditional in 2 layers" in " ".join(written(results).split())
+    assert "Mask: conditional" in " ".join(written(results).split())
     both = replace(defend, circuit=replace(defend.circuit, conditional=circuit.conditional))
     assert "to the logits of 2 routers" in render(page(both))
     assert "raised" in render(page(both))

@@ -81,8 +81,8 @@ def perform(plan: Evaluate, bench: Bench[EvaluateQuestion]) -> SteerResults:
     if steering.maps:
         method = "conditional"
     chosen = Chosen(
-        id="as given", method="conditional" if conditional else kind, alpha=steering.alpha,
-        phase=steering.phase, entries=circuit.size,
+        id="as given", method=method, alpha=steering.alpha, phase=steering.phase,
+        entries=circuit.size or sum(one.experts for one in steering.maps.values()),
         refinement=refinement if isinstance(refinement, str) else None,
         lambda_=float(lambda_) if isinstance(lambda_, int | float) else None,
         norm1=steering.alpha * norm1(matrix) if circuit.size or not steering.maps else None, admissible=None,
