@@ -191,7 +191,9 @@ def test_an_option_that_takes_a_number_refuses_what_is_none(cli: Cli, here: Path
     needed = {"audit": ("testbed",), "steer": ("testbed", "--scenario", "multi_turn_defence"), "label": ("x",)}
     options = _number_options()
     found = {name for _, name in options}
-    assert found == {"--min-gain", "--noise", "--through-lambda", "--through-hold", "--precision"}
+    assert found == {
+        "--min-gain", "--noise", "--through-lambda", "--through-hold", "--conditional-hold", "--decay", "--precision",
+    }  # fmt: skip
     for verb, name in options:
         for value in ("nan", "inf", "-inf", "1e999"):
             line = cli(*verb.split(), *needed[verb], name, value, "--out", "run").refusal()

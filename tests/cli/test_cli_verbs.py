@@ -169,7 +169,7 @@ def test_routers_json(cli: Cli, model: Path) -> None:
     listed = cli("routers", model, "--json").json
     assert listed["routers"][1] == {
         "layer": 1, "decoder_layer": 1, "path": "model.layers.1.mlp.gate", "experts": 8, "top_k": 2,
-        "groups": 1, "groups_used": 1,
+        "groups": 1, "groups_used": 1, "width": 32,
     }  # fmt: skip
 
 
