@@ -131,7 +131,8 @@ def recount(evidence: Evidence, rows: Sequence[Row]) -> Iterator[Recount]:
     columns = {column for row in rows for column in row.outcomes}
     for number, said in enumerate(evidence.get("candidates") or ()):
         if said["stage"] == "fine":
-            (column,) = [c for c in columns if c.startswith("validation/") and c.endswith(f"/{said['id']}")]
+            ends = [c for c in columns if c.startswith("validation/") and c.endswith(f"/{said['id']}")]
+            column = min(ends, key=len)  # a control is called as its mask, behind its own number
             yield from measures(f"candidates[{number}]", said, counter, column)
             if said["chosen"]:
                 yield from rate(
